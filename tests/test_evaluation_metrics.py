@@ -1,0 +1,268 @@
+"""Hand-worked numbers, closed forms and failures of each metric on its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sacrebleu.metrics.bleu import BLEU
+
+from textebm.evaluation import fluency, interpretability, latent
+from textebm.evaluation.metric import CATALOGUE, Evaluation, Metric, UndefinedMetricError, describe
+from textebm.evaluation.reconstruction import reconstruction_bleu
+
+torch.set_num_threads(1)
+
+
+# Fluency
+
+
+def test_wkl_of_a_hand_worked_case() -> None:
+    # f_gen: a 3/4, b 1/4; f_train: a 1/2, b 1/4, c 1/4. 3/4 log(3/2) + 1/4 log 1.
+    assert fluency.wkl(["a a", "a b"], {"a": 2, "b": 1, "c": 1}) == pytest.approx(0.75 * math.log(1.5), abs=1e-12)
+
+
+def test_wkl_normalises_before_it_drops_words_that_training_lacks() -> None:
+    # f_gen(a) = 1/2, f_train(a) = 1: 1/2 log 1/2, below 0 since the other half costs nothing.
+    assert fluency.wkl(["a x"], {"a": 5}) == pytest.approx(0.5 * math.log(0.5), abs=1e-12)
+    assert fluency.unseen_share(["a x"], {"a": 5}) == 0.5
+
+
+def test_wkl_is_zero_for_the_same_text_and_undefined_without_a_common_word() -> None:
+    texts = ["the cat sat", "the dog"]
+    assert fluency.wkl(texts, fluency.word_counts(texts)) == pytest.approx(0.0, abs=1e-12)
+    for nothing in (["x y"], ["", " "], []):
+        with pytest.raises(UndefinedMetricError, match="no word"):
+            fluency.wkl(nothing, {"a": 1})
+
+
+def _random_sentences(n: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    vocabulary = [f"w{i}" for i in range(12)]
+    return [" ".join(rng.choices(vocabulary, k=rng.randint(0, 9))) for _ in range(n)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_self_bleu_equals_sacrebleu(seed: int) -> None:
+    samples = _random_sentences(25, seed)
+    samples[3] = samples[7]  # a duplicate: its own n-grams must still count as a reference
+    bleu = BLEU(tokenize="none", smooth_method="floor", smooth_value=0.1, effective_order=True, force=True)
+    scores = [bleu.sentence_score(text, samples[:i] + samples[i + 1 :]).score for i, text in enumerate(samples)]
+    assert fluency.self_bleu(samples) == pytest.approx(sum(scores) / len(scores), abs=1e-9)
+    assert fluency.self_bleu_signature(len(samples)) == str(bleu.get_signature())
+
+
+def test_self_bleu_at_its_ends() -> None:
+    assert fluency.self_bleu(["a b c d e"] * 3) == pytest.approx(100.0)
+    assert fluency.self_bleu(["a b c d e", "f g h i j"]) == 0.0
+    assert fluency.self_bleu(["ok .", "ok ."]) == pytest.approx(100.0)  # effective order: no 4-gram is needed
+    assert fluency.self_bleu(["", ""]) == 0.0
+    with pytest.raises(UndefinedMetricError):
+        fluency.self_bleu(["a b c d"])
+
+
+def test_distinct_copied_and_empty() -> None:
+    samples = ["a b a b", "a b", ""]
+    assert fluency.distinct_n(samples, 1) == pytest.approx(2 / 6)
+    assert fluency.distinct_n(samples, 2) == pytest.approx(2 / 4)  # a b, b a, a b | a b
+    assert fluency.copied_share(["a  b", "a b", "b a", ""], iter(["a b", "", "c"])) == 0.5
+    assert fluency.empty_share(["a", " ", "", "b"]) == 0.5
+    with pytest.raises(UndefinedMetricError):
+        fluency.distinct_n(["a", "b"], 2)
+    for share in (lambda: fluency.copied_share([], ["a"]), lambda: fluency.empty_share([])):
+        with pytest.raises(UndefinedMetricError):
+            share()
+
+
+# Reconstruction
+
+
+def test_reconstruction_bleu_of_a_hand_worked_case() -> None:
+    # One word of six wrong, at the end: precisions 5/6, 4/5, 3/4, 2/3; no brevity penalty.
+    found = reconstruction_bleu(["a b c d e x"], ["a b c d e f"])
+    assert found.score == pytest.approx(100 * (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** 0.25, abs=1e-9)
+    assert "tok:none" in found.signature and "smooth:none" in found.signature
+
+
+def test_reconstruction_bleu_can_fail_and_takes_empty_output() -> None:
+    assert reconstruction_bleu(["a b c d"], ["a b c d"]).score == pytest.approx(100.0)
+    assert reconstruction_bleu(["x y z w"], ["a b c d"]).score == 0.0
+    # Half of the output is missing: precision 1 everywhere, brevity penalty exp(1 - 8/4).
+    assert reconstruction_bleu(["a b c d", ""], ["a b c d", "e f g h"]).score == pytest.approx(100 * math.exp(-1))
+    with pytest.raises(ValueError, match="1 for 2"):
+        reconstruction_bleu(["a"], ["a", "b"])
+    with pytest.raises(UndefinedMetricError):
+        reconstruction_bleu([], [])
+
+
+# Latent
+
+
+def test_active_units_counts_dimensions_that_vary() -> None:
+    means = torch.tensor([[0.0, 0.0, 1.0], [0.1, 0.3, 1.0]])  # variances 0.0025, 0.0225, 0
+    assert latent.active_units(means) == 1
+    assert latent.active_units(means, threshold=0.001) == 2
+    with pytest.raises(UndefinedMetricError):
+        latent.active_units(means[:1])
+
+
+@pytest.mark.parametrize(("d", "s", "tolerance"), [(1, 0.5, 0.03), (2, 0.3, 0.08)])
+def test_information_of_a_gaussian_aggregate(d: int, s: float, tolerance: float) -> None:
+    """Means N(0, 1 - s²) and noise s make N(0, I): I(x; z) = -d log s."""
+    means = math.sqrt(1 - s * s) * torch.randn(4000, d, generator=torch.Generator().manual_seed(1))
+    found = latent.mutual_information_xz(means, torch.full_like(means, s), seed=2)
+    assert found == pytest.approx(-d * math.log(s), abs=tolerance)
+
+
+def test_information_of_separated_posteriors_is_log_n_and_of_equal_ones_zero() -> None:
+    means = 1000.0 * torch.arange(50.0)[:, None].expand(50, 3)
+    assert latent.mutual_information_xz(means, torch.full((50, 3), 1e-3)) == pytest.approx(math.log(50), abs=1e-9)
+    assert latent.mutual_information_xz(torch.zeros(50, 3), torch.full((50, 3), 0.7)) == pytest.approx(0.0, abs=1e-12)
+    with pytest.raises(UndefinedMetricError):
+        latent.mutual_information_xz(means[:1], torch.ones(1, 3))
+
+
+def test_information_does_not_depend_on_chunks_or_on_where_the_latents_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(101, 4, generator=generator)
+    stddevs = 0.2 + torch.rand(101, 4, generator=generator)
+    whole = latent.mutual_information_xz(means, stddevs, seed=3)
+    assert latent.mutual_information_xz(means + 100, stddevs, seed=3) == pytest.approx(whole, abs=1e-4)
+    monkeypatch.setattr(latent, "CHUNK_ELEMENTS", 7 * 101)
+    assert latent.mutual_information_xz(means, stddevs, seed=3) == pytest.approx(whole, abs=1e-12)
+    # Against the definition, one pair of sentence and posterior at a time.
+    noise = torch.randn(101, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    z = means.double() + stddevs.double() * noise
+    pairs = torch.distributions.Normal(means.double(), stddevs.double()).log_prob(z[:, None]).sum(-1)
+    assert whole == pytest.approx(float((pairs.diagonal() - pairs.logsumexp(1) + math.log(101)).mean()), abs=1e-10)
+
+
+def test_information_about_codes() -> None:
+    assert latent.mutual_information_zy(torch.eye(4)) == pytest.approx(math.log(4))
+    assert latent.mutual_information_zy(torch.full((9, 4), 0.25)) == 0.0
+    # H(1/2, 1/2) minus the mean of 0 and of H(0, 1) = 0, then halfway: p = (3/4, 1/4), (1/4, 3/4).
+    half = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert latent.mutual_information_zy(half) == pytest.approx(math.log(2) - entropy)
+    assert math.isnan(latent.mutual_information_zy(torch.tensor([[float("nan"), 1.0]])))
+
+
+def test_codes_in_use_and_their_perplexity() -> None:
+    codes = torch.tensor([5, 5, 2, 2])
+    assert latent.codes_in_use(codes) == [2, 5]
+    assert latent.code_perplexity(codes) == pytest.approx(2.0)
+    assert latent.code_perplexity(torch.tensor([3, 3, 3])) == pytest.approx(1.0)
+
+
+def test_latent_stddevs() -> None:
+    z = torch.tensor([[0.0, 5.0], [2.0, 5.0]])  # variances 1 and 0
+    assert latent.latent_stddev(z) == pytest.approx(math.sqrt(0.5))
+    assert latent.aggregate_stddev(z, torch.ones(2, 2)) == pytest.approx(math.sqrt(1.5))
+    with pytest.raises(UndefinedMetricError):
+        latent.latent_stddev(z[:1])
+
+
+# Interpretability
+
+
+def test_codes_against_labels() -> None:
+    labels = np.array([0, 0, 1, 1] * 25)
+    perfect = interpretability.match_codes_to_labels(labels + 7, labels)
+    assert (perfect.homogeneity, perfect.v_measure, perfect.ami) == pytest.approx((1, 1, 1))
+    assert perfect.permuted_homogeneity < 0.1
+    # Each label split into two codes: homogeneity stays 1, completeness is 1/2, so V = 2/3.
+    finer = interpretability.match_codes_to_labels(np.arange(100) % 4, labels)
+    assert finer.homogeneity == pytest.approx(1.0)
+    assert finer.v_measure == pytest.approx(2 / 3)
+
+
+def test_homogeneity_flatters_many_codes_and_the_permuted_value_says_so() -> None:
+    rng = np.random.default_rng(0)
+    found = interpretability.match_codes_to_labels(rng.integers(0, 100, 400), rng.integers(0, 2, 400))
+    assert found.homogeneity > 0.1
+    assert found.homogeneity == pytest.approx(found.permuted_homogeneity, abs=0.08)
+    assert found.ami == pytest.approx(0.0, abs=0.05)
+
+
+def test_one_code_tells_nothing() -> None:
+    found = interpretability.match_codes_to_labels([4] * 6, [0, 1, 2, 0, 1, 2])
+    assert (found.homogeneity, found.v_measure) == (0.0, 0.0)
+    assert found.ami == pytest.approx(0.0, abs=1e-12)
+
+
+def test_missing_labels_are_left_out() -> None:
+    found = interpretability.match_codes_to_labels([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, -1, -1])
+    assert found.homogeneity == pytest.approx(1.0)
+    assert found.n == 4
+    for labels in ([-1, -1, -1], [-1, 1, 1]):
+        with pytest.raises(UndefinedMetricError, match="labels"):
+            interpretability.match_codes_to_labels([0, 1, 2], labels)
+    with pytest.raises(ValueError, match="shape"):
+        interpretability.match_codes_to_labels([0, 1], [0, 1, 1])
+
+
+# Metric and Evaluation
+
+
+def test_the_catalogue_resolves_suffixes_by_the_longest_prefix() -> None:
+    assert describe("ami_topic") is CATALOGUE["ami_<label>"]
+    assert describe("permuted_homogeneity_act") is CATALOGUE["permuted_homogeneity_<label>"]
+    assert describe("wkl_real") is CATALOGUE["wkl_real"]
+    assert describe("code_agreement") is not describe("code_agreement_other")
+    with pytest.raises(KeyError, match="self_bleu"):
+        describe("selfbleu")
+    with pytest.raises(KeyError):
+        describe("ami_")
+
+
+def test_a_metric_must_be_finite() -> None:
+    assert Metric.named("wkl", 0.5, 3) == Metric(0.5, "nats", False, 3)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="finite"):
+            Metric.named("wkl", bad, 3)
+
+
+def test_an_undefined_metric_is_a_note_and_never_nan(tmp_path) -> None:
+    found = Evaluation(seed=4)
+    found.add("kl", math.nan, 3)
+    found.measure("wkl", 1, fluency.wkl, ["x"], {"a": 1})
+    found.measure("wkl_real", 1, fluency.wkl, ["a"], {"a": 1})
+    saved = json.loads(found.save(tmp_path / "new" / "evaluation.json").read_text())
+    assert set(saved["metrics"]) == {"wkl_real"}
+    assert saved["metrics"]["wkl_real"] == {"value": 0.0, "unit": "nats", "higher_is_better": False, "n": 1}
+    assert [note.split(":")[0] for note in saved["notes"]] == ["kl", "wkl"]
+    assert saved["seed"] == 4
+
+
+def test_save_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "evaluation.json"
+    Evaluation(seed=1).save(path)
+    before = path.read_bytes()
+
+    def broken(source, target) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        Evaluation(seed=2).save(path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_tables_show_the_direction_and_take_odd_names() -> None:
+    found = Evaluation(seed=0, notes=["a | b"], samples={"free": ["one\ntwo", ""]})
+    found.add("wkl", 0.25, 10)
+    found.add("control_accuracy_[red]_a|b", 1.0, 10)
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    found.table(console)
+    text = console.export_text()
+    assert "↓" in text and "↑" in text and "[red]" in text
+    assert "| wkl | ↓ | 0.25 | nats | 10 |" in found.markdown()
+    assert "a\\|b" in found.markdown()
+    assert found.samples_text() == "# free\none two\n\n"
+    assert Evaluation.from_json(found.to_json()).markdown() == found.markdown()

@@ -1,0 +1,282 @@
+"""The architecture as the code has it: who may import whom, what never occurs, and that importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import textebm
+
+PACKAGE = Path(textebm.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+# unit (folder or module of the package) -> the units it may import, besides itself. "training.checkpoint" allows that
+# module alone. Data flows text -> tokens -> latent -> prior -> text; what stands later may know what stands earlier.
+ALLOWED = {
+    "errors": set(),
+    "recipe": {"errors"},
+    "text": {"errors"},
+    "networks": {"errors"},
+    "objective": {"errors"},
+    "prior": {"errors", "networks"},
+    "generation": {"errors", "prior", "networks", "text"},
+    "model": {"errors", "generation", "prior", "networks", "objective", "text"},
+    "build": {"errors", "recipe", "model", "generation", "networks", "prior", "objective", "text"},
+    "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
+    "evaluation": {"errors", "text"},
+    "inspection": {"errors", "text", "evaluation", "model", "generation"},
+    "training": {
+        *("errors", "recipe", "build", "pretrained", "model", "generation", "objective", "prior", "networks", "text"),
+        *("evaluation", "inspection"),
+    },
+    "cli": {"*"},
+    "__main__": {"cli"},
+    "__init__": {"*"},
+}
+# Allowed inside a function only: the model's from_pretrained and save_pretrained call what is built upon the model.
+LAZY = {"model": {"pretrained"}}
+# Keyword arguments that let a file run code.
+TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
+# One idea in several files at the top of the package counts as one unit.
+PARTS = {"decoding": "generation", "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe"}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def unit_of(module: str) -> str:
+    """`textebm.prior.noise` -> `prior`; the package itself is `__init__`."""
+    name = (module.split(".") + ["__init__"])[1]
+    return PARTS.get(name, name)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def exists(module: str) -> bool:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(tree: ast.Module, module: str, is_package: bool) -> list[tuple[str, int, bool]]:
+    """(module of ours, line, inside a function) for each import, nested ones too; TYPE_CHECKING blocks are not code."""
+    found: list[tuple[str, int, bool]] = []
+
+    def visit(node: ast.AST, lazy: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            for child in node.orelse:
+                visit(child, lazy)
+            return
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if base == "textebm" and all(alias.name == "__version__" for alias in node.names):
+                return  # the version is everybody's
+            if node.level:
+                parents = module.split(".")
+                parents = parents[: len(parents) - node.level + is_package]
+                base = ".".join([*parents, *filter(None, [node.module])])
+            # `from textebm.training import checkpoint` names a module, `from textebm.errors import X` does not.
+            whole = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if base == "textebm" or exists(name) else base for name in whole]
+        found.extend((name, node.lineno, lazy) for name in names if name.split(".")[0] == "textebm")
+        inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(tree, False)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_imports_follow_the_direction(path: Path) -> None:
+    module = module_of(path)
+    unit = unit_of(module)
+    assert unit in ALLOWED, f"{path.name}: enter {unit!r} in the table of allowed imports, and say why in the commit"
+    for name, line, lazy in imports(parse(path), module, path.name == "__init__.py"):
+        allowed = ALLOWED[unit] | {unit} | (LAZY.get(unit, set()) if lazy else set())
+        target = unit_of(name)
+        fits = "*" in allowed or target in allowed or ".".join(name.split(".")[1:]) in allowed
+        assert fits, f"{path}:{line}: {unit} imports {name}; allowed: {', '.join(sorted(allowed))}"
+
+
+def test_the_table_has_no_circle() -> None:
+    order: list[str] = []
+    left = {unit: {name.split(".")[0] for name in names} for unit, names in ALLOWED.items() if "*" not in names}
+    left["pretrained"].discard("training")  # training.checkpoint alone, which imports only errors (next test)
+    while left:
+        free = [unit for unit, names in left.items() if not names & left.keys()]
+        assert free, f"a circle among {sorted(left)}"
+        order += free
+        left = {unit: names for unit, names in left.items() if unit not in free}
+    assert order.index("text") < order.index("model") < order.index("build") < order.index("training")
+
+
+def test_checkpoint_stands_below_the_model() -> None:
+    path = PACKAGE / "training" / "checkpoint.py"
+    assert {unit_of(name) for name, _, _ in imports(parse(path), module_of(path), False)} == {"errors"}
+
+
+def test_the_parser_sees_every_form() -> None:
+    source = """
+import textebm.model
+from textebm import build
+from . import prior
+from ..text import batches
+from .prior import noise
+import torch
+if TYPE_CHECKING:
+    import textebm.cli
+def f():
+    from textebm.cli import app
+"""
+    found = imports(ast.parse(source), "textebm.networks.encoder", False)
+    names = [name for name, _, _ in found]
+    assert names[:2] == ["textebm.model", "textebm.build"]
+    assert {unit_of(name) for name in names[2:5]} == {"networks", "text"}
+    assert names[-1] == "textebm.cli" and found[-1][2] and not any(lazy for _, _, lazy in found[:-1])
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_nothing_unsafe_is_called(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            roots = {name.split(".")[0] for name in names}
+            bad = roots & {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+            assert not bad, f"{path}:{node.lineno}: imports {bad}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            forbidden = ("torch.load", "torch.save", "yaml.load", "yaml.unsafe_load", "eval", "exec", "os.system")
+            assert called not in forbidden, f"{path}:{node.lineno}: calls {called}"
+            for keyword in node.keywords:
+                value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+                assert (keyword.arg, value) not in TRUSTING, f"{path}:{node.lineno}: {keyword.arg}={value}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_only_build_asks_for_a_kind(path: Path) -> None:
+    """A component that compares `kind` is two components, chosen in build.py; recipe.py checks what it was given.
+
+    A `kind` that the file itself finds out (what sort of file a reader has before it) is another matter.
+    """
+    if unit_of(module_of(path)) in ("build", "recipe"):
+        return
+    nodes = list(ast.walk(parse(path)))
+    own = any(isinstance(node, ast.Name) and node.id == "kind" and bound(node) for node in nodes)
+    for node in nodes:
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            names = [getattr(side, "attr", "" if own else getattr(side, "id", "")) for side in sides]
+            constant = any(isinstance(side, ast.Constant | ast.Tuple | ast.Set | ast.List) for side in sides)
+            assert not ("kind" in names and constant), f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+def bound(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def flat(targets: list[ast.expr]) -> list[ast.expr]:
+    """The single targets of `a, (b.c, d[0]) = ...`."""
+    return [part for each in targets for part in (flat(each.elts) if isinstance(each, ast.Tuple) else [each])]
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_importing_a_file_calls_nothing(path: Path) -> None:
+    """No seeds, filters, handlers or environment at import: nothing of another's is called or assigned into."""
+    if unit_of(module_of(path)) in ("cli", "__main__"):
+        return  # Typer's commands are put together by calls
+    body = parse(path).body
+    own = {node.name for node in body if isinstance(node, ast.ClassDef)}
+    own |= {part.id for node in body for part in ast.walk(node) if isinstance(part, ast.Name) and bound(part)}
+    for node in body:
+        touched = flat(node.targets) if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            touched.append(node.value.func)
+        for target in touched:
+            root = ast.unparse(target).split(".")[0].split("[")[0].split("(")[0]
+            assert root in own, f"{path}:{node.lineno}: {ast.unparse(node)[:80]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_files_are_short_and_finished(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 450
+    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_is_fast_and_without_torch() -> None:
+    code = """
+import sys, time
+begin = time.perf_counter()
+import textebm
+print(time.perf_counter() - begin)
+heavy = {"torch", "transformers", "datasets", "numpy", "sklearn", "pydantic", "typer", "rich"} & sys.modules.keys()
+assert not heavy, heavy
+assert set(textebm.__all__) <= set(dir(textebm))
+"""
+    # The best of three: a busy machine may disturb one.
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_public_names_resolve() -> None:
+    for name in textebm.__all__:
+        assert getattr(textebm, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = textebm.nothing
+
+
+def test_importing_everything_changes_nothing() -> None:
+    run(
+        """
+import importlib, logging, os, pathlib, random, signal, sys
+import numpy, torch
+import textebm
+
+def state():
+    return (
+        random.getstate(),
+        [str(part) for part in numpy.random.get_state()],
+        torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        dict(os.environ),
+        [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        list(logging.getLogger().handlers),
+        os.getcwd(),
+    )
+
+def import_all():
+    root = pathlib.Path(textebm.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        if parts[-1] != "__main__":
+            importlib.import_module(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+
+import_all()  # what other libraries do when first imported is theirs
+for name in [name for name in sys.modules if name.split(".")[0] == "textebm"]:
+    del sys.modules[name]
+before = state()
+import_all()
+for now, then in zip(state(), before, strict=True):
+    assert now == then, str(now)[:1000]
+"""
+    )

@@ -1,0 +1,146 @@
+"""Recipe -> components. The only file that reads recipe values into constructors, and the only one that asks for a kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from textebm.generation import SymbolHead
+from textebm.model import TextEBM, Weights
+from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TransformerEncoder
+from textebm.networks.energy import EnergyNet
+from textebm.objective.schedules import kl_weight
+from textebm.prior.explicit import GaussianMixture, StandardNormal
+from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
+from textebm.prior.prior import ChainSettings, LatentPrior
+from textebm.recipe import Data, Objective, Prior, Recipe
+from textebm.text import corpora, tokenizer
+
+LEVELS = {"gaussian": 1, "gaussian_mixture": 1, "energy": 1, "diffusion_energy": 16}
+STEPS = {"gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 3}
+
+
+def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
+    """Splits train, validation, test. Raises CorpusError."""
+    return corpora.load_corpus(
+        data.corpus, data_dir=data_dir, size=data.size, seed=seed, train=data.train, validation=data.validation,
+        test=data.test, name=data.name, text_column=data.text_column, label_columns=data.label_columns,
+        limit=data.limit,
+    )  # fmt: skip
+
+
+def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | None:
+    """Sentences that only the independent classifier sees, where the corpus has some."""
+    return corpora.load_judge_corpus(data.corpus, data_dir)
+
+
+def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    options = recipe.tokenizer
+    if options.kind == "pretrained":
+        return tokenizer.load_pretrained(str(options.name))
+    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[options.kind]
+    return train(texts, options.vocabulary_size)
+
+
+def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:
+    """The symbol heads; label_names: the classes of each label column of the corpus."""
+    heads = {}
+    for head in recipe.heads:
+        classes = [str(i) for i in range(head.classes or 0)] if head.labels is None else label_names[head.labels]
+        heads[head.name] = SymbolHead(head.name, tuple(classes), head.labels)
+    return heads
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
+    """The whole model, freshly initialised from torch's global random state."""
+    return TextEBM(
+        _encoder(recipe, len(tokenizer)), _decoder(recipe, len(tokenizer)), _prior(recipe.prior, recipe.latent.dim, heads),
+        tokenizer, heads, max_tokens=recipe.data.max_tokens, word_dropout=recipe.decoder.word_dropout,
+        learning=recipe.prior.learning, recipe=recipe.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def _encoder(recipe: Recipe, vocabulary_size: int) -> nn.Module:
+    options, latent = recipe.encoder, recipe.latent
+    encoder: RecurrentEncoder | TransformerEncoder
+    if options.kind == "transformer":
+        encoder = TransformerEncoder(
+            vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
+            num_heads=options.num_attention_heads, dropout=options.dropout,
+        )  # fmt: skip
+    else:
+        encoder = RecurrentEncoder(
+            options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
+            bidirectional=options.bidirectional, dropout=options.dropout,
+        )  # fmt: skip
+    encoder.head = PosteriorHead(
+        encoder.num_features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev
+    )
+    return encoder
+
+
+def _decoder(recipe: Recipe, vocabulary_size: int) -> nn.Module:
+    options, dim = recipe.decoder, recipe.latent.dim
+    if options.kind == "transformer":
+        return TransformerDecoder(
+            vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
+            num_heads=options.num_attention_heads, dropout=options.dropout,
+        )  # fmt: skip
+    return RecurrentDecoder(
+        options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
+        dropout=options.dropout,
+    )  # fmt: skip
+
+
+def _prior(options: Prior, dim: int, heads: Mapping[str, SymbolHead]) -> LatentPrior:
+    levels = options.num_levels or LEVELS[options.kind]
+    ladder = (
+        published_ladder(levels)
+        if options.schedule == "published"
+        else log_snr_ladder(levels, options.log_snr_max, options.log_snr_min)
+    )
+    explicit = {
+        "gaussian": StandardNormal,
+        "gaussian_mixture": lambda: GaussianMixture(options.components, dim),
+    }.get(options.kind)
+    energy = EnergyNet(
+        dim, levels, {name: len(head.classes) for name, head in heads.items()}, hidden_size=options.hidden_size,
+        num_blocks=options.num_blocks, spectral_norm=options.spectral_norm,
+    )  # fmt: skip
+    chain = ChainSettings(
+        options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
+        options.metropolis, options.start,
+    )  # fmt: skip
+    return LatentPrior(
+        dim, energy, NoiseSchedule(ladder, options.reference), explicit=explicit() if explicit else None, chain=chain,
+        symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
+        encoder_gradient=options.encoder_gradient,
+    )  # fmt: skip
+
+
+def build_weights(objective: Objective, progress: float) -> Weights:
+    """The terms' weights at *progress* (0 … 1) through a stage."""
+    kl = kl_weight(
+        objective.kl_schedule, progress, weight=objective.kl_weight, warmup=objective.kl_warmup,
+        cycles=objective.kl_cycles,
+    )  # fmt: skip
+    return Weights(
+        kl, objective.free_bits, objective.supervised_weight, objective.cluster_weight,
+        objective.mutual_information_weight,
+    )  # fmt: skip
+
+
+def model_config(model: TextEBM) -> dict[str, Any]:
+    """What `rebuild_model` needs beside the weights and the tokenizer."""
+    heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
+    return {"recipe": model.recipe, "heads": heads}
+
+
+def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> TextEBM:
+    heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
+    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads)

@@ -1,0 +1,76 @@
+"""The command line: ``textebm COMMAND``. Each command is a few lines that call the library.
+
+Results go to stdout, everything else to stderr. What the user can mend is one ``error: …`` and exit code 2; Ctrl-C
+is 130; a reader that closes the pipe ends the command quietly. Anything else is a bug and shows its traceback.
+Heavy imports happen inside the commands, so that ``textebm --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from textebm import __version__
+from textebm.cli import data, latents, recipes, runs, sentences
+from textebm.errors import TextEBMError
+
+
+class _Commands(TyperGroup):
+    """The one place where an exception becomes an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe can still be answered
+            return result
+        except TextEBMError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # Python flushes stdout once more when it exits; give it somewhere to flush to
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="textebm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: textebm train quickstart",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"textebm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Sequence VAEs with energy-based priors: train, generate, edit and measure."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # sentences are UTF-8 whatever the locale says
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+for _group in (runs, sentences, latents):
+    _group.register(app)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(data.app, name="data")

@@ -1,0 +1,102 @@
+"""Commands about recipes: list, show, copy, validate, options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from textebm.cli.shared import JsonOption, emit, print_rows
+from textebm.errors import RecipeError, did_you_mean
+
+app = typer.Typer(no_args_is_help=True, help="List, show, copy and check recipes.")
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe's name.")]
+
+
+@app.command("list", epilog="Example: textebm recipes list")
+def list_(as_json: JsonOption = False) -> None:
+    """List the shipped recipes."""
+    from textebm.recipe_io import list_recipes
+
+    found = list_recipes()
+    if as_json:
+        emit([{"name": each.name, "description": each.description, "path": str(each.path)} for each in found], indent=2)
+    else:
+        print_rows(("recipe", "description"), [(each.name, each.description) for each in found])
+
+
+@app.command(epilog="Example: textebm recipes show ptb --resolved")
+def show(
+    name: NameArgument,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With every default and what it extends filled in.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a shipped recipe."""
+    from textebm.recipe_io import dump_recipe, load_recipe, recipe_path, recipe_text
+
+    if as_json:
+        emit(load_recipe(recipe_path(name)).model_dump(mode="json"), indent=2)
+    else:
+        print((dump_recipe(load_recipe(recipe_path(name))) if resolved else recipe_text(name)).rstrip("\n"))
+
+
+@app.command(epilog="Example: textebm recipes copy yelp my-yelp.yaml")
+def copy(
+    name: NameArgument,
+    to: Annotated[Path | None, typer.Argument(metavar="FILE", help="NAME.yaml unless given.")] = None,
+) -> None:
+    """Copy a shipped recipe to a file of your own, to be changed."""
+    from textebm.recipe_io import recipe_text
+
+    text, target = recipe_text(name), to or Path(f"{name}.yaml")
+    if target.is_dir():
+        target = target / f"{name}.yaml"
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RecipeError(f"{str(target)!r} exists already; remove it, or name another file") from None
+    except OSError as error:
+        raise RecipeError(f"cannot write {str(target)!r}: {error.strerror}") from None
+    print(f"{target}\nChange it, then: textebm train {target}")
+
+
+@app.command(epilog="Example: textebm recipes validate my-yelp.yaml prior.kind=gaussian")
+def validate(
+    recipe: Annotated[str, typer.Argument(metavar="FILE", help="A YAML file, or a shipped recipe's name.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="OPTION=VALUE", help="Checked with it.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a recipe; every problem is named at once."""
+    from textebm.recipe_io import load_recipe
+
+    found = load_recipe(recipe, overrides or ())
+    if as_json:
+        emit({"valid": True, "recipe": found.model_dump(mode="json")}, indent=2)
+    else:
+        heads = ", ".join(head.name for head in found.heads) or "none"
+        print(f"{recipe} is valid: {found.name}; corpus {found.data.corpus}, prior {found.prior.kind}, heads {heads}")
+
+
+@app.command(epilog="Example: textebm recipes options prior")
+def options(
+    section: Annotated[str | None, typer.Argument(metavar="SECTION", help="Only this section, such as prior.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List every option of a recipe with what it takes and its default."""
+    from textebm.recipe_io import describe
+
+    found = describe()
+    if section is not None:
+        known = list(dict.fromkeys(each.name.partition(".")[0] for each in found))
+        if section not in known:
+            raise RecipeError(f"no section {section!r}{did_you_mean(section, known)}")
+        found = [each for each in found if each.name.partition(".")[0] == section]
+    if as_json:
+        emit([vars(each) for each in found], indent=2)
+    else:
+        rows = [(each.name, each.kind, each.default, each.description) for each in found]
+        print_rows(("option", "takes", "default", "description"), rows)

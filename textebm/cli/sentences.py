@@ -1,0 +1,143 @@
+"""Commands whose result is sentences: generate, reconstruct, interpolate, edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from textebm.cli.shared import (
+    BeamsOption,
+    DecodingOption,
+    JsonLinesOption,
+    JsonOption,
+    RunArgument,
+    SeedOption,
+    StrengthOption,
+    SymbolOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    batches,
+    decoding_options,
+    emit,
+    load_model,
+    parse_symbols,
+    read_sentences,
+    stdout_kept_clean,
+)
+from textebm.errors import TextEBMError
+
+
+def generate(
+    run: RunArgument,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sentences.")] = 10,
+    symbol: SymbolOption = None,
+    strength: StrengthOption = None,
+    seed: SeedOption = 0,
+    decoding: DecodingOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    beams: BeamsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write new sentences, freely or under chosen symbols."""
+    symbols = parse_symbols(symbol)
+    options = decoding_options(decoding, temperature, top_k, top_p, beams)
+    if strength is not None and not symbols:
+        raise TextEBMError("--strength has no effect here; it needs --symbol HEAD=CLASS")
+    model = load_model(run)
+    with stdout_kept_clean():
+        sentences = model.generate(n, symbols=symbols or None, strength=strength, seed=seed, **options)
+    if as_json:
+        asked = {"symbols": symbols, "strength": strength, "seed": seed, **options}
+        emit({**asked, "sentences": sentences}, indent=2)
+    else:
+        for sentence in sentences:
+            print(sentence)
+
+
+def reconstruct(
+    run: RunArgument,
+    sentences: Annotated[
+        list[str] | None, typer.Argument(metavar="SENTENCE", help="Read from stdin, one a line, when none is given.")
+    ] = None,
+    decoding: DecodingOption = None,
+    beams: BeamsOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Encode sentences and decode them again."""
+    options = decoding_options(decoding, beams=beams)
+    model = load_model(run)
+    lines = sentences if sentences else read_sentences()
+    _rewrite(lines, lambda texts: model.reconstruct(texts, seed=seed, **options), "reconstruction", as_json)
+
+
+def interpolate(
+    run: RunArgument,
+    a: Annotated[str, typer.Argument(metavar="A", help="The sentence to start from.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The sentence to end at.")],
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Sentences on the way, both ends included.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk through the latent space from one sentence to another."""
+    for name, text in (("A", a), ("B", b)):
+        if not text.strip():
+            raise TextEBMError(f"sentence {name} is empty")
+    model = load_model(run)
+    with stdout_kept_clean():
+        sentences = model.interpolate(a, b, steps=steps)
+    if as_json:
+        emit({"a": a, "b": b, "sentences": sentences}, indent=2)
+    else:
+        for sentence in sentences:
+            print(sentence)
+
+
+def edit(
+    run: RunArgument,
+    symbol: SymbolOption = None,
+    level: Annotated[
+        int | None, typer.Option("--level", min=1, help="How far to leave the input: 1 little, higher more.")
+    ] = None,
+    strength: StrengthOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Rewrite sentences from stdin, one a line, towards chosen symbols."""
+    symbols = parse_symbols(symbol)
+    if not symbols:
+        raise TextEBMError("nothing to edit towards: give --symbol HEAD=CLASS, such as --symbol sentiment=positive")
+    model = load_model(run)
+    _rewrite(
+        read_sentences(),
+        lambda texts: model.edit(texts, symbols, level=level, strength=strength, seed=seed),
+        "edited",
+        as_json,
+    )
+
+
+def _rewrite(lines: Iterable[str], rewrite: Callable[[list[str]], list[str]], name: str, as_json: bool) -> None:
+    """One line out for each line in, batch by batch; an empty line stays empty and never reaches the model."""
+    for batch in batches(lines):
+        texts = [line for line in batch if line.strip()]
+        with stdout_kept_clean():
+            rewritten = iter(rewrite(texts) if texts else [])
+        for line in batch:
+            result = next(rewritten) if line.strip() else ""
+            if as_json:
+                emit({"text": line, name: result})
+            else:
+                print(result)
+
+
+def register(app: Any) -> None:
+    app.command(epilog="Example: textebm generate runs/quickstart -n 5 --symbol sentiment=positive")(generate)
+    app.command(epilog="Example: textebm reconstruct runs/quickstart 'the soup was cold .'")(reconstruct)
+    app.command(epilog="Example: textebm interpolate runs/yelp 'the food was great .' 'we will not return .'")(
+        interpolate
+    )
+    app.command(epilog="Example: textebm edit runs/yelp --symbol sentiment=positive < reviews.txt")(edit)

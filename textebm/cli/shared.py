@@ -1,0 +1,204 @@
+"""What several commands need: options, checks of a run directory, sentences in, results out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from textebm.model import TextEBM
+
+T = TypeVar("T")
+BATCH = 256  # sentences given to the model at once: enough to be fast, little enough that a pipe keeps flowing
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", metavar="DIR", help="Where the corpora lie; else $TEXTEBM_DATA, else data/.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same result.")]
+SymbolOption = Annotated[
+    list[str] | None,
+    typer.Option("--symbol", metavar="HEAD=CLASS", help="Such as sentiment=positive; give it once for each head."),
+]
+StrengthOption = Annotated[
+    float | None, typer.Option("--strength", min=0.0, help="How strongly symbols steer; the recipe's unless given.")
+]
+DecodingOption = Annotated[
+    Literal["greedy", "sample", "beam"] | None, typer.Option("--decoding", help="How words are chosen (greedy).")
+]
+TemperatureOption = Annotated[float | None, typer.Option("--temperature", min=0.01, help="With --decoding sample (1).")]
+TopKOption = Annotated[int | None, typer.Option("--top-k", min=0, help="With --decoding sample (0: all words).")]
+TopPOption = Annotated[float | None, typer.Option("--top-p", min=0.01, max=1.0, help="With --decoding sample (1).")]
+BeamsOption = Annotated[int | None, typer.Option("--beams", min=1, help="With --decoding beam (4).")]
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def emit(data: Any, file: IO[str] | None = None, *, indent: int | None = None) -> None:
+    """*data* as a JSON document, or as a line of JSONL. Numbers that are not finite become null, as JSON has none."""
+    print(json.dumps(_finite(data), ensure_ascii=False, indent=indent, allow_nan=False), file=file)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def note(text: str) -> None:
+    """A line for the person, beside the result."""
+    print(text, file=sys.stderr)
+
+
+def console() -> Console:
+    """A rich console on stdout. It does not cut tables to 80 columns when their reader is a file."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table for people, tab-separated lines (without the header) for pipes."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a cell are not markup
+    console().print(table)
+
+
+@contextlib.contextmanager
+def stdout_kept_clean() -> Iterator[None]:
+    """While the library works, whatever it prints goes to stderr: stdout belongs to the result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def spinner(title: str) -> Iterator[Callable[[str], None] | None]:
+    """On a terminal, a spinner that the function it gives renames as the parts of the work begin; else nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status(title) as status:
+        yield lambda part: status.update(f"{title}: {escape(part)}")
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def check_run(directory: Path) -> None:
+    """Raises CheckpointError, before anything slow is imported, when *directory* holds no trained model."""
+    shown = repr(str(directory))
+    if not directory.exists():
+        near = [str(path.parent) for path in directory.parent.glob("*/config.json")]
+        hint = did_you_mean(str(directory), near) if near else "; train one first, as with: textebm train quickstart"
+        raise CheckpointError(f"no run at {shown}: the directory does not exist{hint}")
+    if not directory.is_dir():
+        raise CheckpointError(f"{shown} is a file, expected a run directory")
+    if not (directory / "config.json").exists():
+        if (directory / "recipe.yaml").exists():
+            command = f"textebm train {directory / 'recipe.yaml'} --out {directory} --resume"
+            raise CheckpointError(f"the training in {shown} is not finished; continue it with: {command}")
+        raise CheckpointError(f"{shown} is not a run: it holds no config.json")
+
+
+def load_model(directory: Path) -> TextEBM:
+    """The model of a run. Raises CheckpointError."""
+    check_run(directory)
+    with stdout_kept_clean():
+        from textebm.model import TextEBM
+
+        return TextEBM.from_pretrained(directory)
+
+
+def parse_symbols(given: Sequence[str] | None) -> dict[str, str | int]:
+    """``["sentiment=positive"]`` as a dict. Whether the head and the class exist is the model's to say."""
+    symbols: dict[str, str | int] = {}
+    for text in given or ():
+        head, equals, name = (part.strip() for part in text.partition("="))
+        if not (head and equals and name):
+            raise TextEBMError(f"--symbol {text!r}: expected HEAD=CLASS, such as sentiment=positive")
+        if head in symbols:
+            raise TextEBMError(f"--symbol: head {head!r} is given twice ({symbols[head]!r} and {name!r}); keep one")
+        symbols[head] = name
+    return symbols
+
+
+def decoding_options(
+    decoding: str | None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int | None = None,
+) -> dict[str, Any]:
+    """The decoding arguments that were given. An option that this way of decoding would not read is an error."""
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    for name, value, needed in (
+        *((name, value, "sample") for name, value in sampling.items()),
+        ("beams", beams, "beam"),
+    ):
+        if value is not None and decoding != needed:
+            raise TextEBMError(f"--{name.replace('_', '-')} has no effect here; it needs --decoding {needed}")
+    given = {"decoding": decoding, **sampling, "num_beams": beams}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+# --- sentences in -----------------------------------------------------------------------------------------------------
+
+
+def read_sentences(file: Path | None = None) -> Iterator[str]:
+    """Lines of a UTF-8 text file, or of stdin, without their line ends. Raises CorpusError naming the line."""
+    name = "standard input" if file is None else str(file)
+    if file is None:
+        if sys.stdin.isatty():
+            note("sentences, one a line; end with Ctrl-D")
+        yield from _decoded(sys.stdin.buffer, name)
+        return
+    try:
+        with file.open("rb") as stream:
+            yield from _decoded(stream, name)
+    except OSError as error:
+        raise CorpusError(f"cannot read {name!r}: {error.strerror}") from None
+
+
+def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
+    for number, line in enumerate(stream, start=1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise CorpusError(f"{name}, line {number}: not UTF-8 text") from None
+        if "\0" in text:
+            raise CorpusError(f"{name}, line {number}: contains a NUL character; is this a text file?")
+        yield text
+
+
+def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

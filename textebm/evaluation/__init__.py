@@ -1,0 +1,1 @@
+"""What is measured, how, and against whom: each metric a pure function, and `suite.evaluate` to run them all."""

@@ -1,0 +1,80 @@
+"""Do the found codes mean something that people named, and can they be steered?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.metrics import adjusted_mutual_info_score, homogeneity_completeness_v_measure
+
+from textebm.evaluation.control import CodeJudge, Control, control_accuracy
+from textebm.evaluation.metric import UndefinedMetricError
+
+if TYPE_CHECKING:
+    from textebm.evaluation.suite import Model
+
+
+@dataclass(frozen=True)
+class CodeLabelMatch:
+    """How codes match a label over the n sentences that have one. `permuted_*`: the mean for the same codes shuffled.
+
+    Homogeneity rises with the number of codes whatever they mean, so read it beside its permuted value or read AMI,
+    which is 0 by chance.
+    """
+
+    homogeneity: float
+    v_measure: float
+    ami: float
+    permuted_homogeneity: float
+    permuted_v_measure: float
+    n: int
+
+
+def match_codes_to_labels(
+    codes: ArrayLike, labels: ArrayLike, *, seed: int = 0, permutations: int = 5
+) -> CodeLabelMatch:
+    """Compare codes (n,) with labels (n,), leaving out sentences with a missing (negative) label.
+
+    AMI uses the arithmetic mean of the entropies. Undefined unless two labels occur: any codes are homogeneous in a
+    single one.
+    """
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    if codes.shape != labels.shape or codes.ndim != 1:
+        raise ValueError(f"expected codes and labels of one shape (n,), got {codes.shape} and {labels.shape}")
+    present = labels >= 0
+    codes, labels = codes[present], labels[present]
+    if len(np.unique(labels)) < 2:
+        raise UndefinedMetricError("fewer than two different labels occur")
+    homogeneity, _, v_measure = homogeneity_completeness_v_measure(labels, codes)
+    rng = np.random.default_rng(seed)
+    shuffled = [homogeneity_completeness_v_measure(labels, rng.permutation(codes)) for _ in range(permutations)]
+    return CodeLabelMatch(
+        homogeneity=float(homogeneity),
+        v_measure=float(v_measure),
+        ami=float(adjusted_mutual_info_score(labels, codes)),
+        permuted_homogeneity=float(np.mean([h for h, _, _ in shuffled])),
+        permuted_v_measure=float(np.mean([v for _, _, v in shuffled])),
+        n=int(present.sum()),
+    )
+
+
+def code_agreement(
+    model: Model,
+    head: str,
+    n_per_code: int,
+    *,
+    codes: Sequence[int] | None = None,
+    strength: float | None = None,
+    seed: int = 0,
+) -> Control:
+    """Share of sentences generated under code k that encode back to k; *n_per_code* for each of *codes* (those in
+    use; default all).
+    """
+    classes = model.heads[head].classes
+    names = list(classes) if codes is None else [classes[code] for code in codes]
+    return control_accuracy(
+        model, head, CodeJudge(model, head), n_per_code, strength=strength, seed=seed, classes=names
+    )

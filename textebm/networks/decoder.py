@@ -1,0 +1,126 @@
+"""Decoders: p(x|z), teacher-forced for training and step by step for generation.
+
+One protocol: ``hidden(inputs, z)`` -> (B, T, E) states ready for the output layer; ``logits(hidden)``;
+``start(z)`` -> state and ``step(tokens, z, state)`` -> (logits, state). A state is a flat tuple of tensors whose first
+dimension is the batch, so that a caller can drop or reorder sentences with ``index_select``.
+The latent enters as the initial state and as an input at every step. The output layer shares the embedding's weights
+(Press & Wolf 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textebm.networks.recurrent import Cell, RecurrentLayer
+from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
+
+DecoderState = tuple[Tensor, ...]
+
+
+def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
+    embedding = nn.Embedding(vocabulary_size, size)
+    nn.init.normal_(embedding.weight, std=size**-0.5)  # the same weight is the output layer: logits start near unit scale
+    return embedding
+
+
+class RecurrentDecoder(nn.Module):
+    def __init__(
+        self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
+        num_layers: int = 1, dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.embedding = _embedding(vocabulary_size, embedding_size)
+        self.layers = nn.ModuleList(
+            RecurrentLayer(cell, (embedding_size if layer == 0 else hidden_size) + latent_dim, hidden_size)
+            for layer in range(num_layers)
+        )
+        self.initial = nn.Linear(latent_dim, sum(layer.num_states for layer in self.layers) * hidden_size)
+        self.project = nn.Linear(hidden_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def start(self, z: Tensor) -> DecoderState:
+        """z (B, d) -> the initial state, one (B, H) tensor for each state of each layer."""
+        states = torch.tanh(self.initial(z))
+        return states.chunk(states.shape[-1] // self.layers[0].hidden_size, dim=-1)
+
+    def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
+        x = self.dropout(self.embedding(inputs))
+        latent = z[:, None].expand(-1, x.shape[1], -1)
+        for layer, state in zip(self.layers, self._by_layer(self.start(z)), strict=True):
+            x = self.dropout(layer(torch.cat([x, latent.to(x.dtype)], dim=-1), state))
+        return self.project(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight, self.output_bias)
+
+    def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> logits (B, V) and the next state."""
+        x = self.embedding(tokens)
+        new: list[Tensor] = []
+        for layer, layer_state in zip(self.layers, self._by_layer(state), strict=True):
+            layer_state = layer.step(torch.cat([x, z.to(x.dtype)], dim=-1), layer_state)
+            new.extend(layer_state)
+            x = layer_state[0]
+        return self.logits(self.project(x)), tuple(new)
+
+    def _by_layer(self, state: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        count = self.layers[0].num_states
+        return [tuple(state[i : i + count]) for i in range(0, len(state), count)]
+
+
+class TransformerDecoder(nn.Module):
+    """Causal Transformer. The latent is a prefix position (the initial state) and is added at every step."""
+
+    def __init__(
+        self, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
+        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.embedding = _embedding(vocabulary_size, embedding_size)
+        self.inputs = nn.Linear(embedding_size, hidden_size)
+        self.prefix = nn.Linear(latent_dim, hidden_size)
+        self.every_step = nn.Linear(latent_dim, hidden_size)
+        self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, embedding_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+
+    def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
+        words = self.inputs(self.embedding(inputs)) + self.every_step(z)[:, None]
+        x = torch.cat([self.prefix(z)[:, None].to(words.dtype), words], dim=1)
+        x = self.dropout(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device))
+        for block in self.blocks:
+            x, _ = block(x, causal=True)
+        return self.project(self.norm(x[:, 1:]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight, self.output_bias)
+
+    def start(self, z: Tensor) -> DecoderState:
+        """The keys and values of the latent prefix, two tensors (B, heads, 1, D/heads) a block."""
+        x = self.prefix(z)[:, None]
+        return self._run(x + sinusoidal_positions(1, x.shape[2], device=x.device), None)[1]
+
+    def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> logits (B, V) and the grown cache."""
+        x = (self.inputs(self.embedding(tokens)) + self.every_step(z))[:, None]
+        offset = state[0].shape[2]
+        x = x + sinusoidal_positions(1, x.shape[2], offset=offset, device=x.device)
+        x, state = self._run(x, state)
+        return self.logits(self.project(self.norm(x[:, 0]))), state
+
+    def _run(self, x: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
+        new: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            past = None if state is None else (state[2 * i], state[2 * i + 1])
+            x, cache = block(x, past=past)
+            new.extend(cache)
+        return x, tuple(new)

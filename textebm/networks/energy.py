@@ -1,0 +1,64 @@
+"""The energy network: (u, level) -> the logits of every symbol head, and with them the potential F."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm as add_spectral_norm
+
+
+class EnergyNet(nn.Module):
+    """Residual MLP with a level embedding and one linear layer of logits a symbol head.
+
+        F(u, t) = Σ_h ( logsumexp_k f^h_k(u, t) − log K_h )        p(y^h | z) = softmax_k f^h_k(ũ_0, 0)
+
+    (Pang & Wu 2021, eq. 4, for one head; level-conditioned as in Yu et al. 2022.) The output layer starts at zero, so
+    that a fresh network is the Gaussian reference, F = 0. With no heads given there is one anonymous head of one
+    class: a plain energy network.
+    """
+
+    def __init__(
+        self, dim: int, num_levels: int, head_sizes: Mapping[str, int], *,
+        hidden_size: int = 256, num_blocks: int = 3, spectral_norm: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        self.head_sizes = dict(head_sizes)
+        sizes = list(self.head_sizes.values()) or [1]
+        self._sizes = sizes
+        self.log_classes = sum(math.log(size) for size in sizes)
+        self.inputs = nn.Linear(dim, hidden_size)
+        self.level = nn.Embedding(max(num_levels, 1), num_blocks * hidden_size)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)])
+            for _ in range(num_blocks)
+        )
+        self.outputs = nn.Linear(hidden_size, sum(sizes))
+        nn.init.normal_(self.level.weight, std=0.1)
+        nn.init.zeros_(self.outputs.weight)
+        nn.init.zeros_(self.outputs.bias)
+        if spectral_norm:
+            for module in [self.inputs, *(layer for block in self.blocks for layer in block)]:
+                add_spectral_norm(module)
+
+    def features(self, u: Tensor, level: Tensor) -> Tensor:
+        """u (…, d), level (…) int64 -> (…, H)."""
+        shifts = self.level(level).chunk(len(self.blocks), dim=-1)
+        x = self.inputs(u)
+        for (first, second), shift in zip(self.blocks, shifts, strict=True):
+            x = x + second(F.silu(first(F.silu(x)) + shift))
+        return F.silu(x)
+
+    def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
+        return list(self.outputs(self.features(u, level)).split(self._sizes, dim=-1))
+
+    def forward(self, u: Tensor, level: Tensor) -> dict[str, Tensor]:
+        """Logits of each head, (…, K_h)."""
+        return dict(zip(self.head_sizes, self.all_logits(u, level), strict=False))
+
+    def potential(self, u: Tensor, level: Tensor) -> Tensor:
+        """F(u, t), (…,)."""
+        return sum(torch.logsumexp(f, dim=-1) for f in self.all_logits(u, level)) - self.log_classes

@@ -1,0 +1,1 @@
+"""Extra terms of the objective, each a small pure piece."""

@@ -1,0 +1,108 @@
+"""Models on disk and on the Hub: safetensors and JSON, nothing that can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from textebm.build import model_config, rebuild_model
+from textebm.errors import CheckpointError
+from textebm.model import TextEBM
+from textebm.training.checkpoint import publish_model, read_model, write_atomically
+
+FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "evaluation.json"]
+
+
+def save(model: TextEBM, directory: str | Path) -> None:
+    """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card."""
+    directory = Path(directory)
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    publish_model(directory, tensors, model_config(model))
+    model.tokenizer.save_pretrained(directory)
+    if not (directory / "README.md").exists():
+        write_atomically(directory / "README.md", model_card(model).encode())
+
+
+def load(name: str | Path) -> TextEBM:
+    """A run directory, a saved model, or a Hub id. Raises CheckpointError with what is wrong."""
+    directory = Path(name)
+    if not directory.exists() and _looks_like_hub_id(str(name)):
+        directory = _download(str(name))
+    tensors, config = read_model(directory)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
+    try:
+        model = rebuild_model(config, tokenizer)
+        model.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{directory}: weights and config.json do not belong together, or come from another version: {error}"
+        ) from error
+    return model.eval()
+
+
+def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
+    """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address."""
+    from tempfile import TemporaryDirectory
+
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+    with TemporaryDirectory() as folder:
+        save(model, folder)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
+    return address
+
+
+def model_card(model: TextEBM, table: str | None = None) -> str:
+    """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
+    recipe = model.recipe or {}
+    heads = "\n".join(
+        f"- `{h.name}`: " + (f"{len(h.classes)} codes, found" if h.column is None else ", ".join(h.classes))
+        for h in model.heads.values()
+    )
+    symbols = next((f"{{{h.name!r}: {h.classes[0]!r}}}" for h in model.heads.values()), "None")
+    measured = f"\n## Measured\n\n{table}\n" if table else ""
+    return f"""---
+library_name: textebm
+tags: [text-generation, vae, energy-based-model]
+---
+
+# {recipe.get("name", "textebm model")}
+
+{recipe.get("description", "")}
+
+A sequence VAE with a `{recipe.get("prior", {}).get("kind", "?")}` prior ({model.prior.num_levels} learned levels,
+{model.prior.dim}-d latent), made by [textebm](recipe.yaml).
+
+```python
+import textebm
+model = textebm.TextEBM.from_pretrained(".")
+model.generate(5, symbols={symbols}, seed=0)
+```
+
+## Symbols
+
+{heads or "none"}
+{measured}"""
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _download(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{repo_id!r} is no directory here, and the Hub did not give it ({type(error).__name__}); "
+            "check the path, the id, or the connection"
+        ) from error

@@ -1,0 +1,310 @@
+"""The latent prior. VAE, mixture VAE, SVEBM and LDEBM are settings of this one class.
+
+    p(u_t | u_{t+1}) ∝ exp F(u_t, t) · N(u_t ; c_t u_{t+1}, s_t² I)       t = 0 … T−2
+    p(u_{T−1})       ∝ exp F(u_{T−1}, T−1) · N(u_{T−1} ; 0, I)            z = u_0
+
+| system | setting |
+|---|---|
+| VAE | `explicit=StandardNormal()`: F is not learned, it is the closed-form log-ratio to N(0, I), here 0 |
+| GM-VAE | `explicit=GaussianMixture(K, d)`: F is the mixture's log-ratio to N(0, I) |
+| SVEBM (Pang & Wu 2021) | one level |
+| LDEBM (Yu et al. 2022) | several levels |
+
+Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; strength 1 is the product of experts
+(the logsumexp becomes the chosen logit). The same chain samples every system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from textebm.networks.energy import EnergyNet
+from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
+from textebm.prior.noise import NoiseSchedule
+from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit
+
+Symbols = Mapping[str, Tensor]  # head -> class of each row (B,), −1 = not conditioned on
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """How a Gaussian-tilted conditional is sampled."""
+
+    sampler: Literal["semi_implicit", "langevin"] = "semi_implicit"
+    steps: int = 3
+    step_size: float = 0.1
+    acceptance: float = 0.8
+    metropolis: bool = False
+    start: Literal["tweedie", "reference"] = "tweedie"
+
+
+@dataclass(frozen=True)
+class LatentSample:
+    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row."""
+
+    z: Tensor
+    acceptance: Tensor
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class ScoreMatching:
+    """loss (B,), squared error a dimension; what it was computed at, and the logits there (for the symbol heads)."""
+
+    loss: Tensor
+    potential: Tensor
+    level: Tensor
+    alpha_bar: Tensor
+    logits: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The contrastive terms. energy_loss (B,) moves F; encoder_term (B,) has the gradient of E log p(z) for the encoder
+    (its value means nothing); contrast and magnitude (B,) are for the guards."""
+
+    energy_loss: Tensor
+    encoder_term: Tensor
+    contrast: Tensor
+    magnitude: Tensor
+    acceptance: Tensor
+
+
+class LatentPrior(nn.Module):
+    rho: Tensor
+
+    def __init__(
+        self, dim: int, energy: EnergyNet, schedule: NoiseSchedule, *,
+        explicit: StandardNormal | GaussianMixture | None = None, chain: ChainSettings = ChainSettings(),
+        symbol_levels: Literal["all", "first"] = "all", strength: float = 1.0, potential_penalty: float = 1e-3,
+        encoder_gradient: Literal["full", "positive_only"] = "full",
+    ):  # fmt: skip
+        super().__init__()
+        self.dim = dim
+        self.energy = energy
+        self.schedule = schedule
+        self.explicit = explicit
+        self.chain = chain
+        self.symbol_levels = symbol_levels
+        self.strength = strength
+        self.potential_penalty = potential_penalty
+        self.encoder_gradient = encoder_gradient
+        self.register_buffer("rho", torch.full((schedule.num_levels,), 0.9))
+
+    @property
+    def num_levels(self) -> int:
+        """Learned levels: 0 for a closed-form prior."""
+        return 0 if self.explicit is not None else self.schedule.num_levels
+
+    # -- densities -----------------------------------------------------------------------------------------------
+
+    def potential(self, u: Tensor, level: Tensor, symbols: Symbols | None = None, strength: float = 1.0) -> Tensor:
+        """F(u, t), tilted by the symbols if there are any. u (B, d), level (B,) -> (B,)"""
+        if self.explicit is not None and not symbols:
+            return self.explicit.log_ratio(u)
+        logits = self.energy.all_logits(u, level)
+        value = self._untilted(u, logits)
+        named = dict(zip(self.energy.head_sizes, logits, strict=False))
+        for head, classes in (symbols or {}).items():
+            chosen = named[head].log_softmax(-1).gather(-1, classes.clamp_min(0)[:, None])[:, 0]
+            active = classes >= 0
+            if self.symbol_levels == "first":
+                active = active & (level == 0)
+            value = value + strength * torch.where(active, chosen, torch.zeros_like(chosen))
+        return value
+
+    def _untilted(self, u: Tensor, logits: list[Tensor]) -> Tensor:
+        if self.explicit is not None:
+            return self.explicit.log_ratio(u)
+        return sum(torch.logsumexp(f, dim=-1) for f in logits) - self.energy.log_classes
+
+    def symbol_logits(self, z: Tensor) -> dict[str, Tensor]:
+        """Logits of p(y^h | z), (B, K_h) for each head: the energy net at level 0."""
+        return self.energy(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+
+    def score(self, u: Tensor, level: Tensor) -> Tensor:
+        """∇ log p_t(u), detached. (B, d)"""
+        _, gradient = potential_and_gradient(lambda w: self.potential(w, level), u)
+        return gradient + self._reference_score(u, level)
+
+    def _reference_score(self, u: Tensor, level: Tensor) -> Tensor:
+        return -u if self.explicit is not None else self.schedule.reference_score(u, level)
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def score_matching(self, mean: Tensor, stddev: Tensor, generator: torch.Generator | None = None) -> ScoreMatching:
+        """Denoising score matching over all levels at once, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
+
+        u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. mean, stddev (B, d).
+        """
+        level = torch.randint(self.schedule.num_levels, (len(mean),), device=mean.device, generator=generator)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        alpha = self.schedule.alpha_bar[level][:, None]
+        tau = (1 - alpha.square() + alpha.square() * stddev.square()).sqrt()
+        u = (alpha * mean + tau * noise).detach().requires_grad_(True)
+        logits = self.energy.all_logits(u, level)
+        value = self._untilted(u, logits)
+        (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
+        error = tau * (gradient + self.schedule.reference_score(u.detach(), level)) + noise
+        return ScoreMatching(
+            error.square().mean(-1), value, level, alpha[:, 0],
+            dict(zip(self.energy.head_sizes, logits, strict=False)),
+        )  # fmt: skip
+
+    def recovery(self, z: Tensor, generator: torch.Generator | None = None) -> Recovery:
+        """Recovery likelihood (Gao et al. 2021): one uniformly drawn level a sentence, and the top level. z (B, d).
+
+        The encoder's gradient has, beside ∇F(u_t, t), the term of the normaliser, ∂ log Z_t(v)/∂v = c_t E[w − c_t v]/s_t²
+        (`encoder_gradient="full"`); published code drops it (`"positive_only"`).
+        """
+        schedule, (b, d) = self.schedule, z.shape
+        top = schedule.num_levels - 1
+        top_level = torch.full((b,), top, dtype=torch.long, device=z.device)
+
+        def noise() -> Tensor:
+            return torch.empty_like(z).normal_(generator=generator)
+
+        u_top = schedule.diffuse(z, top_level, noise())
+        positive, level, mean = u_top, top_level, torch.zeros_like(z)
+        if top > 0:
+            low = torch.randint(top, (b,), device=z.device, generator=generator)
+            u = schedule.diffuse(z, low, noise())
+            u_next = schedule.forward_step(u, low, noise())
+            positive, level = torch.cat([u, u_top]), torch.cat([low, top_level])
+            mean = torch.cat([schedule.reverse_scale[low][:, None] * u_next, mean])
+        stddev = schedule.reverse_stddev[level][:, None]
+        start = mean.detach() + stddev * torch.empty_like(mean).normal_(generator=generator)
+        chain = self._run_chain(start, mean.detach(), stddev, level, None, 1.0, self.chain.steps, generator)
+        self._adapt(level, chain.acceptance)
+        value_positive, gradient_positive = potential_and_gradient(lambda w: self.potential(w, level), positive)
+        f_positive, f_negative = self.potential(torch.cat([positive.detach(), chain.w]), level.repeat(2)).chunk(2)
+        # each level below the top stands for T − 1 of them
+        weight = torch.where(level == top, 1.0, float(max(top, 1))) if top > 0 else torch.ones(b, device=z.device)
+        penalty = self.potential_penalty * (f_positive.square() + f_negative.square())
+        energy_loss = (f_negative - f_positive + penalty) * weight
+        pull = (positive * gradient_positive).sum(-1)
+        if self.encoder_gradient == "full":
+            pull = pull - (mean * ((chain.w - mean) / stddev.square()).detach()).sum(-1)
+        per_sentence = (pull * weight).view(-1, b).sum(0) + schedule.expected_log_reference(z)
+        return Recovery(
+            energy_loss.view(-1, b).sum(0), per_sentence,
+            (f_positive - f_negative).detach().view(-1, b).mean(0),
+            value_positive.abs().view(-1, b).mean(0), chain.acceptance.view(-1, b).mean(0),
+        )  # fmt: skip
+
+    def score_cross_entropy(self, z: Tensor) -> Tensor:
+        """(B,) whose gradient in z is the learned score ∇log p(z), at level 0: the encoder's term in joint training
+        when F is learned by score matching. The level sum of the bound telescopes to it when F is exact (Vahdat et al.
+        2021, "LSGM", train with the same cross-entropy written as an integral over levels)."""
+        level = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        return (z * self.score(z, level)).sum(-1)
+
+    # -- sampling ------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, n: int, *, symbols: Symbols | None = None, strength: float | None = None, steps_factor: int = 1,
+        generator: torch.Generator | None = None, start: tuple[int, Tensor] | None = None, adapt: bool = False,
+    ) -> LatentSample:  # fmt: skip
+        """n draws of z = u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing)."""
+        device = self.rho.device
+        acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
+        if self.explicit is not None and not symbols and start is None:
+            z = self.explicit.sample(n, self.dim, device=device, generator=generator)
+            return LatentSample(z, acceptance, 0)
+        strength = self.strength if strength is None else strength
+        levels = range(self.schedule.num_levels - 1, -1, -1)
+        u = torch.zeros(n, self.dim, device=device)
+        if start is not None:
+            levels, u = range(start[0] - 1, -1, -1), start[1]
+        evaluations = 0
+        for t in levels:
+            level = torch.full((n,), t, dtype=torch.long, device=device)
+            mean = self.schedule.reverse_scale[t] * u
+            stddev = self.schedule.reverse_stddev[t]
+            w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
+            if self.chain.start == "tweedie" and t < self.schedule.num_levels - 1:
+                w = w + self._tweedie_shift(u, t, symbols, strength)
+                evaluations += 1
+            chain = self._run_chain(
+                w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator
+            )
+            u = chain.w
+            acceptance[t] = chain.acceptance.mean()
+            evaluations += chain.evaluations
+            if adapt:
+                self._adapt(level, chain.acceptance)
+        return LatentSample(u, acceptance, evaluations)
+
+    def perturb(
+        self, z: Tensor, symbols: Symbols, *, strength: float | None = None, steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Move z (B, d) towards the symbols by *steps* of the level-0 chain of a one-level or closed-form prior."""
+        level = torch.zeros(len(z), dtype=torch.long, device=z.device)
+        strength = self.strength if strength is None else strength
+        steps = self.chain.steps if steps is None else steps
+        return self._run_chain(z, torch.zeros_like(z), z.new_ones(1), level, symbols, strength, steps, generator).w
+
+    def _tweedie_shift(self, u_next: Tensor, t: int, symbols: Symbols | None, strength: float) -> Tensor:
+        """E[u_t | u_{t+1}] − c_t u_{t+1} from the score one level up (Tweedie; Robbins 1956): a chain that starts there
+        has almost nothing left to do."""
+        above = torch.full((len(u_next),), t + 1, dtype=torch.long, device=u_next.device)
+        _, gradient = potential_and_gradient(lambda w: self.potential(w, above, symbols, strength), u_next)
+        score = gradient + self._reference_score(u_next, above)
+        a, sigma = self.schedule.step_a[t], self.schedule.step_sigma[t]
+        shift = (u_next + sigma.square() * score) / a - self.schedule.reverse_scale[t] * u_next
+        limit = self.schedule.reverse_stddev[t] * self.dim**0.5
+        return shift * (limit / shift.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+
+    def _run_chain(
+        self, w: Tensor, mean: Tensor, stddev: Tensor, level: Tensor, symbols: Symbols | None, strength: float,
+        steps: int, generator: torch.Generator | None,
+    ) -> ChainResult:  # fmt: skip
+        def potential(point: Tensor) -> Tensor:
+            return self.potential(point, level, symbols, strength)
+
+        if self.chain.sampler == "langevin":
+            return langevin(
+                potential, w, mean, stddev, self.chain.step_size, steps,
+                generator=generator, metropolis=self.chain.metropolis,
+            )  # fmt: skip
+        return semi_implicit(
+            potential, w, mean, stddev, self.rho[level][:, None], steps,
+            generator=generator, metropolis=self.chain.metropolis,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _adapt(self, level: Tensor, acceptance: Tensor, rate: float = 0.5) -> None:
+        """Move each level's 1 − ρ towards the target acceptance (Robbins & Monro 1951, on a log scale)."""
+        total = torch.zeros_like(self.rho).index_add_(0, level, acceptance)
+        count = torch.bincount(level, minlength=len(self.rho))
+        error = torch.where(count > 0, total / count.clamp_min(1) - self.chain.acceptance, torch.zeros_like(total))
+        self.rho.copy_(1 - ((1 - self.rho) * (rate * error).exp()).clamp(1e-3, 1.0))
+
+    def calibrate(self, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None) -> None:
+        """Adapt ρ on free samples: after score matching, which runs no chains of its own."""
+        if self.explicit is not None:
+            return
+        for _ in range(rounds):
+            self.sample(n, generator=generator, adapt=True)
+
+
+def explicit_log_prob(prior: LatentPrior, z: Tensor) -> Tensor:
+    """log p(z) of a closed-form prior, nats. (B, d) -> (B,)"""
+    assert prior.explicit is not None
+    return prior.explicit.log_ratio(z) + standard_normal_log_prob(z)
+
+
+def symbol_cross_entropy(logits: Tensor, classes: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the rows whose class is known (≥ 0), each times *weight*; nats. 0 where none is."""
+    known = classes >= 0
+    loss = F.cross_entropy(logits, classes.clamp_min(0), reduction="none")
+    if weight is not None:
+        loss = loss * weight
+    return (loss * known).sum() / known.sum().clamp_min(1)

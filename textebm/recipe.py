@@ -1,0 +1,151 @@
+"""The recipe: every choice of an experiment, typed, closed and frozen."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# names become folder names, metric names and ``head=class`` on the command line
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class Part(BaseModel):
+    """A closed, immutable section of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Data(Part):
+    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = Field("grammar", description="where the text comes from")
+    name: str | None = Field(None, description="hub: the data set's name")
+    train: str | None = Field(None, description="files: the training file (txt, csv, tsv, jsonl, parquet)")
+    validation: str | None = Field(None, description="files: the validation file; split off train when absent")
+    test: str | None = Field(None, description="files: the test file; split off train when absent")
+    text_column: str = Field("text", description="files, hub: the column that holds the sentence")
+    label_columns: tuple[str, ...] = Field((), description="files, hub: columns read as labels")
+    size: int = Field(6000, ge=100, description="grammar: number of training sentences")
+    max_tokens: int = Field(40, ge=2, description="longer sentences are cut to this many tokens")
+    limit: int | None = Field(None, ge=1, description="use only the first so many training sentences")
+
+
+class Tokenizer(Part):
+    kind: Literal["word", "bpe", "pretrained"] = "word"
+    vocabulary_size: int = Field(10000, ge=10)
+    name: str | None = Field(None, description="pretrained: a directory or a Hub id")
+
+
+class Encoder(Part):
+    kind: Literal["gru", "lstm", "transformer"] = "gru"
+    embedding_size: int = Field(256, ge=1)
+    hidden_size: int = Field(512, ge=1)
+    num_layers: int = Field(1, ge=1)
+    num_attention_heads: int = Field(4, ge=1, description="transformer only")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    bidirectional: bool = Field(True, description="recurrent only")
+
+
+class Decoder(Part):
+    kind: Literal["gru", "lstm", "transformer"] = "gru"
+    embedding_size: int = Field(256, ge=1)
+    hidden_size: int = Field(512, ge=1)
+    num_layers: int = Field(1, ge=1)
+    num_attention_heads: int = Field(4, ge=1, description="transformer only")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training")
+
+
+class Latent(Part):
+    dim: int = Field(32, ge=1)
+    standardize: bool = Field(True, description="batch-normalise posterior means (BN-VAE)")
+    max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
+
+
+class Prior(Part):
+    kind: Literal["gaussian", "gaussian_mixture", "energy", "diffusion_energy"] = "diffusion_energy"
+    learning: Literal["score_matching", "recovery"] = "score_matching"
+    num_levels: int | None = Field(None, ge=1, description="levels of the noise ladder; default 16 (diffusion_energy); energy has 1")
+    schedule: Literal["log_snr", "published"] = "log_snr"
+    reference: Literal["stationary", "flat"] = Field(
+        "stationary", description="what F = 0 means: N(0, I) at every level, or the published form"
+    )
+    log_snr_max: float = 5.0
+    log_snr_min: float = -4.0
+    sampler: Literal["semi_implicit", "langevin"] = "semi_implicit"
+    steps: int | None = Field(None, ge=1, description="chain steps a level; default 3 (diffusion_energy) or 40 (energy, gaussian, mixture)")
+    step_size: float = Field(0.1, gt=0, description="langevin: step in units of sigma")
+    start: Literal["tweedie", "reference"] = Field(
+        "tweedie", description="where a level's chain begins: at the denoised mean, or at a draw of the Gaussian"
+    )
+    acceptance: float = Field(0.8, gt=0, lt=1, description="semi_implicit: rho is adapted to this acceptance")
+    metropolis: bool = Field(False, description="correct generation by Metropolis-Hastings")
+    hidden_size: int = Field(256, ge=1)
+    num_blocks: int = Field(3, ge=1)
+    spectral_norm: bool = False
+    potential_penalty: float = Field(1e-3, ge=0)
+    encoder_gradient: Literal["full", "positive_only"] = "full"
+    components: int = Field(20, ge=1, description="gaussian_mixture: number of components")
+    symbol_levels: Literal["all", "first"] = "all"
+    strength: float = Field(2.0, ge=0, description="default strength of conditioning on symbols")
+
+
+class Head(Part):
+    name: str = Field(pattern=NAME_PATTERN, max_length=60)
+    classes: int | None = Field(None, ge=1, description="number of codes of an unsupervised head")
+    labels: str | None = Field(None, description="label column of a supervised head")
+    label_limit: int | None = Field(None, ge=0, description="semi-supervised: keep only so many labels")
+
+
+class Objective(Part):
+    kl_weight: float = Field(1.0, ge=0)
+    kl_schedule: Literal["constant", "linear", "cyclical"] = "linear"
+    kl_warmup: float = Field(0.25, ge=0, le=1, description="share of the stage (or of a cycle) over which the weight rises")
+    kl_cycles: int = Field(4, ge=1)
+    free_bits: float = Field(0.0, ge=0, description="nats per latent dimension")
+    supervised_weight: float = Field(1.0, ge=0)
+    cluster_weight: float = Field(1.0, ge=0)
+    mutual_information_weight: float = Field(0.0, ge=0)
+    cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
+    cluster_pca: int = Field(16, ge=1)
+
+
+class Stage(Part):
+    name: Literal["autoencoder", "prior", "joint"]
+    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(None, ge=1)
+
+
+class Training(Part):
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(name="autoencoder", epochs=5), Stage(name="prior", steps=2000))
+    batch_size: int = Field(128, ge=1)
+    prior_batch_size: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    prior_learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    mixed_precision: Literal["no", "bf16"] = "no"
+    evaluate_every: int = Field(500, ge=1, description="steps between health lines")
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+
+
+class Evaluation(Part):
+    samples: int = Field(2000, ge=1)
+    samples_per_class: int = Field(500, ge=1)
+    limit: int | None = Field(None, ge=1)
+
+
+class Recipe(Part):
+    name: str = Field(pattern=NAME_PATTERN, max_length=80)
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**32)
+    data: Data = Data()
+    tokenizer: Tokenizer = Tokenizer()
+    encoder: Encoder = Encoder()
+    decoder: Decoder = Decoder()
+    latent: Latent = Latent()
+    heads: tuple[Head, ...] = ()
+    prior: Prior = Prior()
+    objective: Objective = Objective()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()

@@ -1,0 +1,265 @@
+"""What can be wrong with a recipe, said in lines a person can act on.
+
+``explain`` words what the schema refuses, ``contradictions`` finds options that are fine alone but not together.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from textebm.errors import did_you_mean
+from textebm.recipe import NAME_PATTERN, Part, Recipe
+
+Path = tuple[str | int, ...]
+
+# Label columns of the corpora that come with textebm (see text/corpora.py); files and hub name theirs in the recipe.
+LABELS = {
+    "grammar": ("sentiment", "topic", "tense"),
+    "ptb": (),
+    "dailydialog": ("act", "emotion"),
+    "yelp": ("sentiment",),
+}
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "greater than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
+
+
+# --- the schema, seen as a tree ---------------------------------------------------------------------------------------
+
+
+def without_none(annotation: Any) -> Any:
+    """``int`` of ``int | None``."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        rest = [each for each in get_args(annotation) if each is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def section_of(annotation: Any) -> type[Part] | None:
+    """The section class of an annotation, or None where it is a plain option."""
+    kind = without_none(annotation)
+    return kind if isinstance(kind, type) and issubclass(kind, Part) else None
+
+
+def item_of(annotation: Any) -> Any:
+    """``X`` of ``tuple[X, ...]``, else None."""
+    kind = without_none(annotation)
+    return get_args(kind)[0] if get_origin(kind) is tuple else None
+
+
+def annotation_at(path: Path) -> Any:
+    """The annotation of the option at *path*; None when the schema has no such place."""
+    kind: Any = Recipe
+    for key in path:
+        if isinstance(key, int):
+            kind = item_of(kind)
+        else:
+            section = section_of(kind)
+            field = section.model_fields.get(key) if section else None
+            kind = field.annotation if field else None
+        if kind is None:
+            return None
+    return kind
+
+
+def option_paths(section: type[Part] = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, pydantic field) of every option below *section*; items of a list are written ``heads.0.name``."""
+    for name, field in section.model_fields.items():
+        item = item_of(field.annotation)
+        inner = section_of(field.annotation) or section_of(item)
+        if inner is None:
+            yield prefix + name, field
+        else:
+            yield from option_paths(inner, f"{prefix}{name}." + ("0." if item else ""))
+
+
+def kind_in_words(annotation: Any) -> str:
+    """What an option takes, for people: ``a whole number or null``."""
+    kind = without_none(annotation)
+    if section_of(kind):
+        words = "a section (option: value)"
+    elif item := item_of(kind):
+        words = "a list" if section_of(item) else f"a list of {_KINDS.get(item, item)}"
+    elif get_origin(kind) is Literal:
+        words = " | ".join(str(choice) for choice in get_args(kind))
+    else:
+        words = _KINDS.get(kind, str(kind))
+    return words if kind is annotation else f"{words} or null"
+
+
+# --- what the schema refuses ------------------------------------------------------------------------------------------
+
+
+def dotted(path: Path) -> str:
+    return ".".join(str(key) for key in path)
+
+
+def _shown(value: Any) -> str:
+    """A value as an error message quotes it: short, with its kind."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"text {value if len(value) <= 40 else value[:40] + '…'!r}"
+    if isinstance(value, dict):
+        return "a section"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return str(value)[:40]
+
+
+def _unknown(path: Path) -> str:
+    """The option does not exist; where is one of that name, or of nearly that name?"""
+    *parent, name = path
+    section = section_of(annotation_at(tuple(parent)))
+    known = section.model_fields if section else ()
+    elsewhere = [option for option, _ in option_paths() if option.rpartition(".")[2] == name]
+    if elsewhere and len(elsewhere) <= 3:
+        return f"unknown option; did you mean {' or '.join(map(repr, elsewhere))}? Known: {', '.join(sorted(known))}"
+    return f"unknown option{did_you_mean(str(name), known)}"
+
+
+def _line(error: ErrorDetails) -> str:
+    """One pydantic error as a line: what was expected, what came."""
+    path, kind, value, context = error["loc"], error["type"], error["input"], error.get("ctx", {})
+    annotation = annotation_at(path)
+    came = f"got {_shown(value)}"
+    if kind == "extra_forbidden":
+        return _unknown(path)
+    if kind == "missing":
+        return f"is missing; expected {kind_in_words(annotation)}"
+    if kind == "literal_error":
+        choices = [str(choice) for choice in get_args(without_none(annotation))]
+        if isinstance(value, str):
+            return f"unknown value {value[:40]!r}{did_you_mean(value, choices)}"
+        return f"expected one of {', '.join(choices)}; {came}"
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return f"must be {words} {context[key]:g}, {came}"
+    if kind == "finite_number":
+        return f"must be a finite number, {came}"
+    if kind == "too_short":
+        return f"needs at least {context['min_length']} item(s), got {context['actual_length']}"
+    if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
+        return f"must be a plain name (letters, digits, '_', '-' and '.', starting with a letter or digit), {came}"
+    if annotation is not None and kind.endswith(("_type", "_parsing", "_from_float", "_size")):
+        hint = ""
+        if without_none(annotation) is str and isinstance(value, int | float):
+            hint = "; put it in quotes"
+        elif item_of(annotation) is str and isinstance(value, str):
+            hint = f"; write [{value[:40]}]"
+        return f"expected {kind_in_words(annotation)}, {came}{hint}"
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}, {came}"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """A line for each thing that the schema refuses."""
+    return [f"{dotted(each['loc']) or 'recipe'}: {_line(each)}" for each in error.errors(include_url=False)]
+
+
+# --- what does not go together ----------------------------------------------------------------------------------------
+
+
+class Contradiction(NamedTuple):
+    """A problem between options. *reads* are the options it was concluded from: if one of them is itself wrong, the
+    conclusion is worth nothing and is not shown."""
+
+    path: Path
+    reads: tuple[Path, ...]
+    message: str
+
+
+def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
+    """Options of a schema-valid recipe that cannot stand together."""
+    yield from _data(recipe)
+    yield from _heads(recipe)
+    yield from _networks(recipe)
+    yield from _prior(recipe)
+    yield from _training(recipe)
+
+
+def _data(recipe: Recipe) -> Iterator[Contradiction]:
+    data, tokenizer = recipe.data, recipe.tokenizer
+    if data.corpus == "files" and not data.train:
+        message = "is missing; corpus 'files' needs a txt, csv, tsv, jsonl or parquet file here"
+        yield Contradiction(("data", "train"), (("data", "corpus"),), message)
+    if data.corpus == "hub" and not data.name:
+        message = "is missing; corpus 'hub' needs the data set's name here"
+        yield Contradiction(("data", "name"), (("data", "corpus"),), message)
+    if tokenizer.kind == "pretrained" and not tokenizer.name:
+        message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
+        yield Contradiction(("tokenizer", "name"), (("tokenizer", "kind"),), message)
+
+
+def _heads(recipe: Recipe) -> Iterator[Contradiction]:
+    first: dict[str, int] = {}
+    for index, head in enumerate(recipe.heads):
+        here: Path = ("heads", index)
+        classes, labels = (*here, "classes"), (*here, "labels")
+        other = first.setdefault(head.name, index)
+        if other != index:
+            path, message = (*here, "name"), f"{head.name!r} is also the name of heads.{other}; rename one"
+            yield Contradiction(path, (("heads", other, "name"),), message)
+        if (head.classes is None) == (head.labels is None):
+            came = "neither" if head.labels is None else "both"
+            message = f"give either classes (codes to be found) or labels (a label column), got {came}"
+            yield Contradiction(here, (classes, labels), message)
+        if head.label_limit is not None and head.labels is None:
+            message = "needs labels; a head with classes has no labels to limit"
+            yield Contradiction((*here, "label_limit"), (classes, labels), message)
+        if head.labels is not None and (missing := _no_column(head.labels, recipe)):
+            yield Contradiction(labels, (("data", "corpus"), ("data", "label_columns")), missing)
+
+
+def _no_column(column: str, recipe: Recipe) -> str | None:
+    """What is wrong with a head's label column, given the corpus."""
+    corpus = recipe.data.corpus
+    columns = LABELS.get(corpus, recipe.data.label_columns)
+    if column in columns:
+        return None
+    hint = did_you_mean(column, columns)
+    if corpus not in LABELS:
+        return f"column {column!r} is not in data.label_columns{hint if columns else '; add it there'}"
+    if columns:
+        return f"corpus {corpus!r} has no label column {column!r}{hint}"
+    return f"corpus {corpus!r} has no labels; give classes instead, or take another corpus"
+
+
+def _networks(recipe: Recipe) -> Iterator[Contradiction]:
+    for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
+        size, heads = network.hidden_size, network.num_attention_heads
+        if network.kind == "transformer" and size % heads:
+            path: Path = (name, "hidden_size")
+            reads = (path, (name, "kind"), (name, "num_attention_heads"))
+            yield Contradiction(path, reads, f"must be a multiple of num_attention_heads ({heads}), got {size}")
+
+
+def _prior(recipe: Recipe) -> Iterator[Contradiction]:
+    prior = recipe.prior
+    kind, levels = ("prior", "kind"), ("prior", "num_levels")
+    if prior.kind == "energy" and prior.num_levels not in (None, 1):
+        message = f"kind 'energy' has one level, got {prior.num_levels}; set it to null, or use kind: diffusion_energy"
+        yield Contradiction(levels, (kind, levels), message)
+    high, low = ("prior", "log_snr_max"), ("prior", "log_snr_min")
+    if prior.log_snr_max <= prior.log_snr_min:
+        message = f"must be greater than log_snr_min ({prior.log_snr_min:g}), got {prior.log_snr_max:g}"
+        yield Contradiction(high, (high, low), message)
+
+
+def _training(recipe: Recipe) -> Iterator[Contradiction]:
+    for index, stage in enumerate(recipe.training.stages):
+        here: Path = ("training", "stages", index)
+        epochs, steps = (*here, "epochs"), (*here, "steps")
+        if (stage.epochs is None) == (stage.steps is None):
+            came = "neither" if stage.epochs is None else "both (set one to null)"
+            yield Contradiction(here, (epochs, steps), f"give either epochs or steps, got {came}")

@@ -1,0 +1,193 @@
+"""Batches of token ids: their order, their padding, and a thread that prepares them ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from textebm.text.tokenizer import TokenStore
+
+T = TypeVar("T")
+Rows = NDArray[np.int64]
+
+POOL = 50  # batches that are sorted by length together: little padding, and batches still differ from epoch to epoch
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Sentences of one batch.
+
+    tokens (B,T) int64, from bos to eos, padded on the right; lengths (B,) counts bos and eos; labels: (B,) int64
+    each, -1 where missing; index (B,) row numbers in the corpus.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    labels: dict[str, Tensor]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def mask(self) -> Tensor:
+        """(B,T) bool, true = a real token (bos and eos too)."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on *device*."""
+        labels = {name: values.to(device) for name, values in self.labels.items()}
+        return TokenBatch(self.tokens.to(device), self.lengths.to(device), labels, self.index.to(device))
+
+
+def collate(
+    store: TokenStore, indices: ArrayLike, labels: Mapping[str, ArrayLike], *, pad: int, bos: int, eos: int
+) -> TokenBatch:
+    """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name."""
+    rows = np.asarray(indices, dtype=np.int64)
+    starts = store.offsets[rows]
+    lengths = store.offsets[rows + 1] - starts
+    width = int(lengths.max(initial=0)) + 2
+    tokens = np.full((len(rows), width), pad, dtype=np.int64)
+    tokens[:, 0] = bos
+    # Position p of row b is token p - 1 of its sentence; gather them all at once.
+    column = np.arange(width) - 1
+    inside = (column >= 0) & (column < lengths[:, None])
+    tokens[inside] = store.tokens[(starts[:, None] + column)[inside]]
+    tokens[np.arange(len(rows)), lengths + 1] = eos
+    return TokenBatch(
+        tokens=torch.from_numpy(tokens),
+        lengths=torch.from_numpy(lengths + 2),
+        labels={name: torch.from_numpy(np.asarray(values)[rows].astype(np.int64)) for name, values in labels.items()},
+        index=torch.from_numpy(rows.copy()),
+    )
+
+
+def collate_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> TokenBatch:
+    """One batch of new sentences, in their order, without labels."""
+    store = TokenStore.build(list(texts), tokenizer, max_tokens)
+    return collate(store, np.arange(len(store)), {}, **special_ids(tokenizer))
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """The pad, bos and eos that `collate` needs."""
+    return {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which rows make each batch: of similar length, in an order drawn from (seed, epoch).
+
+    lengths (n,): tokens of each row. The order is a pure function, so that resuming in mid-epoch is skipping batches.
+    """
+
+    lengths: NDArray[np.int64]
+    batch_size: int
+    seed: int = 0
+
+    def epoch(self, epoch: int, clusters: NDArray[np.integer] | None = None) -> list[Rows]:
+        """The batches of one epoch, the last batch of rows perhaps smaller; each row once.
+
+        clusters (n,): draw as many rows with replacement, each cluster being as likely as any other; rows with a
+        negative cluster are never drawn.
+        """
+        rng = np.random.default_rng([self.seed, epoch])
+        rows = rng.permutation(len(self.lengths)) if clusters is None else draw_by_cluster(np.asarray(clusters), rng)
+        pool = POOL * self.batch_size
+        batches: list[Rows] = []
+        for start in range(0, len(rows), pool):
+            pooled = rows[start : start + pool]
+            pooled = pooled[np.argsort(self.lengths[pooled], kind="stable")]
+            batches += [pooled[first : first + self.batch_size] for first in range(0, len(pooled), self.batch_size)]
+        return [batches[number] for number in rng.permutation(len(batches))]
+
+
+def draw_by_cluster(clusters: NDArray[np.integer], rng: np.random.Generator) -> Rows:
+    """(n,) rows drawn with replacement: first a non-empty cluster, uniformly, then one of its rows, uniformly."""
+    order = np.argsort(clusters, kind="stable")
+    order = order[clusters[order] >= 0]
+    if not len(order):
+        raise ValueError("every row has a negative cluster: nothing can be drawn")
+    _, starts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+    chosen = rng.integers(len(sizes), size=len(clusters))
+    return order[starts[chosen] + rng.integers(sizes[chosen])]
+
+
+def shard(batches: Sequence[T], rank: int, world: int) -> list[T]:
+    """Every *world*-th batch from *rank* on; the first ones are used again so that every process gets as many."""
+    if not batches:
+        return []
+    each = -(-len(batches) // world)
+    return [batches[(rank + step * world) % len(batches)] for step in range(each)]
+
+
+def padding_share(lengths: NDArray[np.integer], batches: Iterable[NDArray[np.integer]]) -> float:
+    """Share of the batches' (B,T) positions that are padding, given each row's length."""
+    real = total = 0
+    for rows in batches:
+        real += int(lengths[rows].sum())
+        total += int(lengths[rows].max(initial=0)) * len(rows)
+    return 1 - real / total if total else 0.0
+
+
+def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
+    """*items*, computed in a background thread at most *ahead* in advance, in their order.
+
+    An error in *items* is raised here; closing or dropping the iterator ends the thread.
+    """
+    ready: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
+    stop = threading.Event()
+
+    def put(more: bool, item: T | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((more, item), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    return
+            put(False, None)
+        except BaseException as error:  # handed to the consumer, whatever it is
+            put(False, error)
+
+    thread = threading.Thread(target=work, name="textebm-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if more:
+                yield item  # type: ignore[misc]
+            elif item is not None:
+                raise item  # type: ignore[misc]
+            else:
+                return
+    finally:
+        stop.set()
+        thread.join()
+
+
+def load_batches(
+    store: TokenStore,
+    order: Iterable[NDArray[np.integer]],
+    labels: Mapping[str, ArrayLike],
+    tokenizer: PreTrainedTokenizerFast,
+    ahead: int = 2,
+) -> Iterator[TokenBatch]:
+    """The batches of *order*, collated in a background thread."""
+    ids = special_ids(tokenizer)
+    return prefetch((collate(store, rows, labels, **ids) for rows in order), ahead)

@@ -1,0 +1,343 @@
+"""Corpora as `datasets.DatasetDict`s of train, validation and test: column ``text``, ``context`` where there is one,
+and label columns of type ClassLabel (-1 = missing).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
+
+from textebm.errors import CorpusError, did_you_mean
+from textebm.text import grammar, readers
+from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
+from textebm.text.readers import Row
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+MAX_CLASSES = 1000
+
+# The files a built-in corpus needs, and where they come from.
+FILES: dict[str, tuple[str, ...]] = {
+    "ptb": ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
+    "dailydialog": tuple(
+        f"{split}/{name}_{split}.txt"
+        for split in SPLITS
+        for name in ("dialogues", "dialogues_act", "dialogues_emotion")
+    ),
+    "yelp": tuple(f"sentiment.{split}.{label}" for split in ("train", "dev", "test") for label in (0, 1))
+    + ("reference.0", "reference.1"),
+}
+SOURCES = {
+    "ptb": "Mikolov's preprocessing of the Penn Treebank, in many language-model repositories",
+    "dailydialog": "the authors' release, http://yanran.li/dailydialog (unpack the zips of the three splits)",
+    "yelp": "https://github.com/lijuncen/Sentiment-and-Style-Transfer, data/yelp",
+}
+
+Source = Callable[[], Iterator[Row]]  # rows with labels as class names, or None where missing; may be read twice
+
+
+@dataclass(frozen=True)
+class _Options:
+    data_dir: Path | None
+    size: int
+    seed: int
+    given: dict[str, str | Path]
+    name: str | None
+    text_column: str
+    label_columns: tuple[str, ...]
+    cache: Path
+
+
+def load_corpus(
+    corpus: str,
+    *,
+    data_dir: str | Path | None = None,
+    size: int = 6000,
+    seed: int = 0,
+    train: str | Path | None = None,
+    validation: str | Path | None = None,
+    test: str | Path | None = None,
+    name: str | None = None,
+    text_column: str = "text",
+    label_columns: Iterable[str] = (),
+    limit: int | None = None,
+    cache_dir: str | Path | None = None,
+) -> DatasetDict:
+    """Train, validation and test of *corpus*: grammar, ptb, dailydialog, yelp, files or hub.
+
+    data_dir: where the built-in corpora lie, tried before $TEXTEBM_DATA and ./data.
+    size, seed: grammar's training sentences; the seed also draws the splits that `files` and `hub` do not give (5 %
+    each).
+    train, validation, test: `files`: txt, csv, tsv, jsonl, parquet. name: `hub`: an id, "id:config" or a local
+    directory.
+    limit: keep the first so many training sentences.
+
+    Raises CorpusError for what is missing, empty or unreadable.
+    """
+    builders: dict[str, Callable[[_Options], DatasetDict]] = {
+        "grammar": _grammar,
+        "ptb": _ptb,
+        "dailydialog": _dailydialog,
+        "yelp": _yelp,
+        "files": _files,
+        "hub": _hub,
+    }
+    if corpus not in builders:
+        raise CorpusError(f"corpus {corpus!r} is unknown{did_you_mean(corpus, builders)}")
+    given = {split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path is not None}
+    options = _Options(
+        data_dir=Path(data_dir) if data_dir is not None else None,
+        size=size,
+        seed=seed,
+        given=given,
+        name=name,
+        text_column=text_column,
+        label_columns=tuple(label_columns),
+        cache=cache_root(cache_dir),
+    )
+    splits = builders[corpus](options)
+    if limit is not None and limit < len(splits["train"]):
+        splits["train"] = splits["train"].select(range(limit))
+    return splits
+
+
+def load_judge_corpus(
+    corpus: str, data_dir: str | Path | None = None, *, cache_dir: str | Path | None = None
+) -> Dataset | None:
+    """The labelled sentences kept apart for an independent classifier (yelp: text, sentiment); None where there are
+    none."""
+    if corpus != "yelp":
+        return None
+    folder = find_corpus(corpus, data_dir)
+    paths = [folder / f"sentiment.classifier.{label}" for label in (0, 1)]
+    if not all(path.is_file() for path in paths):
+        return None
+    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(readers.SENTIMENTS))})
+
+    def build(target: Path) -> None:
+        write_split(target / "judge.arrow", features, readers.yelp_rows(folder, "classifier"))
+
+    return cached("yelp-judge", content_hashes(paths), build, cache_root(cache_dir))["judge"]
+
+
+# Places
+
+
+def corpus_places(corpus: str, data_dir: str | Path | None = None) -> list[Path]:
+    """Where *corpus* is looked for, in this order."""
+    roots = [data_dir, os.environ.get("TEXTEBM_DATA"), "data"]
+    return list(dict.fromkeys(Path(root) / corpus for root in roots if root))
+
+
+def find_corpus(corpus: str, data_dir: str | Path | None = None) -> Path:
+    """The first folder that holds every file of *corpus*; CorpusError tells where it looked and what it expected."""
+    looked = []
+    for place in corpus_places(corpus, data_dir):
+        missing = [name for name in FILES[corpus] if not (place / name).is_file()]
+        if not missing:
+            return place
+        found = f"lacks {', '.join(missing)}" if place.is_dir() else "no such folder"
+        looked.append(f"  {place.absolute()}: {found}")
+    raise CorpusError(
+        f"corpus {corpus!r} was not found. Looked at --data DIR, $TEXTEBM_DATA and data/:\n" + "\n".join(looked) + "\n"
+        f"Expected {corpus}/ with {', '.join(FILES[corpus])}.\n"
+        f"Get it from: {SOURCES[corpus]}. data/README.md has checksums and licences."
+    )
+
+
+# Builders
+
+
+def _built_in(
+    corpus: str, options: _Options, features: Mapping[str, Features], rows: Callable[[Path, str], Iterator[Row]]
+) -> DatasetDict:
+    folder = find_corpus(corpus, options.data_dir)
+
+    def build(target: Path) -> None:
+        for split in SPLITS:
+            write_split(target / f"{split}.arrow", features[split], rows(folder, split))
+
+    return cached(corpus, content_hashes(folder / name for name in FILES[corpus]), build, options.cache)
+
+
+def _grammar(options: _Options) -> DatasetDict:
+    def build(target: Path) -> None:
+        for split, rows in grammar.corpus(options.size, options.seed).items():
+            write_split(target / f"{split}.arrow", rows.features, rows)
+
+    return cached("grammar", [options.size, options.seed], build, options.cache)
+
+
+def _ptb(options: _Options) -> DatasetDict:
+    features = Features({"text": Value("string")})
+    return _built_in("ptb", options, dict.fromkeys(SPLITS, features), readers.ptb_rows)
+
+
+def _dailydialog(options: _Options) -> DatasetDict:
+    features = Features(
+        {
+            "text": Value("string"),
+            "context": List(Value("string")),
+            "act": ClassLabel(names=list(readers.ACTS)),
+            "emotion": ClassLabel(names=list(readers.EMOTIONS)),
+        }
+    )
+
+    def rows(folder: Path, split: str) -> Iterator[Row]:
+        return readers.dailydialog_rows(folder, split, log.warning)
+
+    return _built_in("dailydialog", options, dict.fromkeys(SPLITS, features), rows)
+
+
+def _yelp(options: _Options) -> DatasetDict:
+    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(readers.SENTIMENTS))})
+    tested = Features({**features, "reference": Value("string")})
+    return _built_in("yelp", options, {"train": features, "validation": features, "test": tested}, readers.yelp_rows)
+
+
+def _files(options: _Options) -> DatasetDict:
+    if "train" not in options.given:
+        raise CorpusError("corpus 'files' needs a training file: set data.train to txt, csv, tsv, jsonl or parquet")
+    paths = {}
+    for split, given in options.given.items():
+        places = [Path(given), *([options.data_dir / given] if options.data_dir else [])]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise CorpusError(f"data.{split}: no such file: {' or '.join(str(place.absolute()) for place in places)}")
+        paths[split] = found
+
+    def source(path: Path) -> Source:
+        return lambda: (row for _, row in readers.file_rows(path, options.text_column, options.label_columns))
+
+    sources = {split: source(path) for split, path in paths.items()}
+    kinds = [(split, readers.file_kind(path)) for split, path in paths.items()]
+    key = [kinds, content_hashes(paths.values()), options.text_column, options.label_columns, options.seed]
+    return cached("files", key, lambda target: _write_splits(target, sources, options, {}), options.cache)
+
+
+SAFE_BUILDERS = {"arrow", "csv", "json", "parquet", "text"}  # formats that hold data and nothing that could be run
+HUB_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
+
+
+def _hub(options: _Options) -> DatasetDict:
+    if not options.name:
+        raise CorpusError("corpus 'hub' needs a data set: set data.name to a Hub id, 'id:config' or a local directory")
+    name, config = options.name, None
+    if not Path(name).exists() and ":" in name:
+        name, config = name.rsplit(":", 1)
+    try:
+        builder = load_dataset_builder(name, config)
+        kind = type(builder).__module__.rsplit(".", 1)[-1]
+        if kind not in SAFE_BUILDERS:
+            expected = ", ".join(sorted(SAFE_BUILDERS))
+            raise CorpusError(f"data set {name!r}: format {kind!r} is not read; expected {expected}")
+        loaded = load_dataset(name, config)
+    except CorpusError:
+        raise
+    except Exception as error:  # `datasets` raises many kinds: not found, offline, gated, a script, unreadable files
+        raise CorpusError(f"data set {options.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    splits = {HUB_SPLITS[split]: rows for split, rows in loaded.items() if split in HUB_SPLITS}
+    if "train" not in splits:
+        raise CorpusError(f"data set {options.name!r} has no split 'train'; it has {', '.join(map(str, loaded))}")
+    classes = {}
+    for column in (options.text_column, *options.label_columns):
+        for rows in splits.values():
+            if column not in rows.column_names:
+                hint = did_you_mean(column, rows.column_names)
+                raise CorpusError(f"data set {options.name!r}: no column {column!r}{hint}")
+        feature = splits["train"].features[column]
+        if isinstance(feature, ClassLabel):
+            classes[column] = list(feature.names)
+    sources = {split: _hub_source(rows, options) for split, rows in splits.items()}
+    key = [[(split, rows._fingerprint) for split, rows in splits.items()], options.text_column, options.label_columns]
+    return cached(
+        "hub", [key, options.seed], lambda target: _write_splits(target, sources, options, classes), options.cache
+    )
+
+
+def _hub_source(rows: Dataset, options: _Options) -> Source:
+    columns = rows.select_columns(list(dict.fromkeys((options.text_column, *options.label_columns))))
+
+    def label(column: str, value: Any) -> str | None:
+        feature = columns.features[column]
+        if isinstance(feature, ClassLabel) and value is not None:
+            return feature.names[value] if value >= 0 else None
+        try:
+            return readers.label_text(value)
+        except ValueError as error:
+            raise CorpusError(f"data set {options.name!r}: column {column!r}: {error}") from error
+
+    def read() -> Iterator[Row]:
+        for row in columns:
+            text = row[options.text_column]
+            if text is not None and not isinstance(text, str):
+                raise CorpusError(f"data set {options.name!r}: column {options.text_column!r} holds no text")
+            yield {"text": readers.one_line(text or ""), **{c: label(c, row[c]) for c in options.label_columns}}
+
+    return read
+
+
+def _write_splits(target: Path, sources: dict[str, Source], options: _Options, classes: dict[str, list[str]]) -> None:
+    """Write the given splits, drawing validation and test from train where they are absent. Reads each source twice:
+    once for the classes and the number of sentences, once for the rows."""
+    seen: dict[str, set[str]] = {column: set() for column in options.label_columns}
+    counts = dict.fromkeys(sources, 0)
+    for split, source in sources.items():
+        empty = 0
+        for row in source():
+            counts[split] += bool(row["text"])
+            empty += not row["text"]
+            for column, names in seen.items():
+                if row[column] is not None:
+                    names.add(row[column])
+                if len(names) > MAX_CLASSES:
+                    raise CorpusError(f"label column {column!r} has over {MAX_CLASSES} distinct values: no label")
+        if empty:
+            log.warning("%s: %d rows without text are left out", split, empty)
+    absent = [split for split in SPLITS if split not in sources]
+    if counts["train"] <= len(absent):
+        raise CorpusError(f"train has {counts['train']} sentences; expected at least {len(absent) + 1}")
+    for column, names in seen.items():
+        if not names:
+            raise CorpusError(f"label column {column!r} has no values")
+    numbers = {
+        column: {label: number for number, label in enumerate(classes.get(column) or sort_labels(names))}
+        for column, names in seen.items()
+    }
+    features = Features({"text": Value("string"), **{c: ClassLabel(names=list(of)) for c, of in numbers.items()}})
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(SplitWriter(target / f"{split}.arrow", features)) for split in SPLITS}
+        for split, source in sources.items():
+            drawn = draw_splits(counts["train"], absent, options.seed) if split == "train" else [split] * counts[split]
+            rows = (row for row in source() if row["text"])
+            for row, destination in zip(rows, drawn, strict=True):
+                labels = {c: numbers[c].get(row[c], -1) if row[c] is not None else -1 for c in options.label_columns}
+                writers[destination].add({"text": row["text"], **labels})
+    for split, writer in writers.items():
+        if not writer.count:
+            raise CorpusError(f"{split}: no sentences")
+
+
+def draw_splits(n: int, absent: list[str], seed: int) -> list[str]:
+    """Which split each of *n* training rows goes to: 5 %, at least one, to each of the *absent* ones."""
+    drawn = np.full(n, "train", dtype=object)
+    order = np.random.default_rng(seed).permutation(n)
+    share = max(1, n // 20)
+    for number, split in enumerate(absent):
+        drawn[order[number * share : (number + 1) * share]] = split
+    return list(drawn)
+
+
+def sort_labels(names: Iterable[str]) -> list[str]:
+    """By number where all are whole numbers, else by code point."""
+    names = list(names)
+    return sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else sorted(names)

@@ -1,0 +1,58 @@
+"""A split of a corpus as the arrays that training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from textebm.recipe import Head
+from textebm.text.tokenizer import TokenStore
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sentences as token ids, and for each label column the class of each sentence, (n,) int64, −1 where missing."""
+
+    store: TokenStore
+    labels: dict[str, NDArray[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+
+def read_split(rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> Split:
+    """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone."""
+    labels = {
+        name: np.asarray(rows[name], dtype=np.int64)
+        for name, feature in rows.features.items()
+        if isinstance(feature, ClassLabel)
+    }
+    return Split(TokenStore.build(rows["text"], tokenizer, max_tokens), labels)
+
+
+def label_names(rows: Dataset) -> dict[str, list[str]]:
+    """The classes of each label column."""
+    return {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
+
+
+def known_labels(
+    split: Split, heads: Mapping[str, Head], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed."""
+    known = {}
+    for name, head in heads.items():
+        if head.labels is None:
+            continue
+        labels = split.labels[head.labels].copy()
+        if head.label_limit is not None:
+            present = np.flatnonzero(labels >= 0)
+            shown = np.random.default_rng(seed).permutation(present)[: head.label_limit]
+            hidden = np.setdiff1d(present, shown)
+            labels[hidden] = -1
+        known[name] = labels
+    return known

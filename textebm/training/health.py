@@ -1,0 +1,110 @@
+"""What tells whether a run is well: a few numbers on a fixed validation sample, and named warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
+from textebm.model import StageName, TextEBM
+from textebm.text.batches import collate, special_ids
+from textebm.training.data import Split
+
+SENTENCES = 512
+
+
+@dataclass(frozen=True)
+class Health:
+    """values: nats a sentence unless their name says otherwise. warnings: "name: what was seen; what to change"."""
+
+    values: dict[str, float]
+    warnings: list[str]
+
+
+@torch.no_grad()
+def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
+    """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
+
+    reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder that
+    ignores z loses nothing: that, not a small KL, is posterior collapse.
+    """
+    model.eval()
+    generator = torch.Generator(model.device).manual_seed(0)
+    n = min(sentences, len(split))
+    rows = np.sort(np.random.default_rng(0).permutation(len(split))[:n])
+    ids = special_ids(model.tokenizer)
+    means, stddevs, nll, shuffled = [], [], [], []
+    for start in range(0, n, 128):
+        batch = collate(split.store, rows[start : start + 128], {}, **ids).to(model.device)
+        posterior = model.encoder(batch.tokens, batch.lengths)
+        z = posterior.sample(generator)
+        nll.append(model.reconstruction_nll(batch, z))
+        shuffled.append(model.reconstruction_nll(batch, z.roll(1, 0)))
+        means.append(posterior.mean)
+        stddevs.append(posterior.stddev)
+    mean, stddev = torch.cat(means), torch.cat(stddevs)
+    kl = (0.5 * (mean.square() + stddev.square() - 1) - stddev.log()).sum(-1)
+    values = {
+        "reconstruction_nll": float(torch.cat(nll).mean()),
+        "kl": float(kl.mean()),
+        "active_units": float(active_units(mean.cpu())),
+        "mutual_information_xz": mutual_information_xz(mean.cpu(), stddev.cpu(), seed=0),
+        "reliance": float((torch.cat(shuffled) - torch.cat(nll)).mean()),
+    }
+    logits = model.prior.symbol_logits(mean)
+    for name, head in model.heads.items():
+        probabilities = logits[name].softmax(-1).cpu()
+        if head.column is None:
+            values["mutual_information_zy"] = mutual_information_zy(probabilities)
+            values["codes_in_use"] = float(len(codes_in_use(probabilities.argmax(-1))))
+        elif head.column in split.labels:
+            truth = torch.from_numpy(split.labels[head.column][rows])
+            known = truth >= 0
+            if known.any():
+                values[f"accuracy_{name}"] = float((probabilities.argmax(-1) == truth)[known].float().mean())
+    if model.prior.num_levels > 0 and stage != "autoencoder":
+        level = torch.zeros(n, dtype=torch.long, device=model.device)
+        values["energy_magnitude"] = float(model.prior.potential(mean, level).abs().mean())
+        sample = model.prior.sample(128, generator=generator)
+        values["acceptance"] = float(sample.acceptance.nanmean())
+        values["sample_stddev"] = float(sample.z.std(0).mean())
+        values["posterior_stddev"] = float((mean.var(0) + stddev.square().mean(0)).sqrt().mean())
+    return Health(values, _warnings(model, values, stage))
+
+
+def _warnings(model: TextEBM, values: dict[str, float], stage: StageName) -> list[str]:
+    found = []
+    if values["reliance"] < 0.02 * values["reconstruction_nll"]:
+        found.append(
+            f"posterior collapse: shuffling the latents costs {values['reliance']:.2f} nats, the decoder ignores them; "
+            "raise decoder.word_dropout, lower objective.kl_weight, or set latent.standardize=true"
+        )
+    if values["active_units"] < 0.25 * model.prior.dim:
+        found.append(
+            f"few active units: {values['active_units']:.0f} of {model.prior.dim}; raise objective.free_bits, "
+            "lower objective.kl_weight, or set latent.standardize=true"
+        )
+    codes = [len(head.classes) for head in model.heads.values() if head.column is None]
+    if codes and stage != "autoencoder" and values["codes_in_use"] < 0.25 * codes[-1]:
+        found.append(
+            f"code collapse: {values['codes_in_use']:.0f} of {codes[-1]} codes in use; raise objective.cluster_weight "
+            "or objective.mutual_information_weight"
+        )
+    if values.get("energy_magnitude", 0.0) > 1000:
+        found.append(
+            f"energy divergence: |F| is {values['energy_magnitude']:.0f}; raise prior.potential_penalty, "
+            "lower training.prior_learning_rate, or set prior.learning=score_matching"
+        )
+    if values.get("acceptance", 1.0) < 0.3:
+        found.append(
+            f"chain stuck: acceptance {values['acceptance']:.2f}; raise prior.acceptance or prior.steps, "
+            "or use more levels (prior.num_levels)"
+        )
+    if "sample_stddev" in values and not 0.5 < values["sample_stddev"] / values["posterior_stddev"] < 1.6:
+        found.append(
+            f"prior off the posterior: samples have standard deviation {values['sample_stddev']:.2f}, posteriors "
+            f"{values['posterior_stddev']:.2f}; train the prior longer or use more levels"
+        )
+    return found

@@ -1,0 +1,273 @@
+"""The training loop: a generator of steps. It knows no files: the caller logs, saves and stops.
+
+A run is a list of stages (`training.stages`), each a number of optimiser steps. Everything a step does is a function of
+the weights, the optimiser, the random states, the position (stage, step), the clusters and the epoch's posterior means:
+these are what `Trainer.state` gives and `Trainer.restore` takes back, so that a resumed run repeats an unbroken one bit
+for bit, also in mid-epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from numpy.typing import NDArray
+from torch import Tensor
+
+from textebm.build import build_weights
+from textebm.errors import CheckpointError, DivergenceError
+from textebm.model import LatentBatch, Objective, StageName, TextEBM
+from textebm.objective.clustering import cluster_latents
+from textebm.objective.schedules import learning_rate_factor
+from textebm.recipe import Recipe
+from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, shard, special_ids
+from textebm.training.data import Split, known_labels
+from textebm.training.health import Health, measure_health
+from textebm.training.state import pack, pack_random, unpack, unpack_random
+
+STATISTICS_ROWS = 10_000  # sentences from which the standardisation is made exact at the end of a text stage
+RUNAWAY = 1e4  # |F| beyond which training stops: no text needs it, and float32 chains fail soon after
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    name: StageName
+    steps: int
+    batches_per_epoch: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """number counts over the whole run from 1, stage_step within the stage. values: the loss and its terms, nats."""
+
+    number: int
+    stage: StagePlan
+    stage_step: int
+    values: dict[str, float]
+    tokens: int
+
+
+class Trainer:
+    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe):
+        options = recipe.training
+        self.recipe, self.train, self.validation = recipe, train, validation
+        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        self.device = self.accelerator.device
+        self.model = model.to(self.device)
+        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [*model.encoder.parameters(), *model.decoder.parameters()], "lr": options.learning_rate},
+                {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
+            ],
+            weight_decay=options.weight_decay, betas=(0.9, 0.99),
+        )  # fmt: skip
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+        # each process draws its own noise; process 0 of any number draws what a single process would
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed + 7919 * self.accelerator.process_index)
+        self.labels = known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed)
+        self.unsupervised = [name for name, head in model.heads.items() if head.column is None]
+        self.order = BatchOrder(train.store.lengths, options.batch_size, recipe.seed)
+        self.plan = [self._plan(stage) for stage in options.stages]
+        self.stage_index = self.stage_step = self.number = 0
+        self.clusters: dict[str, NDArray[np.int64]] = {}
+        self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
+        self._latents: tuple[Tensor, Tensor] | None = None
+
+    def _plan(self, stage: Any) -> StagePlan:
+        size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
+        batches = math.ceil(math.ceil(len(self.train) / size) / self.accelerator.num_processes)
+        return StagePlan(stage.name, stage.steps or max(1, round(stage.epochs * batches)), batches)
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.plan)
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def steps(self) -> Iterator[Step]:
+        """Train from the present position to the end of the last stage. Raises DivergenceError."""
+        while self.stage_index < len(self.plan):
+            stage = self.plan[self.stage_index]
+            while self.stage_step < stage.steps:
+                yield from self._epoch(stage)
+            self._finish(stage)
+            self.stage_index, self.stage_step = self.stage_index + 1, 0
+
+    def _epoch(self, stage: StagePlan) -> Iterator[Step]:
+        """The rest of the epoch that the position lies in."""
+        epoch, first = divmod(self.stage_step, stage.batches_per_epoch)
+        last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
+        if stage.name == "prior":
+            latents = self._encoded()
+            if first == 0 and epoch == 0:
+                self._cluster(latents[0].cpu().numpy())
+            size = self.recipe.training.prior_batch_size
+            rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
+            batches = [rows[i : i + size] for i in range(0, len(rows), size)]
+        else:
+            if first == 0 and epoch > 0:
+                self._end_text_epoch()
+            clusters = next(iter(self.clusters.values()), None) if self.recipe.objective.cluster_sampling else None
+            batches = self.order.epoch(1000 * self.stage_index + epoch, clusters)
+        mine = shard(batches, self.accelerator.process_index, self.accelerator.num_processes)[first:last]
+        if stage.name == "prior":
+            for index in mine:
+                chosen = torch.from_numpy(index).to(self.device)
+                batch = LatentBatch(latents[0][chosen], latents[1][chosen], self._targets(index))
+                yield self._step(stage, batch, None, 0)
+        else:
+            for tokens in load_batches(self.train.store, mine, {}, self.model.tokenizer):
+                moved = tokens.to(self.device)
+                yield self._step(stage, moved, tokens.index.numpy(), int(tokens.lengths.sum()) - len(tokens))
+
+    def _step(
+        self, stage: StagePlan, batch: TokenBatch | LatentBatch, rows: NDArray[np.int64] | None, tokens: int
+    ) -> Step:
+        self.wrapped.train()
+        factor = learning_rate_factor(self.stage_step, stage.steps)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        weights = build_weights(self.recipe.objective, self.stage_step / max(stage.steps, 1))
+        targets = None if rows is None else self._targets(rows)
+        bf16 = self.recipe.training.mixed_precision == "bf16" and rows is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
+        values = {name: float(term) for name, term in objective.terms.items()}
+        self._check(values)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(objective.loss)
+        for group in self.optimizer.param_groups:
+            norm = torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.training.gradient_clip)
+            if not torch.isfinite(norm):
+                raise DivergenceError(self._advice("the gradient", float(norm)))
+        self.optimizer.step()
+        if rows is not None and objective.posterior is not None:
+            self.means[rows] = objective.posterior.mean.detach().float().cpu().numpy()
+        self.stage_step += 1
+        self.number += 1
+        return Step(self.number, stage, self.stage_step, values, tokens)
+
+    def _targets(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        known = {**self.labels, **self.clusters}
+        return {name: torch.from_numpy(classes[rows]).to(self.device) for name, classes in known.items()}
+
+    def _check(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergenceError(self._advice(f"the term {name!r}", value))
+        if values.get("potential", 0.0) > RUNAWAY:
+            raise DivergenceError(self._advice("|F|", values["potential"]))
+
+    def _advice(self, what: str, value: float) -> str:
+        return (
+            f"step {self.number + 1}: {what} is {value:g}; the last good checkpoint is kept. Lower "
+            "training.learning_rate or training.prior_learning_rate, raise prior.potential_penalty, "
+            "or learn the prior by score matching (prior.learning=score_matching)"
+        )
+
+    # -- between epochs and stages -------------------------------------------------------------------------------
+
+    def _end_text_epoch(self) -> None:
+        """New clusters from the posterior means that training itself computed: no second pass over the corpus."""
+        means = torch.from_numpy(self.means).to(self.device)
+        self._cluster(self.accelerator.reduce(means, "sum").cpu().numpy())
+        self.means = np.zeros_like(self.means)
+
+    def _cluster(self, means: NDArray[np.float32]) -> None:
+        seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
+        for name in self.unsupervised:
+            previous = self.clusters.get(name)
+            classes = len(self.model.heads[name].classes)
+            assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
+            assignment[seen] = cluster_latents(
+                means[seen], classes, components=self.recipe.objective.cluster_pca, seed=self.recipe.seed,
+                previous=None if previous is None else previous[seen],
+            )  # fmt: skip
+            self.clusters[name] = assignment
+
+    def _encoded(self) -> tuple[Tensor, Tensor]:
+        """Posterior means and standard deviations of the training set, (n, d) each: what a resting encoder gives."""
+        if self._latents is None:
+            self._latents = self._encode(np.arange(len(self.train)))
+        return self._latents
+
+    @torch.no_grad()
+    def _encode(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        self.model.eval()
+        lengths = self.train.store.lengths[rows]
+        order = np.argsort(lengths, kind="stable")
+        mean = torch.empty(len(rows), self.recipe.latent.dim, device=self.device)
+        stddev = torch.empty_like(mean)
+        ids = special_ids(self.model.tokenizer)
+        for start in range(0, len(rows), 512):
+            chosen = order[start : start + 512]
+            batch = collate(self.train.store, rows[chosen], {}, **ids).to(self.device)
+            posterior = self.model.encoder(batch.tokens, batch.lengths)
+            mean[chosen], stddev[chosen] = posterior.mean, posterior.stddev
+        return mean, stddev
+
+    def _finish(self, stage: StagePlan) -> None:
+        """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
+        if stage.name != "prior":
+            some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
+            self.model.encoder.head.absorb_statistics(self._encode(np.sort(some))[0])
+            self._latents = None
+        if stage.name != "autoencoder" and self.model.learning == "score_matching":
+            self.model.prior.calibrate(generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
+
+    # -- health --------------------------------------------------------------------------------------------------
+
+    def health(self) -> Health:
+        """How the model does on a fixed sample of the validation split."""
+        stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
+        if stage != "autoencoder" and self.model.learning == "score_matching":
+            self.model.prior.calibrate(n=64, rounds=8, generator=torch.Generator(self.device).manual_seed(1))
+        return measure_health(self.model, self.validation, stage=stage)
+
+    # -- resuming ------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """Everything that decides the rest of the run, as tensors and JSON (of this process's random numbers)."""
+        optimizer, optimizer_json = pack(self.optimizer.state_dict())
+        randomness, randomness_json = pack_random({"noise": self.generator})
+        clusters = {name: torch.from_numpy(values) for name, values in self.clusters.items()}
+        tensors = {
+            "model": dict(self.model.state_dict()), "optimizer": optimizer, "random": randomness,
+            "progress": {"means": torch.from_numpy(self.means), **{f"cluster_{k}": v for k, v in clusters.items()}},
+        }  # fmt: skip
+        position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
+        return tensors, {
+            "position": position, "optimizer": optimizer_json, "random": randomness_json,
+            "processes": self.accelerator.num_processes, "rows": len(self.train),
+        }  # fmt: skip
+
+    def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave. Raises CheckpointError if the corpus or the number of processes changed."""
+        for name, now in {"rows": len(self.train), "processes": self.accelerator.num_processes}.items():
+            if state[name] != now:
+                raise CheckpointError(
+                    f"the run was saved with {state[name]} {name} and would resume with {now}: "
+                    "use the same corpus, options and number of processes"
+                )
+        self.model.load_state_dict(dict(tensors["model"]))
+        self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
+        unpack_random(tensors["random"], state["random"], {"noise": self.generator})
+        progress = tensors["progress"]
+        self.means = progress["means"].numpy().copy()
+        self.clusters = {
+            name.removeprefix("cluster_"): values.numpy().copy()
+            for name, values in progress.items()
+            if name.startswith("cluster_")
+        }
+        position = state["position"]
+        self.stage_index, self.stage_step, self.number = (
+            position["stage"], position["stage_step"], position["number"],
+        )  # fmt: skip
+        self._latents = None

@@ -1,0 +1,162 @@
+"""What a run tells while it works: metrics.jsonl for machines, a bar or a plain line now and then for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from textebm.training.checkpoint import write_atomically
+
+# metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
+HEALTH = {
+    "loss": ("loss", ".3f"),
+    "reconstruction_nll": ("reconstruction", ".2f"),
+    "kl": ("KL", ".2f"),
+    "active_units": ("active units", ".0f"),
+    "mutual_information_xz": ("I(x;z)", ".2f"),
+    "mutual_information_zy": ("I(z;y)", ".2f"),
+    "codes_in_use": ("codes", ".0f"),
+    "energy_magnitude": ("|F|", ".2f"),
+    "acceptance": ("acceptance", ".2f"),
+    "tokens_per_second": ("tokens/s", ",.0f"),
+}
+
+
+class MetricsLog:
+    """Append-only JSON lines, `{"step": 100, "loss": 3.2}`.
+
+    A run that was killed and resumed must leave the same file as one that was not. So what depends on the clock
+    (seconds, tokens a second) belongs in a log of its own, timing.jsonl, and a step's lines are written before its
+    checkpoint. Numbers that are not finite become null, which JSON readers accept.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the system; it outlives this process, however that ends."""
+        line = json.dumps({"step": step, **{name: _finite(value) for name, value in values.items()}}) + "\n"
+        # Opened each time, a line in one write: no handle to leak into forks, none that points to a replaced file.
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def read(self) -> list[dict[str, Any]]:
+        """The complete lines, oldest first; a last line that was cut short is left out."""
+        return [record for _, record in self._records()]
+
+    def truncate_after(self, step: int) -> int:
+        """Drop, atomically, the lines of later steps and any that was cut short; returns how many lines went."""
+        if not self.path.exists():
+            return 0
+        before = self.path.read_bytes()
+        kept = b"".join(line for line, record in self._records() if record["step"] <= step)
+        if kept != before:
+            write_atomically(self.path, kept)
+        return len(before.splitlines()) - len(kept.splitlines())
+
+    def _records(self) -> list[tuple[bytes, dict[str, Any]]]:
+        records = []
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append((line, record))
+        return records
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
+    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · active units 24`; unknown names follow as they are."""
+    known = [name for name in HEALTH if name in values]
+    parts = [f"step {step}" if total is None else f"step {step}/{total}"]
+    parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]
+    parts += [f"{name} {_format(values[name], '.4g')}" for name in values if name not in HEALTH]
+    return " · ".join(parts)
+
+
+def _format(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, (int, float)) else str(value)
+
+
+class Progress:
+    """A bar with stage, step, loss and tokens a second on a terminal; elsewhere a health line every *every* seconds.
+
+    Everything goes to stderr: stdout belongs to results. `quiet` (as with --json) turns the bar off also on a terminal.
+    """
+
+    def __init__(self, quiet: bool = False, console: Console | None = None, every: float = 30.0) -> None:
+        self.console = console or Console(stderr=True)
+        self.every = every
+        self.stage_name = ""
+        self.total: int | None = None
+        self.tokens_per_second = 0.0
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._ticked = self._printed = time.monotonic()
+        if self.console.is_terminal and not quiet:
+            self._bar = Bar(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[numbers]}", markup=False),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def stage(self, name: str, total: int | None = None, step: int = 0) -> None:
+        """Begin a stage of *total* steps (None: unknown), of which *step* are done."""
+        self.stage_name, self.total, self.tokens_per_second = name, total, 0.0
+        self._ticked = time.monotonic()
+        if self._bar is None:
+            self.message(name if total is None else f"{name}: {total} steps")
+            return
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=total, completed=step, numbers="")
+
+    def update(self, step: int, values: Mapping[str, Any] | None = None, tokens: int = 0) -> None:
+        """Step *step* of the stage is done; *tokens* were used since the last call."""
+        now = time.monotonic()
+        if tokens:
+            speed = tokens / max(now - self._ticked, 1e-9)
+            # Smoothed over about ten calls: a single step says little, the whole run hides a slowdown.
+            self.tokens_per_second = speed if not self.tokens_per_second else 0.9 * self.tokens_per_second + 0.1 * speed
+        self._ticked = now
+        shown = dict(values or {})
+        if self.tokens_per_second:
+            shown["tokens_per_second"] = self.tokens_per_second
+        if self._bar is not None and self._task is not None:
+            numbers = health_line(step, {name: shown[name] for name in ("loss", "tokens_per_second") if name in shown})
+            self._bar.update(self._task, completed=step, numbers=numbers.partition(" · ")[2])
+        elif self._bar is None and now - self._printed >= self.every:
+            self.message(f"{self.stage_name}: {health_line(step, shown, self.total)}")
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the bar if there is one. The text is shown as it is, never read as markup."""
+        self._printed = time.monotonic()
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

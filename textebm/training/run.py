@@ -1,0 +1,217 @@
+"""A whole run: recipe to corpus to model to training to evaluation, and the run directory that holds it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+
+from textebm.build import build_corpus, build_heads, build_judge_corpus, build_model, build_tokenizer
+from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
+from textebm.evaluation.suite import Evaluation
+from textebm.evaluation.suite import evaluate as run_suite
+from textebm.model import TextEBM
+from textebm.pretrained import load, model_card, save
+from textebm.recipe import Recipe
+from textebm.recipe_io import dump_recipe, load_recipe
+from textebm.text import grammar
+from textebm.training import checkpoint
+from textebm.training.data import label_names, read_split
+from textebm.training.interrupt import GracefulStop
+from textebm.training.lock import RunLock
+from textebm.training.loop import Trainer
+from textebm.training.progress import MetricsLog, Progress, health_line
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, its model, and its evaluation (None if it was stopped before)."""
+
+    directory: Path
+    model: TextEBM
+    evaluation: Evaluation | None
+
+
+def train(
+    recipe: str | Path | Recipe, *, overrides: Sequence[str] = (), out: str | Path | None = None,
+    data_dir: str | Path | None = None, resume: bool = False, quiet: bool = False,
+) -> Run:  # fmt: skip
+    """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
+
+    With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete.
+    Raises TextEBMError subclasses for what the user can mend.
+    """
+    recipe = load_recipe(recipe, overrides)
+    directory = Path(out) if out is not None else Path("runs") / recipe.name
+    if not resume and directory.is_dir() and any(path.name != ".lock" for path in directory.iterdir()):
+        raise CheckpointError(f"{directory} is not empty: continue its run with resume, or choose another directory")
+    torch.manual_seed(recipe.seed)
+    with Progress(quiet=quiet) as progress, GracefulStop() as stop:
+        corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+        _check_labels(recipe, corpus)
+        tokenizer = build_tokenizer(recipe, corpus["train"]["text"])
+        splits = {
+            name: read_split(corpus[name], tokenizer, recipe.data.max_tokens) for name in ("train", "validation")
+        }
+        for name, split in splits.items():
+            if len(split) == 0:
+                raise CorpusError(f"the {name} split of {recipe.data.corpus!r} holds no sentences")
+        model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+        trainer = Trainer(model, splits["train"], splits["validation"], recipe)
+        main = trainer.accelerator.is_main_process
+        if main:
+            _describe(progress, recipe, corpus, trainer)
+            with RunLock(directory):
+                complete = _train(trainer, recipe, directory, resume, progress, stop)
+                evaluation = _conclude(model, recipe, corpus, directory, data_dir, progress) if complete else None
+        else:
+            complete, evaluation = _train(trainer, recipe, directory, resume, progress, stop), None
+        trainer.accelerator.wait_for_everyone()
+    model.to("cpu").eval()
+    return Run(directory, model, evaluation)
+
+
+def _train(
+    trainer: Trainer, recipe: Recipe, directory: Path, resume: bool, progress: Progress, stop: GracefulStop
+) -> bool:
+    """All steps that are left. True when the last stage is done, False when a signal stopped it (and it was saved)."""
+    main, options = trainer.accelerator.is_main_process, recipe.training
+    metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
+    found = checkpoint.latest(directory) if resume else None
+    if main and (found is None or not (directory / "recipe.yaml").exists()):
+        checkpoint.write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
+    if found is not None:
+        saved = load_recipe(directory / "recipe.yaml")
+        if saved != recipe:
+            raise RecipeError(
+                f"{directory} was trained with another recipe: resume with its own recipe.yaml, without overrides, "
+                "or choose another directory with --out"
+            )
+        trainer.restore({group: found.tensors(group) for group in found.groups}, found.state)
+        for problem in found.problems:
+            progress.message(f"warning: damaged checkpoint passed over: {problem}")
+        progress.message(f"resumed at step {trainer.number} of {trainer.total_steps}")
+    if main:
+        metrics.truncate_after(trainer.number)
+        timing.truncate_after(trainer.number)
+
+    def save_checkpoint() -> None:
+        if main:
+            tensors, state = trainer.state()
+            checkpoint.save(directory, trainer.number, tensors, state, keep=options.keep_checkpoints)
+        trainer.accelerator.wait_for_everyone()
+
+    stage, began, tokens, since = None, time.monotonic(), 0, trainer.number
+    totals: dict[str, float] = {}
+    for step in trainer.steps():
+        if step.stage is not stage:
+            stage = step.stage
+            progress.stage(f"{stage.name}", stage.steps, step.stage_step - 1)
+        tokens += step.tokens
+        for name, value in step.values.items():
+            totals[name] = totals.get(name, 0.0) + value
+        progress.update(step.stage_step, step.values, step.tokens)
+        last = step.number == trainer.total_steps
+        if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
+            health = trainer.health()
+            if main:
+                means = {f"train_{name}": value / (step.number - since) for name, value in totals.items()}
+                metrics.write(step.number, {"stage": stage.name, **means, **health.values, "warnings": health.warnings})
+                elapsed = time.monotonic() - began
+                timing.write(step.number, {"seconds": elapsed, "tokens_per_second": tokens / max(elapsed, 1e-9)})
+                progress.message(f"{stage.name}: {health_line(step.number, health.values, trainer.total_steps)}")
+                for warning in health.warnings:
+                    progress.message(f"warning: {warning}")
+            totals, since, began, tokens = {}, step.number, time.monotonic(), 0
+        requested = _any(trainer, stop.requested)
+        if last or requested or step.number % options.checkpoint_every == 0:
+            save_checkpoint()
+        if requested and not last:
+            progress.message(f"stopped at step {step.number} of {trainer.total_steps} and saved; go on with --resume")
+            return False
+    return True
+
+
+def _any(trainer: Trainer, requested: bool) -> bool:
+    """A signal to one process stops all of them, at the same step."""
+    if trainer.accelerator.num_processes == 1:
+        return requested
+    flag = torch.tensor(float(requested), device=trainer.device)
+    return bool(trainer.accelerator.reduce(flag, "sum") > 0)
+
+
+def _conclude(
+    model: TextEBM, recipe: Recipe, corpus: DatasetDict, directory: Path, data_dir: str | Path | None,
+    progress: Progress,
+) -> Evaluation:  # fmt: skip
+    """The model's files, the evaluation, samples and card."""
+    model.eval()
+    save(model, directory)
+    progress.message("evaluating")
+    evaluation = _evaluate(model, recipe, corpus, data_dir, recipe.evaluation.limit, recipe.seed, None)
+    write_evaluation(evaluation, model, directory)
+    return evaluation
+
+
+def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
+    """evaluation.json, samples.txt and the card's table, each replaced whole."""
+    evaluation.save(directory / "evaluation.json")
+    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+
+
+def evaluate_run(
+    directory: str | Path, *, limit: int | None = None, seed: int = 0, data_dir: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Evaluation:  # fmt: skip
+    """Measure the model of a run directory on its corpus's test split and write evaluation.json there."""
+    directory = Path(directory)
+    model = load(directory)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    recipe = Recipe.model_validate(model.recipe)
+    corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+    evaluation = _evaluate(model, recipe, corpus, data_dir, limit or recipe.evaluation.limit, seed, progress)
+    with RunLock(directory):
+        write_evaluation(evaluation, model, directory)
+    return evaluation
+
+
+def _evaluate(
+    model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, limit: int | None, seed: int,
+    progress: Callable[[str], None] | None,
+) -> Evaluation:  # fmt: skip
+    return run_suite(
+        model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed, limit=limit,
+        samples=recipe.evaluation.samples, samples_per_class=recipe.evaluation.samples_per_class,
+        parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress,
+    )  # fmt: skip
+
+
+def _check_labels(recipe: Recipe, corpus: DatasetDict) -> None:
+    """Label columns of own files are known only now."""
+    names = label_names(corpus["train"])
+    for i, head in enumerate(recipe.heads):
+        if head.labels is not None and head.labels not in names:
+            known = did_you_mean(head.labels, names) if names else "; the corpus has no label columns"
+            raise RecipeError(f"heads.{i}.labels: {head.labels!r} is no label column of the corpus{known}")
+
+
+def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: Trainer) -> None:
+    model = trainer.model
+    text, prior = ([p.numel() for p in group["params"]] for group in trainer.optimizer.param_groups)
+    progress.message(
+        f"{recipe.name}: {len(corpus['train']):,} sentences of {recipe.data.corpus}, {len(model.tokenizer):,} words; "
+        f"{sum(text) / 1e6:.1f}M parameters in encoder and decoder, {sum(prior) / 1e6:.2f}M in the "
+        f"{recipe.prior.kind} prior; {trainer.total_steps:,} steps on {trainer.device}, "
+        f"{torch.get_num_threads()} threads"
+    )
+
+
+def _text(path: str | Path | None) -> Any:
+    return None if path is None else str(path)
