@@ -131,6 +131,17 @@ def test_overrides_take_yaml_values_and_the_last_one_wins(write: Any) -> None:
     assert recipe.heads[0].classes == 4 and recipe.description == "a=b"
 
 
+def test_another_prior_forgets_the_ladder_of_the_last_one(write: Any, shipped: Path) -> None:
+    path = write("prior: {num_levels: 10, steps: 2, strength: 5}")
+    prior = load_recipe(path, ["prior.steps=30", "prior.kind=energy"]).prior
+    assert (prior.num_levels, prior.steps, prior.strength) == (None, 30, 5)
+    assert load_recipe(path, ["prior.kind=diffusion_energy"]).prior.num_levels == 10
+    assert refusal(path, ["prior.kind=energy", "prior.num_levels=10"]).startswith(
+        "prior.num_levels: kind 'energy' has one"
+    )
+    assert load_recipe(write("extends: mine.yaml\nprior: {kind: gaussian}", "other.yaml")).prior.steps is None
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [

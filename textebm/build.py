@@ -1,4 +1,4 @@
-"""Recipe -> components. The only file that reads recipe values into constructors, and the only one that asks for a kind."""
+"""Recipe -> components: the only file that reads recipe values into constructors, and that asks for a kind."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from textebm.generation import SymbolHead
+from textebm.generation import Decoder, Encoder, SymbolHead
 from textebm.model import TextEBM, Weights
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TransformerEncoder
@@ -59,15 +58,15 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
     """The whole model, freshly initialised from torch's global random state."""
     return TextEBM(
-        _encoder(recipe, len(tokenizer)), _decoder(recipe, len(tokenizer)), _prior(recipe.prior, recipe.latent.dim, heads),
-        tokenizer, heads, max_tokens=recipe.data.max_tokens, word_dropout=recipe.decoder.word_dropout,
-        learning=recipe.prior.learning, recipe=recipe.model_dump(mode="json"),
+        _encoder(recipe, len(tokenizer)), _decoder(recipe, len(tokenizer)),
+        _prior(recipe.prior, recipe.latent.dim, heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
+        word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int) -> nn.Module:
+def _encoder(recipe: Recipe, vocabulary_size: int) -> Encoder:
     options, latent = recipe.encoder, recipe.latent
-    encoder: RecurrentEncoder | TransformerEncoder
+    encoder: Encoder
     if options.kind == "transformer":
         encoder = TransformerEncoder(
             vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
@@ -84,7 +83,7 @@ def _encoder(recipe: Recipe, vocabulary_size: int) -> nn.Module:
     return encoder
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int) -> nn.Module:
+def _decoder(recipe: Recipe, vocabulary_size: int) -> Decoder:
     options, dim = recipe.decoder, recipe.latent.dim
     if options.kind == "transformer":
         return TransformerDecoder(
@@ -104,10 +103,11 @@ def _prior(options: Prior, dim: int, heads: Mapping[str, SymbolHead]) -> LatentP
         if options.schedule == "published"
         else log_snr_ladder(levels, options.log_snr_max, options.log_snr_min)
     )
-    explicit = {
-        "gaussian": StandardNormal,
-        "gaussian_mixture": lambda: GaussianMixture(options.components, dim),
-    }.get(options.kind)
+    explicit: StandardNormal | GaussianMixture | None = None
+    if options.kind == "gaussian":
+        explicit = StandardNormal()
+    elif options.kind == "gaussian_mixture":
+        explicit = GaussianMixture(options.components, dim)
     energy = EnergyNet(
         dim, levels, {name: len(head.classes) for name, head in heads.items()}, hidden_size=options.hidden_size,
         num_blocks=options.num_blocks, spectral_norm=options.spectral_norm,
@@ -117,7 +117,7 @@ def _prior(options: Prior, dim: int, heads: Mapping[str, SymbolHead]) -> LatentP
         options.metropolis, options.start,
     )  # fmt: skip
     return LatentPrior(
-        dim, energy, NoiseSchedule(ladder, options.reference), explicit=explicit() if explicit else None, chain=chain,
+        dim, energy, NoiseSchedule(ladder, options.reference), explicit=explicit, chain=chain,
         symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
         encoder_gradient=options.encoder_gradient,
     )  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -16,6 +16,7 @@ from transformers.generation.logits_process import (
 )
 
 from textebm.errors import TextEBMError
+from textebm.networks.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DecodingOptions:
 
 
 def decode_tokens(
-    decoder: nn.Module, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
+    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:  # fmt: skip
     """Token ids of each latent's sentence, without <bos> and <eos>. z (B, d)"""
@@ -71,7 +72,7 @@ def _warpers(options: DecodingOptions) -> LogitsProcessorList:
 
 
 def _one_by_one(
-    decoder: nn.Module, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
+    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
     generator: torch.Generator | None,
 ) -> list[list[int]]:  # fmt: skip
     """Greedy or sampled. Finished sentences leave the batch, so that a long one does not make all wait."""
@@ -88,7 +89,8 @@ def _one_by_one(
         if options.decoding == "greedy":
             tokens = logits.argmax(-1)
         else:
-            probabilities = warpers(output[rows, :position], logits).softmax(-1)
+            before = cast("torch.LongTensor", output[rows, :position])
+            probabilities = warpers(before, logits).softmax(-1)
             tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         tokens = torch.where(alive, tokens, eos)
         output[rows, position] = tokens
@@ -103,9 +105,7 @@ def _one_by_one(
     return [row[: row.index(eos)] if eos in row else row for row in output.tolist()]
 
 
-def _beam(
-    decoder: nn.Module, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions
-) -> list[list[int]]:
+def _beam(decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions) -> list[list[int]]:
     """Beam search; the winner has the highest log-probability a token, the end included."""
     b, beams, eos, never = len(z), options.num_beams, tokenizer.eos_token_id, _never(tokenizer)
     z = z.repeat_interleave(beams, dim=0)  # (B·K, d)

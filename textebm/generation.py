@@ -6,22 +6,28 @@ heads) and knows nothing of recipes or training. All randomness comes from ``see
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.errors import TextEBMError, did_you_mean
+from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.prior.likelihood import log_prob_bound
-from textebm.prior.prior import Symbols
+from textebm.prior.prior import LatentPrior, Symbols
 from textebm.text.batches import TokenBatch, collate_texts
 from textebm.text.tokenizer import decode as decode_ids
 
 Decoding = Literal["greedy", "sample", "beam"]
+Encoder = RecurrentEncoder | TransformerEncoder
+Decoder = RecurrentDecoder | TransformerDecoder
 SymbolRequest = Mapping[str, "str | int | Sequence[str | int]"]
 
 
@@ -69,8 +75,20 @@ class ElboTerms:
     num_tokens: Tensor
 
 
-class Generation:
-    """The controllable-generation methods of `TextEBM`."""
+class Generation(nn.Module):
+    """The controllable-generation methods of `TextEBM`, which has these parts and gives −log p(x|z)."""
+
+    encoder: Encoder
+    decoder: Decoder
+    prior: LatentPrior
+    tokenizer: PreTrainedTokenizerFast
+    heads: dict[str, SymbolHead]
+    max_tokens: int
+    reconstruction_nll: Callable[[TokenBatch, Tensor], Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        return self.prior.rho.device
 
     # -- texts in ------------------------------------------------------------------------------------------------
 
@@ -122,7 +140,7 @@ class Generation:
                 if self.prior.num_levels > 0:
                     log_p = log_prob_bound(self.prior, z, generator=generator)
                     noise = (z - posterior.mean) / posterior.stddev  # entropy and cross-entropy at the same draw
-                    log_q = (-0.5 * noise.square() - posterior.stddev.log() - 0.5 * torch.log(z.new_tensor(2 * torch.pi)))
+                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - posterior.stddev.log()
                     divergence = log_q.sum(-1) - log_p
                 elif self.prior.explicit is not None:
                     divergence = divergence - self.prior.explicit.log_ratio(z)
@@ -141,7 +159,8 @@ class Generation:
     ) -> list[str]:  # fmt: skip
         """n new sentences: z from the prior, tilted by *symbols* if given, then decoded.
 
-        symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of experts.
+        symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
+        experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
         steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
         """
@@ -158,8 +177,8 @@ class Generation:
     ) -> Tensor:  # fmt: skip
         """(n, d) draws of the (tilted) prior, on the CPU."""
         if n < 0 or steps_factor < 1:
-            raise TextEBMError(f"n must be at least 0 and steps_factor at least 1, got n={n}, steps_factor={steps_factor}")
-        chosen, generator = self._symbols(symbols, n), self._generator(seed)
+            raise TextEBMError(f"expected n >= 0 and steps_factor >= 1, got n={n}, steps_factor={steps_factor}")
+        chosen, generator = self._symbols(symbols, n, strength), self._generator(seed)
         pieces = [torch.zeros(0, self.prior.dim)]
         with self._evaluating():
             for start in range(0, n, batch_size):
@@ -182,6 +201,8 @@ class Generation:
             decoding, temperature, top_k, top_p, num_beams, self.max_tokens if max_tokens is None else max_tokens
         )
         options.check()
+        if z.ndim != 2 or z.shape[1] != self.prior.dim:
+            raise TextEBMError(f"expected latents of shape (n, {self.prior.dim}), got {tuple(z.shape)}")
         generator, texts = self._generator(seed), []
         with self._evaluating():
             for start in range(0, len(z), batch_size):
@@ -208,7 +229,7 @@ class Generation:
         """
         if not symbols:
             raise TextEBMError("edit needs at least one symbol, such as {'sentiment': 'positive'}")
-        chosen, generator = self._symbols(symbols, len(texts)), self._generator(seed)
+        chosen, generator = self._symbols(symbols, len(texts), strength), self._generator(seed)
         z = self.encode(texts).mean.to(self.device)
         z = self._denoise(z, level, chosen, strength, generator)
         return self.decode(z.cpu(), seed=seed, decoding=decoding)
@@ -256,8 +277,10 @@ class Generation:
             raise TextEBMError(f"unknown symbol {name!r}{known}")
         return self.heads[name]
 
-    def _symbols(self, symbols: SymbolRequest | None, n: int) -> dict[str, Tensor]:
+    def _symbols(self, symbols: SymbolRequest | None, n: int, strength: float | None) -> dict[str, Tensor]:
         """Class numbers (n,) for each head asked for."""
+        if strength is not None and not 0 <= strength < math.inf:
+            raise TextEBMError(f"strength must be a number from 0 up, got {strength}")
         chosen = {}
         for name, value in (symbols or {}).items():
             head = self._head(name)
@@ -300,6 +323,8 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
 
 def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:
     """Rows in order of length, so that batches have little padding, and the permutation that undoes it."""
+    if isinstance(texts, str):  # a sequence of texts too, of one letter each
+        raise TextEBMError(f"expected a list of texts, got one string: write [{texts[:40]!r}]")
     rows = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     inverse = torch.empty(len(rows), dtype=torch.long)
     inverse[torch.tensor(rows, dtype=torch.long)] = torch.arange(len(rows))

@@ -8,7 +8,8 @@ with p(z) the latent energy-based prior of `textebm.prior.prior`. Three ways thr
 - "prior": encoder and decoder rest; F is learned on the posterior by score matching or by recovery.
 - "joint": everything; the encoder follows the learned prior.
 
-To these the symbol heads add: cross-entropy to labels (supervised) or clusters (unsupervised), and the bottleneck I(z; y).
+To these the symbol heads add: cross-entropy to labels (supervised) or clusters (unsupervised), and the bottleneck
+I(z; y).
 """
 
 from __future__ import annotations
@@ -19,11 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.generation import Generation, SymbolHead
+from textebm.generation import Decoder, Encoder, Generation, SymbolHead
 from textebm.networks.encoder import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.schedules import free_bits
@@ -55,18 +55,18 @@ class LatentBatch:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss and its terms, each () and in nats a sentence unless said otherwise; posterior (B, d) of a text batch."""
+    """The loss and its terms, each () and in nats a sentence; posterior (B, d) of a text batch."""
 
     loss: Tensor
     terms: dict[str, Tensor]
     posterior: Posterior | None = None
 
 
-class TextEBM(Generation, nn.Module):
+class TextEBM(Generation):
     """A sequence VAE with a latent energy-based prior. Generation, editing and encoding: `textebm.generation`."""
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
+        self, encoder: Encoder, decoder: Decoder, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
         heads: Mapping[str, SymbolHead], *, max_tokens: int = 40, word_dropout: float = 0.0,
         learning: Literal["score_matching", "recovery"] = "score_matching", recipe: dict[str, Any] | None = None,
     ):  # fmt: skip
@@ -80,10 +80,6 @@ class TextEBM(Generation, nn.Module):
         self.word_dropout = word_dropout
         self.learning = learning
         self.recipe = recipe
-
-    @property
-    def device(self) -> torch.device:
-        return self.prior.rho.device
 
     def forward(
         self, batch: TokenBatch | LatentBatch, stage: StageName, weights: Weights,
@@ -127,8 +123,8 @@ class TextEBM(Generation, nn.Module):
             drop[:, 0] = False
             inputs = inputs.masked_fill(drop, self.tokenizer.unk_token_id)
         mask = batch.mask[:, 1:]
-        logits = self.decoder.logits(self.decoder.hidden(inputs, z)[mask])  # (words, V): padding never meets the softmax
-        nll = F.cross_entropy(logits.float(), words[mask], reduction="none")
+        hidden = self.decoder.hidden(inputs, z)[mask]  # (words, E): padding never meets the softmax
+        nll = self.decoder.nll(hidden, words[mask])
         sentence = torch.arange(len(z), device=z.device)[:, None].expand_as(words)[mask]
         return torch.zeros(len(z), device=z.device).index_add_(0, sentence, nll)
 

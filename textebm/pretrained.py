@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -11,15 +14,26 @@ from textebm.errors import CheckpointError
 from textebm.model import TextEBM
 from textebm.training.checkpoint import publish_model, read_model, write_atomically
 
-FILES = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md", "evaluation.json"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+FILES = ["model.safetensors", "config.json", *TOKENIZER_FILES, "README.md", "evaluation.json"]
 
 
 def save(model: TextEBM, directory: str | Path) -> None:
-    """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card."""
+    """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card.
+
+    config.json, written last, has the checksums of the others. Raises CheckpointError if the disk refuses.
+    """
+    if model.recipe is None:
+        raise CheckpointError("a model without a recipe could not be rebuilt; make it with textebm.build.build_model")
     directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        model.tokenizer.save_pretrained(directory)
+        checksums = {name: _checksum(directory / name) for name in TOKENIZER_FILES}
+    except OSError as error:
+        raise CheckpointError(f"{directory}: saving the tokenizer failed: {error.strerror or error}") from error
     tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    publish_model(directory, tensors, model_config(model))
-    model.tokenizer.save_pretrained(directory)
+    publish_model(directory, tensors, {**model_config(model), "tokenizer": checksums})
     if not (directory / "README.md").exists():
         write_atomically(directory / "README.md", model_card(model).encode())
 
@@ -30,10 +44,7 @@ def load(name: str | Path) -> TextEBM:
     if not directory.exists() and _looks_like_hub_id(str(name)):
         directory = _download(str(name))
     tensors, config = read_model(directory)
-    try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
+    tokenizer = _read_tokenizer(directory, config)
     try:
         model = rebuild_model(config, tokenizer)
         model.load_state_dict(tensors)
@@ -44,17 +55,41 @@ def load(name: str | Path) -> TextEBM:
     return model.eval()
 
 
+def _read_tokenizer(directory: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    try:
+        for name, checksum in config.get("tokenizer", {}).items():
+            if _checksum(directory / name) != checksum:
+                raise CheckpointError(f"{directory}: {name} is damaged or of another model (its SHA-256 differs)")
+        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the tokenizers library raises plain Exception for a file it cannot read
+        raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
-    """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address."""
+    """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address. Raises CheckpointError."""
     from tempfile import TemporaryDirectory
 
+    from httpx import HTTPError
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     api = HfApi()
-    address = str(api.create_repo(repo_id, private=private, exist_ok=True))
     with TemporaryDirectory() as folder:
         save(model, folder)
-        api.upload_folder(repo_id=repo_id, folder_path=folder)
+        try:
+            address = str(api.create_repo(repo_id, private=private, exist_ok=True))
+            api.upload_folder(repo_id=repo_id, folder_path=folder)
+        except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
+            raise CheckpointError(
+                f"{repo_id!r} was not uploaded ({type(error).__name__}: {error}); check the name and the connection, "
+                "and log in with: hf auth login"
+            ) from error
     return address
 
 

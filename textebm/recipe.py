@@ -17,7 +17,9 @@ class Part(BaseModel):
 
 
 class Data(Part):
-    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = Field("grammar", description="where the text comes from")
+    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = Field(
+        "grammar", description="where the text comes from"
+    )
     name: str | None = Field(None, description="hub: the data set's name")
     train: str | None = Field(None, description="files: the training file (txt, csv, tsv, jsonl, parquet)")
     validation: str | None = Field(None, description="files: the validation file; split off train when absent")
@@ -52,7 +54,9 @@ class Decoder(Part):
     num_layers: int = Field(1, ge=1)
     num_attention_heads: int = Field(4, ge=1, description="transformer only")
     dropout: float = Field(0.0, ge=0, lt=1)
-    word_dropout: float = Field(0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training")
+    word_dropout: float = Field(
+        0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training"
+    )
 
 
 class Latent(Part):
@@ -64,7 +68,9 @@ class Latent(Part):
 class Prior(Part):
     kind: Literal["gaussian", "gaussian_mixture", "energy", "diffusion_energy"] = "diffusion_energy"
     learning: Literal["score_matching", "recovery"] = "score_matching"
-    num_levels: int | None = Field(None, ge=1, description="levels of the noise ladder; default 16 (diffusion_energy); energy has 1")
+    num_levels: int | None = Field(
+        None, ge=1, description="levels of the noise ladder; default 16 (diffusion_energy); energy has 1"
+    )
     schedule: Literal["log_snr", "published"] = "log_snr"
     reference: Literal["stationary", "flat"] = Field(
         "stationary", description="what F = 0 means: N(0, I) at every level, or the published form"
@@ -72,7 +78,9 @@ class Prior(Part):
     log_snr_max: float = 5.0
     log_snr_min: float = -4.0
     sampler: Literal["semi_implicit", "langevin"] = "semi_implicit"
-    steps: int | None = Field(None, ge=1, description="chain steps a level; default 3 (diffusion_energy) or 40 (energy, gaussian, mixture)")
+    steps: int | None = Field(
+        None, ge=1, description="chain steps a level; default 3 (diffusion_energy) or 40 (energy, gaussian, mixture)"
+    )
     step_size: float = Field(0.1, gt=0, description="langevin: step in units of sigma")
     start: Literal["tweedie", "reference"] = Field(
         "tweedie", description="where a level's chain begins: at the denoised mean, or at a draw of the Gaussian"
@@ -99,14 +107,21 @@ class Head(Part):
 class Objective(Part):
     kl_weight: float = Field(1.0, ge=0)
     kl_schedule: Literal["constant", "linear", "cyclical"] = "linear"
-    kl_warmup: float = Field(0.25, ge=0, le=1, description="share of the stage (or of a cycle) over which the weight rises")
+    kl_warmup: float = Field(
+        0.25, ge=0, le=1, description="share of the stage (or of a cycle) over which the weight rises"
+    )
     kl_cycles: int = Field(4, ge=1)
     free_bits: float = Field(0.0, ge=0, description="nats per latent dimension")
     supervised_weight: float = Field(1.0, ge=0)
     cluster_weight: float = Field(1.0, ge=0)
     mutual_information_weight: float = Field(0.0, ge=0)
     cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
-    cluster_pca: int = Field(16, ge=1)
+    cluster_pca: int = Field(64, ge=1, description="principal components that k-means sees; at most latent.dim")
+    cluster_whiten: bool = Field(False, description="whiten those components, as published")
+    cluster_start: float = Field(
+        0.7, ge=0, le=1, description="share of a text stage after which clusters begin to teach the encoder"
+    )
+    cluster_residual: bool = Field(True, description="cluster what the supervised heads' labels leave unexplained")
 
 
 class Stage(Part):
@@ -116,7 +131,10 @@ class Stage(Part):
 
 
 class Training(Part):
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(name="autoencoder", epochs=5), Stage(name="prior", steps=2000))
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (
+        Stage(name="autoencoder", epochs=5),
+        Stage(name="prior", steps=2000),
+    )
     batch_size: int = Field(128, ge=1)
     prior_batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)

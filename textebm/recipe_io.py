@@ -81,7 +81,9 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] = ()) -> R
 
     A file may say ``extends: NAME`` (a shipped recipe, or a path relative to the file): sections are merged option by
     option, lists are replaced whole; name and description are never inherited. Without a name the file's is taken.
-    Overrides are dotted, count list items from 0 (``heads.0.classes=50``) and have YAML values.
+    Overrides are dotted, count list items from 0 (``heads.0.classes=50``) and have YAML values. Where an override or
+    an extending file changes prior.kind, the num_levels and steps chosen for the other kind go back to their defaults
+    unless they are given as well: so every prior is one override away.
 
     Raises RecipeError with one line for every problem found.
     """
@@ -180,6 +182,8 @@ def _extended(path: Path, above: tuple[Path, ...], problems: list[str]) -> dict[
         )
         return data
     base = _extended(base_path, (*above, path), problems)
+    if isinstance(section := data.get("prior"), dict) and "kind" in section:
+        _change_kind(base, section["kind"])
     base.pop("name", None)
     base.pop("description", None)
     return _merged(base, data)
@@ -191,6 +195,14 @@ def _merged(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return result
+
+
+def _change_kind(data: dict[str, Any], kind: Any) -> None:
+    """Forget what was chosen for another kind of prior."""
+    prior = data.get("prior")
+    if isinstance(prior, dict) and kind != prior.get("kind", Recipe.model_fields["prior"].default.kind):
+        for option in ("num_levels", "steps"):
+            prior.pop(option, None)
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------
@@ -248,6 +260,9 @@ def _default_list(path: recipe_checks.Path) -> list[Any] | None:
 
 
 def _resolve(data: dict[str, Any], overrides: Sequence[str], problems: list[str], where: str) -> Recipe:
+    for text in overrides:
+        if text.startswith("prior.kind="):
+            _change_kind(data, text.removeprefix("prior.kind=").strip())
     for text in overrides:
         problems = problems + _override(data, text)
     data = _tuples(data)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -71,7 +71,7 @@ class Model(Protocol):
     def heads(self) -> Mapping[str, Head]: ...
     def encode(self, texts: list[str], /) -> Encoding: ...
     def elbo_terms(self, texts: list[str], /, *, seed: int = 0) -> ElboTerms: ...
-    def reconstruct(self, texts: list[str], /, *, decoding: str = "greedy") -> list[str]: ...
+    def reconstruct(self, texts: list[str], /, *, decoding: Literal["greedy"] = "greedy") -> list[str]: ...
     def generate(
         self,
         n: int,

@@ -1,6 +1,6 @@
 """Decoders: p(x|z), teacher-forced for training and step by step for generation.
 
-One protocol: ``hidden(inputs, z)`` -> (B, T, E) states ready for the output layer; ``logits(hidden)``;
+One protocol: ``hidden(inputs, z)`` -> (B, T, E) states ready for the output layer; ``nll(hidden, targets)``;
 ``start(z)`` -> state and ``step(tokens, z, state)`` -> (logits, state). A state is a flat tuple of tensors whose first
 dimension is the batch, so that a caller can drop or reorder sentences with ``index_select``.
 The latent enters as the initial state and as an input at every step. The output layer shares the embedding's weights
@@ -10,20 +10,34 @@ The latent enters as the initial state and as an input at every step. The output
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textebm.networks.recurrent import Cell, RecurrentLayer
+from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
 
 DecoderState = tuple[Tensor, ...]
 
 
+class Decoder(Protocol):
+    """What training (`hidden`, `nll`) and generation (`start`, `step`) ask of a decoder."""
+
+    def hidden(self, inputs: Tensor, z: Tensor, /) -> Tensor: ...
+
+    def nll(self, hidden: Tensor, targets: Tensor, /) -> Tensor: ...
+
+    def start(self, z: Tensor, /) -> DecoderState: ...
+
+    def step(self, tokens: Tensor, z: Tensor, state: DecoderState, /) -> tuple[Tensor, DecoderState]: ...
+
+
 def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
     embedding = nn.Embedding(vocabulary_size, size)
-    nn.init.normal_(embedding.weight, std=size**-0.5)  # the same weight is the output layer: logits start near unit scale
+    nn.init.normal_(embedding.weight, std=size**-0.5)  # the output layer's weight too: logits start near unit scale
     return embedding
 
 
@@ -34,10 +48,11 @@ class RecurrentDecoder(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
-        self.layers = nn.ModuleList(
+        layers = [
             RecurrentLayer(cell, (embedding_size if layer == 0 else hidden_size) + latent_dim, hidden_size)
             for layer in range(num_layers)
-        )
+        ]
+        self.layers = cast("Sequence[RecurrentLayer]", nn.ModuleList(layers))
         self.initial = nn.Linear(latent_dim, sum(layer.num_states for layer in self.layers) * hidden_size)
         self.project = nn.Linear(hidden_size, embedding_size)
         self.dropout = nn.Dropout(dropout)
@@ -56,7 +71,12 @@ class RecurrentDecoder(nn.Module):
             x = self.dropout(layer(torch.cat([x, latent.to(x.dtype)], dim=-1), state))
         return self.project(x)
 
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
+        return linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, targets)
+
     def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (…, E) -> (…, V)."""
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
@@ -101,7 +121,12 @@ class TransformerDecoder(nn.Module):
             x, _ = block(x, causal=True)
         return self.project(self.norm(x[:, 1:]))
 
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
+        return linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, targets)
+
     def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (…, E) -> (…, V)."""
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     def start(self, z: Tensor) -> DecoderState:

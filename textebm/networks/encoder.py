@@ -6,7 +6,9 @@ depends on what stands behind a sentence's end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +62,8 @@ class PosteriorHead(nn.Module):
                 if self.norm.training and len(mean) > 1:
                     mean = self.norm(mean)
                 else:  # one sentence has no batch statistics
-                    scale = torch.rsqrt(self.norm.running_var + self.norm.eps)
-                    mean = (mean - self.norm.running_mean) * scale
+                    running_mean, running_var = self._statistics(self.norm)
+                    mean = (mean - running_mean) * torch.rsqrt(running_var + self.norm.eps)
             raw = self.raw_stddev(features)
             stddev = raw.clamp(-8, 8).exp() if self.max_stddev is None else self.max_stddev * torch.sigmoid(raw)
         return Posterior(mean, stddev.clamp_min(1e-4))
@@ -72,9 +74,16 @@ class PosteriorHead(nn.Module):
         if self.norm is None or len(means) < 2:
             return
         mean, variance = means.double().mean(0), means.double().var(0, unbiased=False)
-        old_variance = self.norm.running_var.double() + self.norm.eps
-        self.norm.running_mean += (mean * old_variance.sqrt()).to(self.norm.running_mean)
-        self.norm.running_var.copy_((old_variance * variance - self.norm.eps).clamp_min(1e-12))
+        running_mean, running_var = self._statistics(self.norm)
+        old_variance = running_var.double() + self.norm.eps
+        running_mean += (mean * old_variance.sqrt()).to(running_mean)
+        running_var.copy_((old_variance * variance - self.norm.eps).clamp_min(1e-12))
+
+    @staticmethod
+    def _statistics(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+        """The running mean and variance, (d,) each."""
+        assert norm.running_mean is not None and norm.running_var is not None  # track_running_stats is on
+        return norm.running_mean, norm.running_var
 
 
 class RecurrentEncoder(nn.Module):
@@ -87,13 +96,14 @@ class RecurrentEncoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
         directions = 2 if bidirectional else 1
-        self.layers = nn.ModuleList(
+        layers = [
             nn.ModuleList(
                 RecurrentLayer(cell, embedding_size if layer == 0 else directions * hidden_size, hidden_size)
                 for _ in range(directions)
             )
             for layer in range(num_layers)
-        )
+        ]
+        self.layers = cast("Sequence[Sequence[RecurrentLayer]]", nn.ModuleList(layers))
         self.dropout = nn.Dropout(dropout)
         self.num_features = 2 * directions * hidden_size
         self.head = head

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,11 @@ class EnergyNet(nn.Module):
         self.log_classes = sum(math.log(size) for size in sizes)
         self.inputs = nn.Linear(dim, hidden_size)
         self.level = nn.Embedding(max(num_levels, 1), num_blocks * hidden_size)
-        self.blocks = nn.ModuleList(
+        blocks = [
             nn.ModuleList([nn.Linear(hidden_size, hidden_size), nn.Linear(hidden_size, hidden_size)])
             for _ in range(num_blocks)
-        )
+        ]
+        self.blocks = cast("Sequence[tuple[nn.Linear, nn.Linear]]", nn.ModuleList(blocks))
         self.outputs = nn.Linear(hidden_size, sum(sizes))
         nn.init.normal_(self.level.weight, std=0.1)
         nn.init.zeros_(self.outputs.weight)
@@ -61,4 +63,8 @@ class EnergyNet(nn.Module):
 
     def potential(self, u: Tensor, level: Tensor) -> Tensor:
         """F(u, t), (…,)."""
-        return sum(torch.logsumexp(f, dim=-1) for f in self.all_logits(u, level)) - self.log_classes
+        return self.sum_heads(self.all_logits(u, level))
+
+    def sum_heads(self, logits: list[Tensor]) -> Tensor:
+        """F from the logits of all heads, [(…, K_h)] -> (…,)."""
+        return torch.stack([torch.logsumexp(f, dim=-1) for f in logits]).sum(0) - self.log_classes

@@ -54,11 +54,13 @@ class RecurrentLayer(nn.Module):
 
     def project(self, inputs: Tensor) -> Tensor:
         """The input half of the gates, (…, I) -> (…, G·H): one product for all steps."""
-        return F.linear(inputs, self.core.weight_ih_l0, self.core.bias_ih_l0)
+        weight, _, bias, _ = self.core.all_weights[0]
+        return F.linear(inputs, weight, bias)
 
     def recurrent_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The recurrent weight and bias, cast once for a whole loop."""
-        return self.core.weight_hh_l0.to(dtype), self.core.bias_hh_l0.to(dtype)
+        _, weight, _, bias = self.core.all_weights[0]
+        return weight.to(dtype), bias.to(dtype)
 
     def step(self, inputs: Tensor, state: State) -> State:
         """One step for decoding: inputs (B, I) -> the next state; its first tensor is the output."""

@@ -1,8 +1,8 @@
 """Bounds of log Z_t by annealed importance sampling (Neal 2001), and of log p(z).
 
-Averaging e^F over draws of the reference flatters the likelihood badly. Forward AIS bounds log Z from below; reverse AIS,
-started from a sample of the tilted density, bounds it from above (in expectation; bidirectional Monte Carlo, Grosse,
-Ghahramani & Adams 2015). The upper bound of log Z is the safe side: it gives the lower bound of log p(z).
+Averaging e^F over draws of the reference flatters the likelihood badly. Forward AIS bounds log Z from below; reverse
+AIS, started from a sample of the tilted density, bounds it from above (in expectation; bidirectional Monte Carlo,
+Grosse, Ghahramani & Adams 2015). The upper bound of log Z is the safe side: it gives the lower bound of log p(z).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def log_partition(
 ) -> Tensor:  # fmt: skip
     """A stochastic bound of log E_{N(mean, stddev²)} e^F for each row. mean (B, d) -> (B,) nats.
 
-    Temperatures rise from 0 to 1 in equal steps with one Metropolis-corrected semi-implicit step at each. "reverse" needs
-    *start* (B, d), draws of the tilted density.
+    Temperatures rise from 0 to 1 in equal steps with one Metropolis-corrected semi-implicit step at each. "reverse"
+    needs *start* (B, d), draws of the tilted density.
     """
     betas = torch.linspace(0, 1, temperatures + 1).tolist()
     moves = list(zip(betas[:-1], betas[1:], strict=True))
@@ -81,9 +81,7 @@ def log_prob_bound(
         rho = prior.rho[t]
         start = u
         if direction == "reverse":
-            start = semi_implicit(
-                potential, u, mean, stddev, rho, burn_in, generator=generator, metropolis=True
-            ).w
+            start = semi_implicit(potential, u, mean, stddev, rho, burn_in, generator=generator, metropolis=True).w
         log_z = log_partition(
             potential, mean, stddev, direction=direction, temperatures=temperatures, rho=rho, start=start,
             generator=generator,

@@ -68,7 +68,7 @@ class NoiseSchedule(nn.Module):
         return self.step_a[level][:, None] * u + self.step_sigma[level][:, None] * noise
 
     def expected_log_reference(self, u0: Tensor) -> Tensor:
-        """The part of the bound's log p(z) that has no F: E Σ_t log N(u_t ; c_t u_{t+1}, s_t²)/q(u_{t+1} | u_t) + log N(top).
+        """What the bound of log p(z) has without F: E Σ_t log N(u_t ; c_t u_{t+1}, s_t²)/q(u_{t+1} | u_t) + log N(top).
 
         The forward noise cancels. Stationary: the sum telescopes to log N(u_0; 0, I). Flat: Σ_t d·log a_{t+1} plus the
         expectation of log N(u_{T−1}; 0, I) over the noise, in closed form. u0 (B, d) -> (B,) nats.

@@ -122,7 +122,7 @@ class LatentPrior(nn.Module):
     def _untilted(self, u: Tensor, logits: list[Tensor]) -> Tensor:
         if self.explicit is not None:
             return self.explicit.log_ratio(u)
-        return sum(torch.logsumexp(f, dim=-1) for f in logits) - self.energy.log_classes
+        return self.energy.sum_heads(logits)
 
     def symbol_logits(self, z: Tensor) -> dict[str, Tensor]:
         """Logits of p(y^h | z), (B, K_h) for each head: the energy net at level 0."""
@@ -139,7 +139,7 @@ class LatentPrior(nn.Module):
     # -- learning ------------------------------------------------------------------------------------------------
 
     def score_matching(self, mean: Tensor, stddev: Tensor, generator: torch.Generator | None = None) -> ScoreMatching:
-        """Denoising score matching over all levels at once, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
+        """Denoising score matching at all levels, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
 
         u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. mean, stddev (B, d).
         """
@@ -160,10 +160,11 @@ class LatentPrior(nn.Module):
     def recovery(self, z: Tensor, generator: torch.Generator | None = None) -> Recovery:
         """Recovery likelihood (Gao et al. 2021): one uniformly drawn level a sentence, and the top level. z (B, d).
 
-        The encoder's gradient has, beside ∇F(u_t, t), the term of the normaliser, ∂ log Z_t(v)/∂v = c_t E[w − c_t v]/s_t²
-        (`encoder_gradient="full"`); published code drops it (`"positive_only"`).
+        The encoder's gradient has, beside ∇F(u_t, t), the term of the normaliser,
+        ∂ log Z_t(v)/∂v = c_t E[w − c_t v]/s_t² (`encoder_gradient="full"`); published code drops it
+        (`"positive_only"`).
         """
-        schedule, (b, d) = self.schedule, z.shape
+        schedule, b = self.schedule, len(z)
         top = schedule.num_levels - 1
         top_level = torch.full((b,), top, dtype=torch.long, device=z.device)
 

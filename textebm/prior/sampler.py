@@ -22,8 +22,8 @@ Potential = Callable[[Tensor], Tensor]  # (B, d) -> (B,)
 
 @dataclass(frozen=True)
 class ChainResult:
-    """w (B, d), the gradient of F there is not kept; acceptance is the mean Metropolis acceptance, measured even where
-    every proposal is taken; shift is the mean squared move of a step over its stationary value 2 d s²."""
+    """w (B, d); acceptance (B,) is the mean Metropolis acceptance, measured even where every proposal is taken;
+    evaluations of F for each row."""
 
     w: Tensor
     acceptance: Tensor

@@ -40,9 +40,7 @@ def label_names(rows: Dataset) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
 
 
-def known_labels(
-    split: Split, heads: Mapping[str, Head], seed: int
-) -> dict[str, NDArray[np.int64]]:
+def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.int64]]:
     """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed."""
     known = {}
     for name, head in heads.items():

@@ -27,8 +27,8 @@ class Health:
 def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
     """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
 
-    reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder that
-    ignores z loses nothing: that, not a small KL, is posterior collapse.
+    reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder
+    that ignores z loses nothing: that, not a small KL, is posterior collapse.
     """
     model.eval()
     generator = torch.Generator(model.device).manual_seed(0)

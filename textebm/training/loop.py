@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.build import build_weights
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
-from textebm.objective.clustering import cluster_latents
+from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import learning_rate_factor
-from textebm.recipe import Recipe
+from textebm.recipe import Recipe, Stage, Stage
 from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, shard, special_ids
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
@@ -57,7 +57,10 @@ class Trainer:
     def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
-        self.accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        # precision is the recipe's to say, not the launcher's; and no stage uses every parameter
+        self.accelerator = Accelerator(
+            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        )
         self.device = self.accelerator.device
         self.model = model.to(self.device)
         self.wrapped = self.accelerator.prepare_model(self.model)
@@ -80,10 +83,10 @@ class Trainer:
         self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
         self._latents: tuple[Tensor, Tensor] | None = None
 
-    def _plan(self, stage: Any) -> StagePlan:
+    def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
         batches = math.ceil(math.ceil(len(self.train) / size) / self.accelerator.num_processes)
-        return StagePlan(stage.name, stage.steps or max(1, round(stage.epochs * batches)), batches)
+        return StagePlan(stage.name, stage.steps or max(1, round((stage.epochs or 1) * batches)), batches)
 
     @property
     def total_steps(self) -> int:
@@ -113,7 +116,7 @@ class Trainer:
             batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         else:
             if first == 0 and epoch > 0:
-                self._end_text_epoch()
+                self._end_text_epoch(self.stage_step / stage.steps)
             clusters = next(iter(self.clusters.values()), None) if self.recipe.objective.cluster_sampling else None
             batches = self.order.epoch(1000 * self.stage_index + epoch, clusters)
         mine = shard(batches, self.accelerator.process_index, self.accelerator.num_processes)[first:last]
@@ -139,7 +142,7 @@ class Trainer:
         bf16 = self.recipe.training.mixed_precision == "bf16" and rows is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
-        values = {name: float(term) for name, term in objective.terms.items()}
+        values = {name: float(term.detach()) for name, term in objective.terms.items()}
         self._check(values)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(objective.loss)
@@ -162,8 +165,9 @@ class Trainer:
         for name, value in values.items():
             if not math.isfinite(value):
                 raise DivergenceError(self._advice(f"the term {name!r}", value))
-        if values.get("potential", 0.0) > RUNAWAY:
-            raise DivergenceError(self._advice("|F|", values["potential"]))
+        for name, what in {"potential": "|F|", "contrast": "the contrast of positive and negative samples"}.items():
+            if abs(values.get(name, 0.0)) > RUNAWAY:
+                raise DivergenceError(self._advice(what, values[name]))
 
     def _advice(self, what: str, value: float) -> str:
         return (
@@ -174,21 +178,33 @@ class Trainer:
 
     # -- between epochs and stages -------------------------------------------------------------------------------
 
-    def _end_text_epoch(self) -> None:
-        """New clusters from the posterior means that training itself computed: no second pass over the corpus."""
-        means = torch.from_numpy(self.means).to(self.device)
-        self._cluster(self.accelerator.reduce(means, "sum").cpu().numpy())
-        self.means = np.zeros_like(self.means)
+    def _end_text_epoch(self, progress: float) -> None:
+        """New clusters from the posterior means that training itself computed: no second pass over the corpus.
+
+        Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
+        """
+        if progress < self.recipe.objective.cluster_start or not self.unsupervised:
+            return
+        means = self.means
+        if self.accelerator.num_processes > 1:  # a row may have been in the batches of several
+            held = torch.from_numpy(np.abs(means).sum(1, keepdims=True) > 0).to(self.device)
+            total = self.accelerator.reduce(torch.from_numpy(means).to(self.device), "sum")
+            means = (total / self.accelerator.reduce(held.float(), "sum").clamp_min(1)).cpu().numpy()
+        self._cluster(means)
 
     def _cluster(self, means: NDArray[np.float32]) -> None:
+        objective = self.recipe.objective
         seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
+        shown = means[seen]
+        if objective.cluster_residual:
+            shown = without_labels(shown, [labels[seen] for labels in self.labels.values()])
         for name in self.unsupervised:
             previous = self.clusters.get(name)
             classes = len(self.model.heads[name].classes)
             assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
             assignment[seen] = cluster_latents(
-                means[seen], classes, components=self.recipe.objective.cluster_pca, seed=self.recipe.seed,
-                previous=None if previous is None else previous[seen],
+                shown, classes, components=objective.cluster_pca, seed=self.recipe.seed,
+                whiten=objective.cluster_whiten, previous=None if previous is None else previous[seen],
             )  # fmt: skip
             self.clusters[name] = assignment
 
@@ -215,9 +231,13 @@ class Trainer:
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
+        for buffer in self.model.buffers():  # running statistics: each process has seen its own batches since the last
+            buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
             some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
-            self.model.encoder.head.absorb_statistics(self._encode(np.sort(some))[0])
+            head = self.model.encoder.head
+            assert head is not None
+            head.absorb_statistics(self._encode(np.sort(some))[0])
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
             self.model.prior.calibrate(generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
@@ -234,17 +254,20 @@ class Trainer:
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Everything that decides the rest of the run, as tensors and JSON (of this process's random numbers)."""
+        """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together: random
+        numbers, and the posterior means of its own batches, each process has for itself."""
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
-        randomness, randomness_json = pack_random({"noise": self.generator})
+        own, own_json = pack_random({"noise": self.generator})
+        own["means"] = torch.from_numpy(self.means)
+        processes = gather_object([(own, own_json)])
         clusters = {name: torch.from_numpy(values) for name, values in self.clusters.items()}
         tensors = {
-            "model": dict(self.model.state_dict()), "optimizer": optimizer, "random": randomness,
-            "progress": {"means": torch.from_numpy(self.means), **{f"cluster_{k}": v for k, v in clusters.items()}},
+            "model": dict(self.model.state_dict()), "optimizer": optimizer, "clusters": clusters,
+            **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
         }  # fmt: skip
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
         return tensors, {
-            "position": position, "optimizer": optimizer_json, "random": randomness_json,
+            "position": position, "optimizer": optimizer_json, "random": [packed for _, packed in processes],
             "processes": self.accelerator.num_processes, "rows": len(self.train),
         }  # fmt: skip
 
@@ -256,16 +279,16 @@ class Trainer:
                     f"the run was saved with {state[name]} {name} and would resume with {now}: "
                     "use the same corpus, options and number of processes"
                 )
-        self.model.load_state_dict(dict(tensors["model"]))
-        self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
-        unpack_random(tensors["random"], state["random"], {"noise": self.generator})
-        progress = tensors["progress"]
-        self.means = progress["means"].numpy().copy()
-        self.clusters = {
-            name.removeprefix("cluster_"): values.numpy().copy()
-            for name, values in progress.items()
-            if name.startswith("cluster_")
-        }
+        rank = self.accelerator.process_index
+        own = tensors[f"process_{rank}"]
+        try:
+            self.model.load_state_dict(dict(tensors["model"]))
+            self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint is of another model: {error}") from error
+        unpack_random(own, state["random"][rank], {"noise": self.generator})
+        self.means = own["means"].numpy().copy()
+        self.clusters = {name: values.numpy().copy() for name, values in tensors["clusters"].items()}
         position = state["position"]
         self.stage_index, self.stage_step, self.number = (
             position["stage"], position["stage_step"], position["number"],

@@ -48,32 +48,37 @@ def train(
     """
     recipe = load_recipe(recipe, overrides)
     directory = Path(out) if out is not None else Path("runs") / recipe.name
-    if not resume and directory.is_dir() and any(path.name != ".lock" for path in directory.iterdir()):
-        raise CheckpointError(f"{directory} is not empty: continue its run with resume, or choose another directory")
+    _refuse_used(directory, resume)
     torch.manual_seed(recipe.seed)
     with Progress(quiet=quiet) as progress, GracefulStop() as stop:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         tokenizer = build_tokenizer(recipe, corpus["train"]["text"])
-        splits = {
-            name: read_split(corpus[name], tokenizer, recipe.data.max_tokens) for name in ("train", "validation")
-        }
+        splits = {name: read_split(corpus[name], tokenizer, recipe.data.max_tokens) for name in ("train", "validation")}
         for name, split in splits.items():
-            if len(split) == 0:
-                raise CorpusError(f"the {name} split of {recipe.data.corpus!r} holds no sentences")
+            if len(split) < 2:
+                raise CorpusError(
+                    f"the {name} split of {recipe.data.corpus!r} holds {len(split)} sentences; expected at least 2"
+                )
         model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
         trainer = Trainer(model, splits["train"], splits["validation"], recipe)
-        main = trainer.accelerator.is_main_process
-        if main:
-            _describe(progress, recipe, corpus, trainer)
+        evaluation = None
+        if trainer.accelerator.is_main_process:
             with RunLock(directory):
-                complete = _train(trainer, recipe, directory, resume, progress, stop)
-                evaluation = _conclude(model, recipe, corpus, directory, data_dir, progress) if complete else None
+                _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
+                _describe(progress, recipe, corpus, trainer)
+                if _train(trainer, recipe, directory, resume, progress, stop):
+                    evaluation = _conclude(model, recipe, corpus, directory, data_dir, progress, stop)
         else:
-            complete, evaluation = _train(trainer, recipe, directory, resume, progress, stop), None
-        trainer.accelerator.wait_for_everyone()
+            progress.console.quiet = True
+            _train(trainer, recipe, directory, resume, progress, stop)
     model.to("cpu").eval()
     return Run(directory, model, evaluation)
+
+
+def _refuse_used(directory: Path, resume: bool) -> None:
+    if not resume and directory.is_dir() and any(path.name != ".lock" for path in directory.iterdir()):
+        raise CheckpointError(f"{directory} is not empty: continue its run with resume, or choose another directory")
 
 
 def _train(
@@ -101,13 +106,16 @@ def _train(
         timing.truncate_after(trainer.number)
 
     def save_checkpoint() -> None:
+        tensors, state = trainer.state()
         if main:
-            tensors, state = trainer.state()
+            state["since_health"] = {"step": since, "totals": totals}
             checkpoint.save(directory, trainer.number, tensors, state, keep=options.keep_checkpoints)
         trainer.accelerator.wait_for_everyone()
 
-    stage, began, tokens, since = None, time.monotonic(), 0, trainer.number
-    totals: dict[str, float] = {}
+    stage, began, tokens = None, time.monotonic(), 0
+    since, totals = 0, dict[str, float]()  # of the steps since the last health line: it shows their means
+    if found is not None:
+        since, totals = found.state["since_health"]["step"], dict(found.state["since_health"]["totals"])
     for step in trainer.steps():
         if step.stage is not stage:
             stage = step.stage
@@ -147,15 +155,28 @@ def _any(trainer: Trainer, requested: bool) -> bool:
 
 def _conclude(
     model: TextEBM, recipe: Recipe, corpus: DatasetDict, directory: Path, data_dir: str | Path | None,
-    progress: Progress,
-) -> Evaluation:  # fmt: skip
-    """The model's files, the evaluation, samples and card."""
+    progress: Progress, stop: GracefulStop,
+) -> Evaluation | None:  # fmt: skip
+    """The model's files, the evaluation, samples and card; None if a signal came while measuring."""
+
+    def look(part: str) -> None:
+        if stop.requested:
+            raise _StoppedError
+
     model.eval()
     save(model, directory)
     progress.message("evaluating")
-    evaluation = _evaluate(model, recipe, corpus, data_dir, recipe.evaluation.limit, recipe.seed, None)
+    try:
+        evaluation = _evaluate(model, recipe, corpus, data_dir, recipe.evaluation.limit, recipe.seed, look)
+    except _StoppedError:
+        progress.message("stopped while measuring; the model is trained and saved")
+        return None
     write_evaluation(evaluation, model, directory)
     return evaluation
+
+
+class _StoppedError(Exception):
+    """A signal came between two parts of the evaluation."""
 
 
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:

@@ -1,0 +1,99 @@
+"""The alarms: each fires on its own trouble and is silent on a healthy run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import recipe, splits, trainer, untrained
+from torch import Tensor
+
+from textebm.model import TextEBM
+from textebm.training.health import Health, measure_health
+
+ALARMS = {"posterior collapse", "few active units", "code collapse", "energy divergence", "chain stuck"}
+
+
+def health(model: TextEBM, stage: str = "autoencoder") -> Health:
+    return measure_health(model, splits(recipe())[1]["validation"], stage=stage)  # type: ignore[arg-type]
+
+
+def names(found: Health) -> set[str]:
+    return {warning.partition(":")[0] for warning in found.warnings}
+
+
+def test_a_healthy_short_run_is_silent() -> None:
+    worker = trainer(
+        "data.max_tokens=12", "encoder.hidden_size=48", "decoder.hidden_size=48", "latent.max_stddev=0.3",
+        "objective.kl_weight=0.2", "training.learning_rate=1e-2", "training.prior_learning_rate=1e-2",
+        "training.stages=[{name: autoencoder, steps: 150}, {name: prior, steps: 120}]",
+    )  # fmt: skip
+    for step in worker.steps():
+        if step.stage_step == step.stage.steps:
+            found = worker.health()
+            assert found.warnings == [], found.values
+    assert found.values["reliance"] > 2 and found.values["active_units"] == 8
+    assert {"energy_magnitude", "acceptance", "codes_in_use", "accuracy_sentiment"} <= found.values.keys()
+
+
+class Deaf(torch.nn.Module):
+    """A decoder that does not listen to the latent."""
+
+    def __init__(self, decoder: torch.nn.Module):
+        super().__init__()
+        self.decoder = decoder
+
+    def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
+        return self.decoder.hidden(inputs, torch.zeros_like(z))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.decoder.logits(hidden)
+
+
+def test_a_decoder_that_ignores_the_latent_raises_the_collapse_alarm() -> None:
+    model = untrained()
+    model.decoder = Deaf(model.decoder)  # type: ignore[assignment]
+    found = health(model)
+    assert found.values["reliance"] == pytest.approx(0, abs=1e-4)
+    assert "posterior collapse" in names(found)
+    warning = next(each for each in found.warnings if each.startswith("posterior collapse"))
+    assert "decoder.word_dropout" in warning and "objective.kl_weight" in warning, "says what to change"
+
+
+def test_constant_posteriors_raise_the_unit_alarm() -> None:
+    model = untrained("latent.standardize=false")
+    torch.nn.init.zeros_(model.encoder.head.mean.weight)
+    found = health(model)
+    assert found.values["active_units"] == 0 and "few active units" in names(found)
+
+
+def test_one_code_for_all_raises_the_code_alarm() -> None:
+    model = untrained()
+    torch.nn.init.zeros_(model.prior.energy.outputs.weight)
+    model.prior.energy.outputs.bias.data[-1] = 9.0
+    assert "code collapse" in names(health(model, "prior"))
+    assert "code collapse" not in names(health(model)), "codes are learned after the first clustering"
+
+
+def test_a_steep_potential_raises_the_energy_alarm() -> None:
+    model = untrained()
+    torch.nn.init.normal_(model.prior.energy.outputs.weight, std=1e4)
+    found = health(model, "prior")
+    assert found.values["energy_magnitude"] > 1000
+    assert {"energy divergence", "chain stuck"} <= names(found)
+
+
+def test_samples_far_from_the_posteriors_raise_an_alarm() -> None:
+    model = untrained("latent.standardize=false", "latent.max_stddev=0.1", "prior.kind=energy")
+    torch.nn.init.zeros_(model.prior.energy.outputs.weight)  # samples of N(0, I), posteriors near one point
+    torch.nn.init.zeros_(model.encoder.head.mean.weight)
+    assert "prior off the posterior" in names(health(model, "prior"))
+
+
+def test_health_is_measured_without_a_trace() -> None:
+    model = untrained()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    assert health(model, "prior") == health(model, "prior")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

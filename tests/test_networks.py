@@ -1,0 +1,267 @@
+"""Encoders, decoders, the recurrent loop and the energy network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from textebm.model import TextEBM
+from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.encoder import Posterior, PosteriorHead, RecurrentEncoder, TransformerEncoder
+from textebm.networks.energy import EnergyNet
+from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
+from textebm.prior.explicit import StandardNormal
+from textebm.prior.noise import NoiseSchedule
+from textebm.prior.prior import LatentPrior
+from textebm.text.batches import TokenBatch
+from textebm.text.tokenizer import train_word
+
+VOCABULARY, DIM = 13, 5
+ENCODERS: dict[str, Callable[[], RecurrentEncoder | TransformerEncoder]] = {
+    "gru": lambda: RecurrentEncoder("gru", VOCABULARY, 6, 7, num_layers=2),
+    "gru, one direction": lambda: RecurrentEncoder("gru", VOCABULARY, 6, 7, bidirectional=False),
+    "lstm": lambda: RecurrentEncoder("lstm", VOCABULARY, 6, 7),
+    "transformer": lambda: TransformerEncoder(VOCABULARY, 6, 8, num_heads=2),
+}
+DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
+    "gru": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=2),
+    "lstm": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2),
+    "transformer": lambda: TransformerDecoder(VOCABULARY, 6, 8, DIM, num_heads=2),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def padded(extra: int, junk: int = 0) -> tuple[Tensor, Tensor]:
+    """Three sentences of 6, 4 and 1 tokens; behind their ends stands *junk*, and *extra* columns more of it."""
+    lengths = torch.tensor([6, 4, 1])
+    tokens = torch.randint(4, VOCABULARY, (3, 6), generator=torch.Generator().manual_seed(1))
+    tokens = torch.cat([tokens, torch.zeros(3, extra, dtype=torch.long)], dim=1)
+    return tokens.masked_fill(torch.arange(6 + extra) >= lengths[:, None], junk), lengths
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_padding_is_inert_in_the_encoder(kind: str) -> None:
+    encoder = ENCODERS[kind]().eval()
+    features = encoder.features(*padded(0))
+    assert torch.isfinite(features).all()
+    assert torch.equal(features, encoder.features(*padded(0, junk=5))), "what the padding says matters"
+    torch.testing.assert_close(encoder.features(*padded(9)), features, atol=1e-6, rtol=0)
+    tokens, lengths = padded(0)
+    for row in range(3):  # and each sentence is what it is alone
+        alone = encoder.features(tokens[row : row + 1, : lengths[row]], lengths[row : row + 1])
+        torch.testing.assert_close(alone[0], features[row], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_padding_gets_no_gradient(kind: str) -> None:
+    encoder = ENCODERS[kind]()
+    encoder.features(*padded(3, junk=3)).square().sum().backward()
+    gradient = encoder.embedding.weight.grad
+    assert gradient is not None
+    assert gradient[3].abs().max() == 0
+    assert gradient[padded(0)[0][0, 0]].abs().max() > 0
+
+
+def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> TextEBM:
+    tokenizer = train_word(["a b c d e f g h i"], VOCABULARY)
+    assert len(tokenizer) == VOCABULARY
+    encoder = ENCODERS["gru"]()
+    encoder.head = PosteriorHead(encoder.num_features, DIM)
+    prior = LatentPrior(DIM, EnergyNet(DIM, 1, {}), NoiseSchedule(torch.ones(1)), explicit=StandardNormal())
+    return TextEBM(encoder, decoder, prior, tokenizer, {})
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_padding_is_inert_in_the_reconstruction(kind: str) -> None:
+    model = tiny_model(DECODERS[kind]()).eval()
+    z = torch.randn(3, DIM)
+
+    def nll(extra: int) -> Tensor:
+        tokens, lengths = padded(extra)
+        return model.reconstruction_nll(TokenBatch(tokens, lengths, {}, torch.arange(3)), z)
+
+    torch.testing.assert_close(nll(8), nll(0), atol=1e-5, rtol=0)
+    assert nll(0)[2] == 0, "a sentence of one token predicts nothing"
+    tokens, lengths = padded(0)
+    logits = model.decoder.logits(model.decoder.hidden(tokens[1:2, :3], z[1:2]))  # four tokens: three to predict
+    by_hand = -logits[0].log_softmax(-1)[torch.arange(3), tokens[1, 1:4]].sum()
+    torch.testing.assert_close(nll(0)[1], by_hand, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_recurrent_loop_equals_torch(cell: Cell) -> None:
+    layer = RecurrentLayer(cell, 4, 5)
+    inputs = torch.randn(3, 6, 4, requires_grad=True)
+    state = tuple(torch.randn(3, 5) for _ in range(layer.num_states))
+    outputs = layer(inputs, state)
+    packed = tuple(s[None] for s in state)
+    expected = layer.core(inputs, packed if cell == "lstm" else packed[0])[0]
+    torch.testing.assert_close(outputs, expected, atol=1e-6, rtol=1e-5)
+    direction = torch.randn_like(outputs)
+    wanted = [inputs, *layer.core.parameters()]
+    for ours, theirs in zip(
+        torch.autograd.grad((outputs * direction).sum(), wanted),
+        torch.autograd.grad((expected * direction).sum(), wanted),
+        strict=True,
+    ):
+        assert theirs.abs().max() > 0
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(inputs), layer.core(inputs)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_bfloat16_loop_is_close(cell: Cell) -> None:
+    layer, inputs = RecurrentLayer(cell, 16, 32), torch.randn(4, 20, 16)
+    exact = layer(inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = layer(inputs)
+    error = (rough.float() - exact).abs()
+    assert 0 < error.max() < 0.05  # bfloat16 keeps 8 bits; errors must not grow over the steps
+    assert error.mean() < 0.005
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_steps_equal_teacher_forcing(kind: str) -> None:
+    decoder = DECODERS[kind]().eval()
+    inputs, z = torch.randint(VOCABULARY, (3, 9)), torch.randn(3, DIM)
+    forced = decoder.logits(decoder.hidden(inputs, z))
+    assert forced.shape == (3, 9, VOCABULARY)
+    state = decoder.start(z)
+    for position in range(9):
+        logits, state = decoder.step(inputs[:, position], z, state)
+        torch.testing.assert_close(logits, forced[:, position], atol=2e-6, rtol=1e-5)
+        if position == 4:  # a caller may drop and reorder rows of any state
+            keep = torch.tensor([2, 0])
+            inputs, z, forced, state = inputs[keep], z[keep], forced[keep], tuple(part[keep] for part in state)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_decoders_are_causal_and_read_the_latent_everywhere(kind: str) -> None:
+    decoder = DECODERS[kind]().eval()
+    inputs, z = torch.randint(VOCABULARY, (1, 6)), torch.randn(1, DIM)
+    changed = inputs.clone()
+    changed[0, 3] = (inputs[0, 3] + 1) % VOCABULARY
+    before, after = decoder.hidden(inputs, z)[0], decoder.hidden(changed, z)[0]
+    torch.testing.assert_close(after[:3], before[:3], atol=1e-6, rtol=0)
+    assert ((after[3:] - before[3:]).abs().amax(-1) > 1e-4).all()
+    assert ((decoder.hidden(inputs, z + 0.5)[0] - before).abs().amax(-1) > 1e-4).all()
+
+
+def test_reverse_within() -> None:
+    rows = torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0], [5, 6, 7, 8]])
+    expected = torch.tensor([[3, 2, 1, 0], [4, 0, 0, 0], [8, 7, 6, 5]])
+    lengths = torch.tensor([3, 1, 4])
+    assert torch.equal(reverse_within(rows, lengths), expected)
+    assert torch.equal(reverse_within(rows[..., None].expand(-1, -1, 2), lengths), expected[..., None].expand(-1, -1, 2))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_every_encoder_parameter_gets_a_gradient(kind: str) -> None:
+    encoder = ENCODERS[kind]()
+    encoder.head = PosteriorHead(encoder.num_features, DIM, standardize=False)
+    posterior = encoder(*padded(0))
+    (posterior.mean.pow(3).sum() + posterior.stddev.sum()).backward()
+    assert_all_gradients(encoder)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_every_decoder_parameter_gets_a_gradient(kind: str) -> None:
+    decoder = DECODERS[kind]()
+    logits = decoder.logits(decoder.hidden(torch.randint(VOCABULARY, (4, 7)), torch.randn(4, DIM)))
+    logits.log_softmax(-1)[..., 0].sum().backward()
+    assert_all_gradients(decoder)
+
+
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_every_energy_parameter_gets_a_gradient(spectral_norm: bool) -> None:
+    net = EnergyNet(DIM, 2, {"a": 3, "b": 2}, hidden_size=8, num_blocks=2, spectral_norm=spectral_norm)
+    nn.init.normal_(net.outputs.weight)  # zero at first: nothing below it would learn from the first step
+    net.potential(torch.randn(6, DIM), torch.tensor([0, 1] * 3)).square().sum().backward()
+    assert_all_gradients(net)
+
+
+def assert_all_gradients(module: nn.Module) -> None:
+    dead = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not dead
+
+
+def test_energy_net_formula() -> None:
+    net = EnergyNet(DIM, 3, {"mood": 2, "code": 4}, hidden_size=8, num_blocks=1)
+    u, level = torch.randn(7, DIM), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    assert net.potential(u, level).abs().max() < 1e-6, "zero logits must mean F = 0"
+    nn.init.normal_(net.outputs.weight)
+    logits = net(u, level)
+    assert {name: f.shape[-1] for name, f in logits.items()} == {"mood": 2, "code": 4}
+    expected = sum(f.exp().sum(-1).log() for f in logits.values()) - math.log(2) - math.log(4)
+    torch.testing.assert_close(net.potential(u, level), expected, atol=1e-5, rtol=1e-5)
+    assert (net.potential(u[:1], level[:1]) - net.potential(u[:1], level[1:2])).abs() > 1e-4, "the level matters"
+
+
+def test_energy_net_without_heads_is_a_plain_potential() -> None:
+    net = EnergyNet(DIM, 1, {}, hidden_size=8)
+    nn.init.normal_(net.outputs.weight)
+    u, level = torch.randn(4, DIM), torch.zeros(4, dtype=torch.long)
+    assert net(u, level) == {}
+    torch.testing.assert_close(net.potential(u, level), net.outputs(net.features(u, level))[:, 0])
+
+
+def test_spectral_norm_bounds_the_layers() -> None:
+    net = EnergyNet(DIM, 1, {}, hidden_size=16, num_blocks=1, spectral_norm=True)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(5)
+        for _ in range(100):  # power iterations run in training mode
+            net.potential(torch.randn(2, DIM), torch.zeros(2, dtype=torch.long))
+    for layer in [net.inputs, *net.blocks[0]]:
+        assert torch.linalg.matrix_norm(layer.weight, ord=2).item() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_absorb_statistics_is_exact() -> None:
+    head = PosteriorHead(6, DIM)
+    features = torch.randn(500, 6) @ torch.randn(6, 6) + 3
+    head.train()
+    for rows in features.split(100):
+        head(rows)  # running statistics on their way
+    head.eval()
+    for _ in range(2):  # and again: exact ones stay
+        head.absorb_statistics(head(features).mean.detach())
+        mean = head(features).mean.detach().double()
+        torch.testing.assert_close(mean.mean(0), torch.zeros(DIM).double(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(mean.var(0, unbiased=False), torch.ones(DIM).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(head(features[:1]).mean, head(features).mean[:1], atol=1e-5, rtol=0)
+
+
+def test_standardised_means_of_a_training_batch() -> None:
+    head = PosteriorHead(6, DIM)
+    mean = head(torch.randn(64, 6) * 4 + 2).mean
+    torch.testing.assert_close(mean.mean(0), torch.zeros(DIM), atol=1e-5, rtol=0)
+    torch.testing.assert_close(mean.var(0, unbiased=False), torch.ones(DIM), atol=1e-3, rtol=0)
+    assert torch.isfinite(head(torch.randn(1, 6)).mean).all(), "a batch of one has no statistics, and is not an error"
+    assert PosteriorHead(6, DIM, standardize=False).norm is None
+
+
+def test_max_stddev_is_respected() -> None:
+    head = PosteriorHead(6, DIM, standardize=False, max_stddev=0.3)
+    torch.testing.assert_close(head(torch.randn(4, 6)).stddev, torch.full((4, DIM), 0.15))  # a logistic's middle
+    nn.init.normal_(head.raw_stddev.weight, std=100.0)
+    stddev = head(torch.randn(200, 6)).stddev
+    assert stddev.max() <= 0.3 and stddev.max() > 0.29
+    assert stddev.min() >= 1e-4
+
+
+def test_posterior_closed_forms() -> None:
+    posterior = Posterior(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 1.0]]))
+    # KL(N(1, 4) ‖ N(0, 1)) = (1 + 4 − 1)/2 − ln 2; H = ln 2 + ln 1 + 2 · (1 + ln 2π)/2
+    torch.testing.assert_close(posterior.kl_to_standard_normal(), torch.tensor([[2 - math.log(2), 0.0]]))
+    torch.testing.assert_close(posterior.entropy(), torch.tensor([math.log(2) + 1 + math.log(2 * math.pi)]))
+    z = Posterior(*(x.expand(20_000, 2) for x in (posterior.mean, posterior.stddev))).sample()
+    torch.testing.assert_close(z.mean(0), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
+    torch.testing.assert_close(z.std(0), torch.tensor([2.0, 1.0]), atol=0.04, rtol=0)

@@ -1,0 +1,250 @@
+"""The loop: losses fall, labels and clusters arrive where they should, and bad numbers stop the run at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import recipe, splits, trainer
+
+import textebm
+from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
+from textebm.model import TextEBM
+from textebm.training import checkpoint
+from textebm.training import run as runs
+from textebm.training.data import known_labels
+from textebm.training.loop import Trainer
+
+
+def test_losses_fall_in_every_stage() -> None:
+    worker = trainer(
+        "training.stages=[{name: autoencoder, steps: 60}, {name: prior, steps: 80}, {name: joint, steps: 30}]",
+        "training.prior_learning_rate=1e-2", "training.learning_rate=1e-2", "objective.kl_weight=0.1",
+    )  # fmt: skip
+    losses: dict[str, list[float]] = {}
+    watched = {"autoencoder": "reconstruction", "prior": "loss", "joint": "reconstruction"}
+    for step in worker.steps():
+        losses.setdefault(step.stage.name, []).append(step.values[watched[step.stage.name]])
+    assert {name: len(values) for name, values in losses.items()} == {"autoencoder": 60, "prior": 80, "joint": 30}
+    for name, values in losses.items():
+        share = 1.0 if name == "prior" else 0.95  # the prior's has a floor of its own: the noise
+        assert np.mean(values[-10:]) < share * np.mean(values[:10]), name
+    assert np.mean(losses["joint"]) < np.mean(losses["autoencoder"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("prior.kind=gaussian",),
+        ("prior.kind=gaussian_mixture", "prior.components=3"),
+        ("prior.kind=energy", "prior.learning=recovery", "prior.steps=3"),
+        ("prior.learning=recovery", "encoder.kind=transformer", "decoder.kind=transformer"),
+        ("training.mixed_precision=bf16", "objective.cluster_sampling=true", "decoder.kind=lstm"),
+        ("heads=[]", "prior.spectral_norm=true", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300"),
+    ],
+)
+def test_every_system_trains_through_every_stage(overrides: tuple[str, ...]) -> None:
+    stages = "training.stages=[{name: autoencoder, epochs: 1.2}, {name: prior, steps: 3}, {name: joint, steps: 3}]"
+    worker = trainer(stages, *overrides)
+    assert [plan.steps for plan in worker.plan] == [12, 3, 3]
+    for step in worker.steps():
+        assert all(math.isfinite(value) for value in step.values.values())
+    assert worker.number == worker.total_steps == 18
+    assert all(math.isfinite(value) for value in worker.health().values.values())
+    assert all(torch.isfinite(value).all() for value in worker.model.state_dict().values())
+
+
+def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:
+    worker = trainer("training.stages=[{name: autoencoder, epochs: 2}]")
+    seen: list[int] = []
+    original = worker._step
+    worker._step = lambda stage, batch, rows, tokens: (
+        seen.extend(rows.tolist()),
+        original(stage, batch, rows, tokens),
+    )[1]  # type: ignore[method-assign]
+    steps = list(worker.steps())
+    assert [step.number for step in steps] == list(range(1, 21)) == [step.stage_step for step in steps]
+    n = len(worker.train)
+    assert sorted(seen[:n]) == sorted(seen[n:]) == list(range(n)) and seen[:n] != seen[n:]
+    assert sum(step.tokens for step in steps) == 2 * int((worker.train.store.lengths + 1).sum())
+
+
+def test_clusters_keep_their_names_from_epoch_to_epoch() -> None:
+    worker = trainer("training.stages=[{name: autoencoder, epochs: 4}]", "training.learning_rate=1e-4")
+    history = []
+    for step in worker.steps():
+        if step.stage_step % 10 == 1 and worker.clusters:
+            history.append(worker.clusters["code"].copy())
+    assert len(history) == 3
+    for before, after in zip(history, history[1:], strict=False):
+        assert set(np.unique(after)) <= set(range(5)) and len(after) == len(worker.train)
+        assert (before == after).mean() > 0.5, "by chance it would be 0.2"
+
+
+def test_the_prior_stage_clusters_what_it_trains_on() -> None:
+    worker = trainer("training.stages=[{name: prior, steps: 2}]")
+    assert worker.clusters == {}
+    list(worker.steps())
+    assert sorted(np.unique(worker.clusters["code"])) == [0, 1, 2, 3, 4]
+
+
+def test_label_limit_hides_labels() -> None:
+    train = splits(recipe())[1]["train"]
+    heads = {head.name: head for head in recipe().heads}
+    known = known_labels(train, heads, seed=0)
+    assert list(known) == ["sentiment", "topic"]
+    assert (known["sentiment"] == train.labels["sentiment"]).all()
+    shown = known["topic"] >= 0
+    assert shown.sum() == 30 and (known["topic"][shown] == train.labels["topic"][shown]).all()
+    assert (train.labels["topic"] >= 0).all(), "the corpus itself is left alone"
+    assert (known_labels(train, heads, seed=0)["topic"] == known["topic"]).all()
+    assert (known_labels(train, heads, seed=1)["topic"] != known["topic"]).any()
+    for limit, expected in ((0, 0), (10**6, len(train))):
+        limited = {head.name: head for head in recipe(f"heads.1.label_limit={limit}").heads}
+        assert (known_labels(train, limited, seed=0)["topic"] >= 0).sum() == expected
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float) -> None:
+    """Make *term* of step *at* a bad number, in the objective itself."""
+    original, count = TextEBM.forward, [0]
+
+    def forward(self: TextEBM, *given: object, **more: object) -> object:
+        objective = original(self, *given, **more)  # type: ignore[arg-type]
+        count[0] += 1
+        if count[0] == at:
+            objective.terms[term] = objective.terms[term] * value
+        return objective
+
+    monkeypatch.setattr(TextEBM, "forward", forward)
+
+
+@pytest.mark.parametrize(
+    ("term", "value", "at"),
+    [
+        ("reconstruction", math.nan, 11),
+        ("kl", math.inf, 1),
+        ("cross_entropy_topic", math.nan, 7),
+        ("loss", -math.inf, 30),
+    ],
+)
+def test_a_bad_number_stops_the_run_and_names_the_term(
+    term: str, value: float, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, term, at, value)
+    with pytest.raises(DivergenceError, match=rf"^step {at}: the term '{term}' is .*last good checkpoint is kept"):
+        runs.train(recipe(), out=tmp_path / "run", quiet=True)
+    found = checkpoint.latest(tmp_path / "run")
+    if at <= 4:
+        assert found is None
+        return
+    assert found is not None and found.step == (at - 1) // 4 * 4
+    again = trainer()
+    again.restore({group: found.tensors(group) for group in found.groups}, found.state)
+    assert again.number == found.step
+    assert all(torch.isfinite(value).all() for value in again.model.state_dict().values())
+
+
+def test_a_bad_gradient_stops_the_run_before_the_weights_change() -> None:
+    worker = trainer()
+    weight = worker.model.decoder.embedding.weight
+    weight.register_hook(lambda gradient: gradient * math.nan)
+    before = weight.detach().clone()
+    with pytest.raises(DivergenceError, match="step 1: the gradient is nan"):
+        next(worker.steps())
+    assert torch.equal(weight, before)
+
+
+def test_a_runaway_potential_stops_the_run() -> None:
+    worker = trainer("training.stages=[{name: prior, steps: 3}]")
+    torch.nn.init.normal_(worker.model.prior.energy.outputs.weight, std=1e6)
+    with pytest.raises(DivergenceError, match=r"\|F\| is .*prior.potential_penalty"):
+        list(worker.steps())
+
+
+def test_state_then_restore_is_the_same_trainer() -> None:
+    first = trainer("decoder.word_dropout=0.2")
+    steps = first.steps()
+    for _ in range(13):
+        next(steps)
+    tensors, state = first.state()
+    tensors = {group: {name: value.clone() for name, value in values.items()} for group, values in tensors.items()}
+    state = json.loads(json.dumps(state))
+    second = trainer("decoder.word_dropout=0.2")
+    expected = [next(steps).values for _ in range(20)]
+    second.restore(tensors, state)
+    assert [step.values for _, step in zip(range(20), second.steps(), strict=False)] == expected
+
+
+def test_a_checkpoint_of_something_else_is_refused() -> None:
+    def restored(saved: Trainer, target: Trainer) -> None:
+        target.restore(*saved.state())
+
+    with pytest.raises(CheckpointError, match="another model"):
+        restored(trainer("latent.dim=4"), trainer())
+    with pytest.raises(CheckpointError, match="300 rows and would resume with 100"):
+        restored(trainer(), trainer("data.size=100"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.training.run.Run:
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    return runs.train(recipe(), out=directory, quiet=True)
+
+
+def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
+    expected = {"recipe.yaml", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "evaluation.json"}
+    assert expected | {"samples.txt", "README.md", "checkpoints"} <= {
+        path.name for path in finished.directory.iterdir()
+    }
+    assert finished.evaluation is not None and not finished.model.training
+    assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
+    assert "| metric" in (finished.directory / "README.md").read_text()
+
+
+def test_metrics_do_not_depend_on_the_clock(finished: runs.Run, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (finished.directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [7, 14, 21, 26, 28, 35, 38]
+    assert [line["stage"] for line in lines] == ["autoencoder"] * 4 + ["prior"] * 3
+    names = {name for line in lines for name in line}
+    assert not {name for name in names if "second" in name or "time" in name or "speed" in name}
+    assert {"train_loss", "reconstruction_nll", "kl", "active_units", "mutual_information_xz", "codes_in_use"} <= names
+    again = runs.train(recipe(), out=tmp_path / "again", quiet=True)
+    for name in ("metrics.jsonl", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "samples.txt"):
+        assert (again.directory / name).read_bytes() == (finished.directory / name).read_bytes(), name
+
+
+def test_a_finished_run_resumes_to_the_same_model(finished: runs.Run) -> None:
+    before = (finished.directory / "model.safetensors").read_bytes()
+    metrics = (finished.directory / "metrics.jsonl").read_bytes()
+    again = runs.train(recipe(), out=finished.directory, resume=True, quiet=True)
+    assert again.evaluation is not None and again.evaluation.to_json() == finished.evaluation.to_json()
+    assert (finished.directory / "model.safetensors").read_bytes() == before
+    assert (finished.directory / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_used_directory_and_another_recipe_are_refused(finished: runs.Run) -> None:
+    with pytest.raises(CheckpointError, match="not empty"):
+        runs.train(recipe(), out=finished.directory, quiet=True)
+    before = {path: path.read_bytes() for path in finished.directory.iterdir() if path.is_file()}
+    with pytest.raises(RecipeError, match="another recipe"):
+        runs.train(recipe("training.learning_rate=1e-3"), out=finished.directory, resume=True, quiet=True)
+    assert before == {path: path.read_bytes() for path in finished.directory.iterdir() if path.is_file()}
+
+
+def test_evaluate_run_measures_again(finished: runs.Run) -> None:
+    parts: list[str] = []
+    evaluation = runs.evaluate_run(finished.directory, seed=0, progress=parts.append)
+    assert finished.evaluation is not None
+    assert evaluation.metrics == finished.evaluation.metrics and "samples" in parts
+
+
+def test_too_few_sentences_are_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "few.txt").write_text("one sentence\nanother one\nthe third\nthe fourth\n")
+    chosen = recipe("data.corpus=files", f"data.train={tmp_path / 'few.txt'}", "heads=[{name: code, classes: 2}]")
+    with pytest.raises(CorpusError, match="the validation split .* holds 1 sentence"):
+        runs.train(chosen, out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
