@@ -8,8 +8,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from textebm.model import TextEBM
+from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import Posterior, PosteriorHead, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
@@ -160,7 +162,9 @@ def test_reverse_within() -> None:
     expected = torch.tensor([[3, 2, 1, 0], [4, 0, 0, 0], [8, 7, 6, 5]])
     lengths = torch.tensor([3, 1, 4])
     assert torch.equal(reverse_within(rows, lengths), expected)
-    assert torch.equal(reverse_within(rows[..., None].expand(-1, -1, 2), lengths), expected[..., None].expand(-1, -1, 2))
+    assert torch.equal(
+        reverse_within(rows[..., None].expand(-1, -1, 2), lengths), expected[..., None].expand(-1, -1, 2)
+    )
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -191,6 +195,27 @@ def test_every_energy_parameter_gets_a_gradient(spectral_norm: bool) -> None:
 def assert_all_gradients(module: nn.Module) -> None:
     dead = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not dead
+
+
+@pytest.mark.parametrize("rows", [0, 1, 100])
+@pytest.mark.parametrize("alike", [True, False])
+def test_chunked_cross_entropy_equals_torch(rows: int, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(softmax.CHUNK_BYTES, "cpu", 4 * 50 * 30)  # 30 rows of 50 words: chunks of 30, 30, 30 and 10
+    hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((rows, 6), (50, 6), (50,)))
+    targets = torch.randint(50, (rows,))
+    scale = torch.full((rows,), 0.3) if alike else torch.rand(rows)
+    ours = softmax.linear_cross_entropy(hidden, weight, bias, targets)
+    theirs = F.cross_entropy(F.linear(hidden, weight, bias), targets, reduction="none")
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    found, expected = (torch.autograd.grad((nll * scale).sum(), [hidden, weight, bias]) for nll in (ours, theirs))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(softmax.linear_cross_entropy(hidden, weight, bias, targets), ours)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = softmax.linear_cross_entropy(hidden, weight, bias, targets)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, theirs, atol=0.15, rtol=0)
 
 
 def test_energy_net_formula() -> None:

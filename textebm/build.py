@@ -21,7 +21,7 @@ from textebm.recipe import Data, Objective, Prior, Recipe
 from textebm.text import corpora, tokenizer
 
 LEVELS = {"gaussian": 1, "gaussian_mixture": 1, "energy": 1, "diffusion_energy": 16}
-STEPS = {"gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 3}
+STEPS = {"gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2}
 
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:

@@ -79,13 +79,13 @@ class Prior(Part):
     log_snr_min: float = -4.0
     sampler: Literal["semi_implicit", "langevin"] = "semi_implicit"
     steps: int | None = Field(
-        None, ge=1, description="chain steps a level; default 3 (diffusion_energy) or 40 (energy, gaussian, mixture)"
+        None, ge=1, description="chain steps a level; default 2 (diffusion_energy) or 40 (energy, gaussian, mixture)"
     )
     step_size: float = Field(0.1, gt=0, description="langevin: step in units of sigma")
     start: Literal["tweedie", "reference"] = Field(
         "tweedie", description="where a level's chain begins: at the denoised mean, or at a draw of the Gaussian"
     )
-    acceptance: float = Field(0.8, gt=0, lt=1, description="semi_implicit: rho is adapted to this acceptance")
+    acceptance: float = Field(0.9, gt=0, lt=1, description="semi_implicit: rho is adapted to this acceptance")
     metropolis: bool = Field(False, description="correct generation by Metropolis-Hastings")
     hidden_size: int = Field(256, ge=1)
     num_blocks: int = Field(3, ge=1)

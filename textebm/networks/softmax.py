@@ -2,8 +2,8 @@
 
 A batch of (N, V) logits is the largest tensor of a text model (128 sentences of 22 words at V = 10,000: 113 MB, three
 times over with its softmax and gradient). Here each chunk of rows is turned into loss *and* gradient while it is in the
-cache, so that the backward pass only scales what is there (the idea of "cut" and fused linear cross-entropies; Wijmans et
-al. 2024, arXiv 2411.09009).
+cache, so that the backward pass only scales what is there (the idea of "cut" and fused linear cross-entropies; Wijmans
+et al. 2024, arXiv 2411.09009).
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ CHUNK_BYTES_GPU = 512 << 20
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """−log softmax(hidden Wᵀ + b)[target] of each row, nats.
 
-    hidden (N, E), weight (V, E), bias (V,), targets (N,) int64 -> (N,) float32. Under autocast the matrix products run in
-    its dtype, everything else in float32.
+    hidden (N, E), weight (V, E), bias (V,), targets (N,) int64 -> (N,) float32. Under autocast the matrix products run
+    in its dtype, everything else in float32.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, dtype)  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled():  # evaluation; a Function would not know
+        return _chunked(hidden, weight, bias, targets, dtype, None, False)[0]
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, dtype)
     return loss
 
 
@@ -35,9 +37,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """The gradient is made in the forward pass, for rows that all count alike (a mean); others are done again."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
         wanted = any(ctx.needs_input_grad[:3])
         losses, gradients = _chunked(hidden, weight, bias, targets, dtype, None, wanted)
         if wanted:

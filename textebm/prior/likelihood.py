@@ -57,9 +57,11 @@ def log_prob_bound(
     prior: LatentPrior, z: Tensor, *, direction: Literal["forward", "reverse"] = "reverse", temperatures: int = 10,
     burn_in: int = 10, generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """log p(z) of each row, nats, by a bound of every level's log Z. z (B, d) -> (B,).
+    """A draw whose mean bounds E_q[log p(u_0 … u_{T−1})/q(u_1 … u_{T−1} | z)], z = u_0, nats. z (B, d) -> (B,).
 
-    One draw of the forward chain z → u_1 … u_{T−1} a row; "reverse" gives the lower (safe) side, "forward" the upper.
+    That expectation over the forward chain is itself at most log p(z), and equal to it for one level or a prior that
+    reverses the chain exactly. So "reverse" (log Z from above) is below log p(z): the safe side. "forward" is above the
+    expectation, not always above log p(z). One draw of the chain a row.
     A reverse chain starts at the forward draw u_t, moved by *burn_in* corrected steps. Closed-form priors are exact.
     """
     if prior.explicit is not None:

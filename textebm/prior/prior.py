@@ -131,7 +131,7 @@ class LatentPrior(nn.Module):
     def score(self, u: Tensor, level: Tensor) -> Tensor:
         """∇ log p_t(u), detached. (B, d)"""
         _, gradient = potential_and_gradient(lambda w: self.potential(w, level), u)
-        return gradient + self._reference_score(u, level)
+        return gradient + self._reference_score(u.detach(), level)
 
     def _reference_score(self, u: Tensor, level: Tensor) -> Tensor:
         return -u if self.explicit is not None else self.schedule.reference_score(u, level)

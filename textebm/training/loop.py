@@ -25,7 +25,7 @@ from textebm.errors import CheckpointError, DivergenceError
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
 from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import learning_rate_factor
-from textebm.recipe import Recipe, Stage, Stage
+from textebm.recipe import Recipe, Stage
 from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, shard, special_ids
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
@@ -183,9 +183,9 @@ class Trainer:
 
         Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
         """
+        means, self.means = self.means, np.zeros_like(self.means)
         if progress < self.recipe.objective.cluster_start or not self.unsupervised:
             return
-        means = self.means
         if self.accelerator.num_processes > 1:  # a row may have been in the batches of several
             held = torch.from_numpy(np.abs(means).sum(1, keepdims=True) > 0).to(self.device)
             total = self.accelerator.reduce(torch.from_numpy(means).to(self.device), "sum")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from datasets import DatasetDict
 
 from textebm.build import build_corpus, build_heads, build_judge_corpus, build_model, build_tokenizer
@@ -49,7 +50,7 @@ def train(
     recipe = load_recipe(recipe, overrides)
     directory = Path(out) if out is not None else Path("runs") / recipe.name
     _refuse_used(directory, resume)
-    torch.manual_seed(recipe.seed)
+    set_seed(recipe.seed)
     with Progress(quiet=quiet) as progress, GracefulStop() as stop:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
@@ -128,7 +129,7 @@ def _train(
         if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
             health = trainer.health()
             if main:
-                means = {f"train_{name}": value / (step.number - since) for name, value in totals.items()}
+                means = {f"train_{name}": totals[name] / (step.number - since) for name in sorted(totals)}
                 metrics.write(step.number, {"stage": stage.name, **means, **health.values, "warnings": health.warnings})
                 elapsed = time.monotonic() - began
                 timing.write(step.number, {"seconds": elapsed, "tokens_per_second": tokens / max(elapsed, 1e-9)})
