@@ -35,7 +35,7 @@ class DecodingOptions:
             "temperature must be above 0": self.temperature > 0,
             "top_k must be at least 0 (0 = all words)": self.top_k >= 0,
             "top_p must lie in (0, 1]": 0 < self.top_p <= 1,
-            "num_beams must be at least 1": self.num_beams >= 1,
+            "num_beams must lie between 1 and 2000": 1 <= self.num_beams <= 2000,
             "max_tokens must be at least 1": self.max_tokens >= 1,
         }
         wrong = [rule for rule, holds in ranges.items() if not holds]

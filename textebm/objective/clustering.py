@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 FIT_ROWS = 20_000  # enough to place a few hundred centres; every row is then assigned
 MINI_BATCH_ROWS = 200_000
@@ -31,8 +32,9 @@ def cluster_latents(
     pca = PCA(min(components, *fit.shape), whiten=whiten, random_state=seed).fit(fit)
     clusters = min(classes, len(fit))
     kind = KMeans if len(means) <= MINI_BATCH_ROWS else MiniBatchKMeans
-    kmeans = kind(clusters, n_init=3, random_state=seed).fit(_unit(pca.transform(fit)))
-    assignment = kmeans.predict(_unit(pca.transform(means))).astype(np.int64)
+    with threadpool_limits(1):  # k-means adds its threads' sums in the order they arrive: three would not repeat exactly
+        kmeans = kind(clusters, n_init=3, random_state=seed).fit(_unit(pca.transform(fit)))
+        assignment = kmeans.predict(_unit(pca.transform(means))).astype(np.int64)
     return assignment if previous is None else align(assignment, previous, classes)
 
 
