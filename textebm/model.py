@@ -4,7 +4,7 @@
 
 with p(z) the latent energy-based prior of `textebm.prior.prior`. Three ways through it, chosen by the training stage:
 
-- "autoencoder": the prior is its reference (N(0, I), or the mixture); the KL is closed or one Monte Carlo draw.
+- "autoencoder": the prior is N(0, I), whichever will be learned: systems share this stage and differ in their prior.
 - "prior": encoder and decoder rest; F is learned on the posterior by score matching or by recovery.
 - "joint": everything; the encoder follows the learned prior.
 
@@ -105,7 +105,8 @@ class TextEBM(Generation):
             if stage == "autoencoder" or self.prior.explicit is not None:
                 terms["kl"] = kl.sum(-1).mean()
                 divergence = free_bits(kl, weights.free_bits)
-                if self.prior.explicit is not None:  # KL to a mixture: the closed form, less its log-ratio to N(0, I)
+                if stage == "joint":  # closed-form prior: its log-ratio to N(0, I), at one draw, corrects the KL
+                    assert self.prior.explicit is not None
                     log_ratio = self.prior.explicit.log_ratio(z).mean()
                     terms["kl"], divergence = terms["kl"] - log_ratio, divergence - log_ratio
                 loss = reconstruction + weights.kl * divergence

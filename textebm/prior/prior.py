@@ -29,6 +29,7 @@ from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_nor
 from textebm.prior.noise import NoiseSchedule
 from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit
 
+CANDIDATES = 32  # draws of a closed-form prior from which one is chosen under symbols
 Symbols = Mapping[str, Tensor]  # head -> class of each row (B,), −1 = not conditioned on
 
 
@@ -215,10 +216,9 @@ class LatentPrior(nn.Module):
         """n draws of z = u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing)."""
         device = self.rho.device
         acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
-        if self.explicit is not None and not symbols and start is None:
-            z = self.explicit.sample(n, self.dim, device=device, generator=generator)
-            return LatentSample(z, acceptance, 0)
         strength = self.strength if strength is None else strength
+        if self.explicit is not None and start is None:
+            return self._sample_explicit(n, symbols, strength, self.chain.steps * steps_factor, generator)
         levels = range(self.schedule.num_levels - 1, -1, -1)
         u = torch.zeros(n, self.dim, device=device)
         if start is not None:
@@ -241,6 +241,28 @@ class LatentPrior(nn.Module):
             if adapt:
                 self._adapt(level, chain.acceptance)
         return LatentSample(u, acceptance, evaluations)
+
+    def _sample_explicit(
+        self, n: int, symbols: Symbols | None, strength: float, steps: int, generator: torch.Generator | None
+    ) -> LatentSample:
+        """A closed-form prior is drawn from directly. Under symbols, each row takes one of 32 draws with the tilt as
+        its weight (sampling-importance resampling, Rubin 1987), which finds the right mode; the chain then removes the
+        bias of having had only 32."""
+        assert self.explicit is not None
+        device, acceptance = self.rho.device, torch.full_like(self.rho, torch.nan)
+        if not symbols:
+            return LatentSample(self.explicit.sample(n, self.dim, device=device, generator=generator), acceptance, 0)
+        draws = self.explicit.sample(CANDIDATES * n, self.dim, device=device, generator=generator)
+        level = torch.zeros(CANDIDATES * n, dtype=torch.long, device=device)
+        repeated = {head: classes.repeat(CANDIDATES) for head, classes in symbols.items()}
+        tilt = self.potential(draws, level, repeated, strength) - self.explicit.log_ratio(draws)
+        chosen = torch.multinomial(tilt.view(CANDIDATES, n).t().softmax(-1), 1, generator=generator)[:, 0]  # (n,)
+        z = draws.view(CANDIDATES, n, self.dim)[chosen, torch.arange(n, device=device)]
+        chain = self._run_chain(
+            z, torch.zeros_like(z), z.new_ones(1), level[:n], symbols, strength, steps, generator
+        )  # fmt: skip
+        acceptance[0] = chain.acceptance.mean()
+        return LatentSample(chain.w, acceptance, CANDIDATES + chain.evaluations)
 
     def perturb(
         self, z: Tensor, symbols: Symbols, *, strength: float | None = None, steps: int | None = None,
@@ -290,10 +312,17 @@ class LatentPrior(nn.Module):
 
     def calibrate(self, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None) -> None:
         """Adapt ρ on free samples: after score matching, which runs no chains of its own."""
-        if self.explicit is not None:
-            return
         for _ in range(rounds):
-            self.sample(n, generator=generator, adapt=True)
+            if self.explicit is None:
+                self.sample(n, generator=generator, adapt=True)
+                continue
+            # a closed-form prior runs chains only under symbols: its step must fit its own density, and the tilt wants
+            # a small one whatever the density
+            z = self.explicit.sample(n, self.dim, device=self.rho.device, generator=generator)
+            level = torch.zeros(n, dtype=torch.long, device=z.device)
+            chain = self._run_chain(z, torch.zeros_like(z), z.new_ones(1), level, None, 1.0, 1, generator)
+            self._adapt(level, chain.acceptance)
+            self.rho.clamp_(min=0.9)
 
 
 def explicit_log_prob(prior: LatentPrior, z: Tensor) -> Tensor:
