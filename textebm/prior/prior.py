@@ -46,11 +46,13 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class LatentSample:
-    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row."""
+    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row;
+    path (levels sampled, B, d), the top level first and z last, if it was asked for."""
 
     z: Tensor
     acceptance: Tensor
     evaluations: int
+    path: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -211,19 +213,20 @@ class LatentPrior(nn.Module):
     def sample(
         self, n: int, *, symbols: Symbols | None = None, strength: float | None = None, steps_factor: int = 1,
         generator: torch.Generator | None = None, start: tuple[int, Tensor] | None = None, adapt: bool = False,
+        keep_path: bool = False,
     ) -> LatentSample:  # fmt: skip
         """n draws of z = u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing)."""
         device = self.rho.device
         acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
         if self.explicit is not None and not symbols and start is None:
             z = self.explicit.sample(n, self.dim, device=device, generator=generator)
-            return LatentSample(z, acceptance, 0)
+            return LatentSample(z, acceptance, 0, z[None] if keep_path else None)
         strength = self.strength if strength is None else strength
         levels = range(self.schedule.num_levels - 1, -1, -1)
         u = torch.zeros(n, self.dim, device=device)
         if start is not None:
             levels, u = range(start[0] - 1, -1, -1), start[1]
-        evaluations = 0
+        evaluations, path = 0, []
         for t in levels:
             level = torch.full((n,), t, dtype=torch.long, device=device)
             mean = self.schedule.reverse_scale[t] * u
@@ -236,11 +239,13 @@ class LatentPrior(nn.Module):
                 w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator
             )
             u = chain.w
+            if keep_path:
+                path.append(u)
             acceptance[t] = chain.acceptance.mean()
             evaluations += chain.evaluations
             if adapt:
                 self._adapt(level, chain.acceptance)
-        return LatentSample(u, acceptance, evaluations)
+        return LatentSample(u, acceptance, evaluations, torch.stack(path) if path else None)
 
     def perturb(
         self, z: Tensor, symbols: Symbols, *, strength: float | None = None, steps: int | None = None,
