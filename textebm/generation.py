@@ -163,7 +163,7 @@ class Generation(nn.Module):
 
     @torch.no_grad()
     def energies(self, z: Tensor) -> Tensor:
-        """−F(z) at level 0, (n,) on the CPU: low where the prior says likely, beyond its Gaussian reference. z (n, d)"""
+        """−F(z) at level 0, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
         with self._evaluating():
             level = torch.zeros(len(z), dtype=torch.long, device=self.device)
             return -self.prior.potential(z.to(self.device), level).cpu()

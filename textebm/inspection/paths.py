@@ -149,8 +149,13 @@ def edits(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[Edit]:
     named = [_classes(model, head.name, each) for each in written]
     return [
         Edit(
-            text, head.name, sources[i], targets[i], tuple(levels),
-            tuple(each[i] for each in written), tuple(each[i] for each in named),
+            text,
+            head.name,
+            sources[i],
+            targets[i],
+            tuple(levels),
+            tuple(each[i] for each in written),
+            tuple(each[i] for each in named),
         )  # fmt: skip
         for i, text in enumerate(texts)
     ]

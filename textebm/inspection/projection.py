@@ -120,5 +120,3 @@ def _plane(rows: Any) -> Plane:
     if not np.isfinite(points).all():
         raise ValueError("points that are not finite")
     return points
-
-

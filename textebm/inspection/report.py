@@ -47,11 +47,13 @@ class Control:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found. energies, losses: one a row of *rows*, nats; the sample_* ones: one a prior sample."""
+    """What `inspect` found. energies (at the posterior mean), draw_energies (at a posterior draw) and losses: one a row of
+    *rows*, nats; the sample_* ones: one a prior sample."""
 
     rows: Rows
     encoding: Encoding
     energies: list[float]
+    draw_energies: list[float]
     losses: list[float]
     cards: dict[str, list[CodeCard]]
     projection: Projection
@@ -93,10 +95,13 @@ def inspect(
         head.name: inspect_codes(model, rows, head.name, seed=seed, encoding=encoding)
         for head in paths.sorted_heads(model)
     }
+    noise = torch.randn(encoding.mean.shape, generator=torch.Generator().manual_seed(seed))
+    draws = encoding.mean + encoding.stddev * noise
     diffusions, acceptance = paths.diffusions(model, seed=seed)
     return Inspection(
         rows=rows, encoding=encoding,
-        energies=model.energies(encoding.mean).tolist(), losses=model.reconstruction_losses(rows.texts).tolist(),
+        energies=model.energies(encoding.mean).tolist(), draw_energies=model.energies(draws).tolist(),
+        losses=model.reconstruction_losses(rows.texts).tolist(),
         cards=cards, projection=projection,
         sample_texts=model.decode(samples), sample_energies=model.energies(samples).tolist(),
         control=[_control(model, own, seed) for own in cards.values()],
@@ -153,6 +158,7 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
             "text": found.sample_texts,
             "energy": _rounded(found.sample_energies, 3) if _varies(found.sample_energies) else None,
         },
+        "drawEnergies": _rounded(found.draw_energies, 3) if _varies(found.draw_energies) else None,
         "maps": [
             {
                 "name": name,
@@ -180,7 +186,8 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
 def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
-        f"{stage['name']}, " + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs'):g} epochs")
+        f"{stage['name']}, "
+        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs'):g} epochs")
         for stage in recipe.get("training", {}).get("stages", [])
     ]
     sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())

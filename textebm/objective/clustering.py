@@ -32,7 +32,9 @@ def cluster_latents(
     pca = PCA(min(components, *fit.shape), whiten=whiten, random_state=seed).fit(fit)
     clusters = min(classes, len(fit))
     kind = KMeans if len(means) <= MINI_BATCH_ROWS else MiniBatchKMeans
-    with threadpool_limits(1):  # k-means adds its threads' sums in the order they arrive: three would not repeat exactly
+    with threadpool_limits(
+        1
+    ):  # k-means adds its threads' sums in the order they arrive: three would not repeat exactly
         kmeans = kind(clusters, n_init=3, random_state=seed).fit(_unit(pca.transform(fit)))
         assignment = kmeans.predict(_unit(pca.transform(means))).astype(np.int64)
     return assignment if previous is None else align(assignment, previous, classes)

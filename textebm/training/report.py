@@ -60,7 +60,12 @@ def write_report(
     found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     facts = RunFacts(
-        directory.resolve().name, __version__, split, sizes, _evaluation(directory), _history(directory / "metrics.jsonl")
+        directory.resolve().name,
+        __version__,
+        split,
+        sizes,
+        _evaluation(directory),
+        _history(directory / "metrics.jsonl"),
     )
     say("writing the page")
     page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
