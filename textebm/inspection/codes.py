@@ -24,7 +24,7 @@ WORDS, NEIGHBOURS = 12, 3
 MIN_LIFT = 1.25  # a word that a code uses hardly more often than the corpus does says nothing about it
 DUPLICATE_COSINE, DUPLICATE_WORDS = 0.9, 0.5
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and their wide forms
 

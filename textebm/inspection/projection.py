@@ -73,7 +73,7 @@ def project(
     PCA is fitted on the means alone, so that a sample far from all of them lies far from them on the map too. t-SNE
     (van der Maaten & Hinton 2008) places both together. It is left out where there are too few points or all are one.
     """
-    mean, samples = np.asarray(mean, dtype=np.float64), np.asarray(samples, dtype=np.float64)
+    mean, samples = mean.astype(np.float64), samples.astype(np.float64)
     if mean.ndim != 2 or samples.ndim != 2 or mean.shape[1] != samples.shape[1] or len(mean) == 0:
         raise ValueError(f"expected means (n, d) and samples (m, d) with n > 0, got {mean.shape} and {samples.shape}")
     layouts = {"pca": _pca(mean, samples)}
@@ -85,7 +85,7 @@ def project(
     return Projection(key, layouts)
 
 
-def _pca(mean: NDArray[np.float64], samples: NDArray[np.float64]) -> Layout:
+def _pca(mean: NDArray[np.floating[Any]], samples: NDArray[np.floating[Any]]) -> Layout:
     number = min(2, *mean.shape)
     if mean.var(0).sum() <= 1e-12:  # all means are one point; the middle of the map
         return Layout(np.zeros((len(mean), 2)), np.zeros((len(samples), 2)), "PCA: all posterior means are one point")
@@ -98,10 +98,11 @@ def _pca(mean: NDArray[np.float64], samples: NDArray[np.float64]) -> Layout:
     return Layout(_rounded(points), _rounded(others), f"PCA: the two axes carry {shares.sum():.0%} of the variance")
 
 
-def _tsne(points: NDArray[np.float64], seed: int) -> Plane:
+def _tsne(points: NDArray[np.floating[Any]], seed: int) -> Plane:
     perplexity = min(30.0, (len(points) - 1) / 3)
-    # PCA start: the same picture each time, and large structure survives (Kobak & Berens 2019)
-    fit = TSNE(2, perplexity=perplexity, init="pca", random_state=seed, max_iter=500, n_jobs=1)
+    # PCA start: large structure survives (Kobak & Berens 2019)
+    start = "pca" if points.shape[1] > 1 else "random"
+    fit = TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=500, n_jobs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a dimension without variance
         placed = np.asarray(fit.fit_transform(points), dtype=np.float64)

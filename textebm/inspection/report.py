@@ -1,4 +1,4 @@
-"""Everything the report shows, gathered as typed values (`inspect`), and as the plain data of its page (`page_data`)."""
+"""What the report shows, gathered as typed values (`inspect`), and as the plain data of its page (`page_data`)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Control:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found. energies (at the posterior mean), draw_energies (at a posterior draw) and losses: one a row of
+    """What `inspect` found. energies (at posterior means), draw_energies (at posterior draws) and losses: one a row of
     *rows*, nats; the sample_* ones: one a prior sample."""
 
     rows: Rows
@@ -187,7 +187,7 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
         f"{stage['name']}, "
-        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs'):g} epochs")
+        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs') or 0:g} epochs")
         for stage in recipe.get("training", {}).get("stages", [])
     ]
     sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())

@@ -59,14 +59,8 @@ def write_report(
     stored = _stored(directory / "projection.json")
     found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
-    facts = RunFacts(
-        directory.resolve().name,
-        __version__,
-        split,
-        sizes,
-        _evaluation(directory),
-        _history(directory / "metrics.jsonl"),
-    )
+    history = _history(directory / "metrics.jsonl")
+    facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
     say("writing the page")
     page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
     try:

@@ -80,7 +80,7 @@ const latentMap = () => {
     for (const key of [...groups.keys()].sort((a, b) => a - b)) {
       const lit = key >= 99000, value = lit ? key - 100000 : key;
       const look = s ? { colour: value < 0 ? css("--faint") : ramp(value / 63), shape: 0 } : mark(value);
-      ctx.globalAlpha = lit ? 0.82 : 0.16;
+      ctx.globalAlpha = lit ? 0.82 : 0.3;
       ctx.fillStyle = lit ? look.colour : css("--faint");
       ctx.beginPath();
       for (const i of groups.get(key)) trace(ctx, look.shape, xs[i], ys[i], lit ? RADIUS : RADIUS * 0.8);

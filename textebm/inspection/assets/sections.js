@@ -145,7 +145,7 @@ const control = () => {
   return parts;
 };
 
-// Words that the last sentence has are dark, the others pale: one sees when each arrives.
+// Words that the last sentence has are strong, the others pale: one sees when each arrives.
 const arriving = (text, final) => {
   const there = new Set(final.split(/\s+/));
   return text === "" ? say(text) : el("span", { class: "text", dir: "auto" }, text.split(/\s+/).map((w, i) => [i ? " " : "", el("span", { class: there.has(w) ? "stays" : "goes" }, w)]));
@@ -154,13 +154,13 @@ const paths = () => {
   const parts = [];
   if (D.diffusions.length) {
     parts.push(el("h3", {}, "From noise to sentence"),
-      el("p", { class: "muted" }, "Draws of the prior, decoded as they stand at each level; ᾱ says how much signal a level has, from 0 to 1. Dark words are those of the sentence it becomes."),
+      el("p", { class: "muted" }, "Draws of the prior, decoded as they stand at each level; ᾱ says how much signal a level has, from 0 to 1. Strong words are those of the sentence it becomes."),
       el("div", { class: "trails" }, D.diffusions.map((d) => el("ol", { class: "trail" }, d.levels.map((level, i) => el("li", {},
         el("span", { class: "muted small step", title: `level ${level}` }, `ᾱ ${d.signal[i].toFixed(2)}`), arriving(d.texts[i], d.texts[d.texts.length - 1])))))));
   }
   if (D.edits.length) {
     parts.push(el("h3", {}, "Edits"), el("p", { class: "muted" }, `A sentence is diffused to a level and denoised under another ${D.edits[0].head}: `,
-      "low levels keep the content, high levels obey more. Dark words are the sentence's own; after each the class it is given."),
+      "low levels keep the content, high levels obey more. Strong words are the sentence's own; after each the class it is given."),
       el("div", { class: "trails" }, D.edits.map((e) => el("ol", { class: "trail" },
         el("li", { class: "end" }, el("span", { class: "muted small step" }, "given"), say(e.text), el("span", { class: "muted small" }, ` ${e.source} → ${e.target}`)),
         e.levels.map((level, i) => el("li", {}, el("span", { class: "muted small step" }, level === null ? "chain" : `level ${level}`), arriving(e.texts[i], e.text),
@@ -191,7 +191,7 @@ const build = () => {
   const map = latentMap();
   const sections = [
     ["overview", "Overview", overview()],
-    ["map", "Map", [el("p", { class: "muted" }, "Each point is a sentence at its posterior mean. Hover to read it, click or draw around points to list them."), map.node]],
+    ["map", "Map", [el("p", { class: "muted" }, "Each point is a sentence at its posterior mean. Hover to read it, click or draw around points to list them. Prior samples lie wider than the means by the posterior's own spread; regions with many of them and no sentence, or the reverse, are where the prior is wrong."), map.node]],
     ["codes", "Codes", D.heads.length ? codeCards(map) : null],
     ["labels", "Labels", heatMap()],
     ["control", "Control", D.heads.length ? control() : null],
