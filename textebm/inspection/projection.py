@@ -102,7 +102,7 @@ def _tsne(points: NDArray[np.floating[Any]], seed: int) -> Plane:
     perplexity = min(30.0, (len(points) - 1) / 3)
     # PCA start: large structure survives (Kobak & Berens 2019)
     start = "pca" if points.shape[1] > 1 else "random"
-    fit = TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=500, n_jobs=1)
+    fit = TSNE(2, perplexity=perplexity, init=start, random_state=seed, max_iter=500, angle=0.7, n_jobs=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a dimension without variance
         placed = np.asarray(fit.fit_transform(points), dtype=np.float64)

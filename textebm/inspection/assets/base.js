@@ -92,7 +92,8 @@ const lineChart = ({ title, unit, points, verticals = [], range = null, label = 
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const x0 = Math.min(...xs, ...verticals), x1 = Math.max(...xs, ...verticals);
   let [y0, y1] = range || [Math.min(...ys), Math.max(...ys)];
-  if (y0 === y1) { y0 -= 0.5; y1 += 0.5; }
+  const flat = y0 === y1;
+  if (flat) { y0 -= 0.5; y1 += 0.5; }
   const X = (x) => (x1 === x0 ? W / 2 : L + ((x - x0) / (x1 - x0)) * (W - L - R));
   const Y = (y) => T + (1 - (y - y0) / (y1 - y0)) * (H - T - B);
   const last = points[points.length - 1];
@@ -104,7 +105,7 @@ const lineChart = ({ title, unit, points, verticals = [], range = null, label = 
       svg("line", { class: "axis", x1: L, x2: W - R, y1: H - B, y2: H - B }),
       svg("path", { class: "line", d: path }),
       points.map((p) => svg("circle", { class: "dot", cx: X(p[0]), cy: Y(p[1]), r: 2.2 }, svg("title", {}, `${label(p[0])}: ${number(p[1])}`))),
-      range ? null : [svg("text", { class: "pale", x: L, y: T - 3 }, number(y1, 3)), svg("text", { class: "pale", x: L, y: H - B - 4 }, number(y0, 3))],
+      range || flat ? null : [svg("text", { class: "pale", x: L, y: T - 3 }, number(y1, 3)), svg("text", { class: "pale", x: L, y: H - B - 4 }, number(y0, 3))],
       svg("text", { x: L, y: H - 5 }, label(x0)),
       svg("text", { x: W - R, y: H - 5, "text-anchor": "end" }, label(x1))));
 };
