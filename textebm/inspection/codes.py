@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from textebm.model import TextEBM
 
 WORDS, NEIGHBOURS = 12, 3
-MIN_LIFT = 1.25  # a word that a code uses hardly more often than the corpus does says nothing about it
+MARKED = 2.0  # times as often as all classes together: what makes a word a class's own, see top_words
 DUPLICATE_COSINE, DUPLICATE_WORDS = 0.9, 0.5
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
@@ -166,8 +166,9 @@ def c_tf_idf(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
 def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Word, ...]]:
     """The n words of highest c-TF-IDF of each class of sentences.
 
-    The formula alone puts "the" first everywhere, so words come first that the class uses at least `MIN_LIFT` times
-    as often as all classes together; the others are used only where a class has no such word (there is one code).
+    The formula alone puts "the" first everywhere, so only words count that the class uses at least `MARKED` times as
+    often as all classes together, or, in a large class, half-way (by ratio) to the most that is possible there. A
+    class without such words shows all of its own.
     """
     counts = [Counter(word for text in texts for word in words_of(text)) for texts in classes]
     total: Counter[str] = sum(counts, Counter())
@@ -175,7 +176,8 @@ def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Wo
     found = []
     for own, scores in zip(counts, c_tf_idf(counts), strict=True):
         size = max(1, sum(own.values()))
-        marked = [word for word in own if own[word] / size >= MIN_LIFT * total[word] / everything]
+        lift = min(MARKED, (everything / size) ** 0.5)
+        marked = [word for word in own if own[word] / size >= lift * total[word] / everything]
         best = sorted(marked or own, key=lambda word: (-scores[word], word))[:n]
         found.append(tuple(Word(word, scores[word], own[word]) for word in best))
     return found
