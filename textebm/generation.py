@@ -21,7 +21,7 @@ from textebm.errors import TextEBMError, did_you_mean
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.prior.likelihood import log_prob_bound
-from textebm.prior.prior import LatentPrior, Symbols
+from textebm.prior.prior import LatentPrior, LatentSample, Symbols
 from textebm.text.batches import TokenBatch, collate_texts
 from textebm.text.tokenizer import decode as decode_ids
 
@@ -150,6 +150,24 @@ class Generation(nn.Module):
             return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
 
+    @torch.no_grad()
+    def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
+        losses = []
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                mean = self.encoder(batch.tokens, batch.lengths).mean
+                losses.append(self.reconstruction_nll(batch, mean).cpu())
+        return torch.cat(losses)[inverse] if losses else torch.zeros(0)
+
+    @torch.no_grad()
+    def energies(self, z: Tensor) -> Tensor:
+        """−F(z) at level 0, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        with self._evaluating():
+            level = torch.zeros(len(z), dtype=torch.long, device=self.device)
+            return -self.prior.potential(z.to(self.device), level).cpu()
+
     # -- texts out -----------------------------------------------------------------------------------------------
 
     def generate(
@@ -189,6 +207,15 @@ class Generation(nn.Module):
                 )
                 pieces.append(sample.z.cpu())
         return torch.cat(pieces)
+
+    @torch.no_grad()
+    def sample_path(
+        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0
+    ) -> LatentSample:
+        """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
+        chosen, generator = self._symbols(symbols, n, strength), self._generator(seed)
+        with self._evaluating():
+            return self.prior.sample(n, symbols=chosen, strength=strength, generator=generator, keep_path=True)
 
     @torch.no_grad()
     def decode(

@@ -94,7 +94,8 @@ def _report(run: Run, evaluation: Evaluation) -> None:
             print(f"  {text}")
     heads = sorted(run.model.heads.values(), key=lambda head: head.column is None)  # a taught one before a found one
     steer = f" --symbol {shlex.quote(f'{heads[0].name}={heads[0].classes[-1]}')}" if heads else ""
-    print(f"\nThe run lies in {run.directory}. Next:")
+    report = " Look at it: report.html there." if (run.directory / "report.html").is_file() else ""
+    print(f"\nThe run lies in {run.directory}.{report} Next:")
     print(f"  textebm generate {shlex.quote(str(run.directory))} -n 10{steer}")
 
 

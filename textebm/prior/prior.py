@@ -17,7 +17,7 @@ Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; stre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -47,11 +47,13 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class LatentSample:
-    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row."""
+    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row;
+    path (levels sampled, B, d), the top level first and z last, if it was asked for."""
 
     z: Tensor
     acceptance: Tensor
     evaluations: int
+    path: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -212,18 +214,20 @@ class LatentPrior(nn.Module):
     def sample(
         self, n: int, *, symbols: Symbols | None = None, strength: float | None = None, steps_factor: int = 1,
         generator: torch.Generator | None = None, start: tuple[int, Tensor] | None = None, adapt: bool = False,
+        keep_path: bool = False,
     ) -> LatentSample:  # fmt: skip
         """n draws of z = u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing)."""
         device = self.rho.device
         acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
         strength = self.strength if strength is None else strength
         if self.explicit is not None and start is None:
-            return self._sample_explicit(n, symbols, strength, self.chain.steps * steps_factor, generator)
+            drawn = self._sample_explicit(n, symbols, strength, self.chain.steps * steps_factor, generator)
+            return replace(drawn, path=drawn.z[None]) if keep_path else drawn
         levels = range(self.schedule.num_levels - 1, -1, -1)
         u = torch.zeros(n, self.dim, device=device)
         if start is not None:
             levels, u = range(start[0] - 1, -1, -1), start[1]
-        evaluations = 0
+        evaluations, path = 0, []
         for t in levels:
             level = torch.full((n,), t, dtype=torch.long, device=device)
             mean = self.schedule.reverse_scale[t] * u
@@ -236,11 +240,13 @@ class LatentPrior(nn.Module):
                 w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator
             )
             u = chain.w
+            if keep_path:
+                path.append(u)
             acceptance[t] = chain.acceptance.mean()
             evaluations += chain.evaluations
             if adapt:
                 self._adapt(level, chain.acceptance)
-        return LatentSample(u, acceptance, evaluations)
+        return LatentSample(u, acceptance, evaluations, torch.stack(path) if path else None)
 
     def _sample_explicit(
         self, n: int, symbols: Symbols | None, strength: float, steps: int, generator: torch.Generator | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from textebm.training.interrupt import GracefulStop
 from textebm.training.lock import RunLock
 from textebm.training.loop import Trainer
 from textebm.training.progress import MetricsLog, Progress, health_line
+from textebm.training.report import write_report
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,27 @@ def _conclude(
         progress.message("stopped while measuring; the model is trained and saved")
         return None
     write_evaluation(evaluation, model, directory)
+    _report(model, recipe, corpus, directory, data_dir, progress, stop)
     return evaluation
+
+
+def _report(
+    model: TextEBM, recipe: Recipe, corpus: DatasetDict, directory: Path, data_dir: str | Path | None,
+    progress: Progress, stop: GracefulStop,
+) -> None:  # fmt: skip
+    """report.html, the last thing: the run is whole without it, so what goes wrong here is said and costs no run."""
+    given = f" --data {shlex.quote(str(data_dir))}" if data_dir is not None else ""
+    command = f"textebm report {shlex.quote(str(directory))}{given}"
+    if stop.requested:
+        progress.message(f"stopped before the report; make it with: {command}")
+        return
+    progress.message("making the report")
+    try:
+        path = write_report(model, corpus, directory, seed=recipe.seed)
+    except Exception as error:
+        progress.message(f"warning: no report: {type(error).__name__}: {error}; make it again with: {command}")
+    else:
+        progress.message(f"report: {path}")
 
 
 class _StoppedError(Exception):

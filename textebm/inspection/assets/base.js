@@ -1,0 +1,148 @@
+// Helpers. Whatever comes from the data goes into the page as a text node or a plain attribute, never as markup.
+const D = JSON.parse(document.getElementById("data").textContent);
+const root = document.documentElement;
+
+const add = (node, kids) => {
+  for (const kid of kids.flat(3)) {
+    if (kid !== null && kid !== undefined && kid !== false) node.append(kid instanceof Node ? kid : String(kid));
+  }
+  return node;
+};
+const furnish = (node, props) => {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (typeof value === "function") node.addEventListener(name, value);
+    else node.setAttribute(name, value === true ? "" : String(value));
+  }
+  return node;
+};
+const el = (tag, props = {}, ...kids) => add(furnish(document.createElement(tag), props), kids);
+const svg = (tag, props = {}, ...kids) => add(furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), props), kids);
+const say = (text, kind = "") => el("span", { class: `text ${kind}`, dir: "auto" }, text === "" ? "(empty)" : text);
+
+const number = (value, digits = 4) => {
+  if (value === null || value === undefined) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const size = Math.abs(value);
+  if (size >= 1000) return Math.round(value).toLocaleString("en");
+  return String(Number(value.toPrecision(digits)));
+};
+const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)}%`);
+const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+const redraws = []; // called when the theme changes
+
+// -- colours -----------------------------------------------------------------------------------------------------
+// Eight hues that stay apart for colour-blind readers (after Okabe & Ito 2008), three lightnesses and six shapes:
+// 144 marks. Beyond eight, the shape and the name on hover tell codes apart, not the colour alone.
+const HUES = {
+  light: ["#0072b2", "#d98e00", "#00875f", "#cf4f00", "#3fa0dc", "#b8568c", "#857800", "#565c66"],
+  dark: ["#4aa3e8", "#f0b23c", "#2cc295", "#f27b3a", "#8fd0fa", "#e597c2", "#cfc04a", "#b3bac5"],
+};
+const SHAPES = 6;
+const isDark = () => root.dataset.theme === "dark" ||
+  (root.dataset.theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+const mix = (a, b, share) => {
+  const parts = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+  const [x, y] = [parts(a), parts(b)];
+  return `#${x.map((v, i) => Math.round(v + (y[i] - v) * share).toString(16).padStart(2, "0")).join("")}`;
+};
+const mark = (index) => {
+  if (index < 0) return { colour: css("--faint"), shape: 0 };
+  const tier = Math.floor(index / 8), dark = isDark();
+  const tone = (tier + Math.floor(tier / SHAPES)) % 3;
+  const base = HUES[dark ? "dark" : "light"][index % 8];
+  const colour = tone === 0 ? base : mix(base, (tone === 1) === dark ? "#ffffff" : "#000000", 0.38);
+  return { colour, shape: tier % SHAPES };
+};
+// Viridis, without the end that the background would swallow.
+const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+const ramp = (share) => {
+  const at = (isDark() ? 2 + share * 7 : share * 7.6), low = Math.min(8, Math.floor(at));
+  return mix(VIRIDIS[low], VIRIDIS[low + 1], Math.min(1, at - low));
+};
+const trace = (ctx, shape, x, y, r) => {
+  if (shape === 0) { ctx.moveTo(x + r, y); ctx.arc(x, y, r, 0, 7); return; }
+  if (shape === 1) { ctx.rect(x - r * 0.9, y - r * 0.9, r * 1.8, r * 1.8); return; }
+  if (shape === 4) { // plus
+    const a = r * 1.25, b = r * 0.42;
+    ctx.rect(x - a, y - b, 2 * a, 2 * b); ctx.rect(x - b, y - a, 2 * b, 2 * a); return;
+  }
+  const corners = { 2: [[0, -1.3], [1.15, 0.8], [-1.15, 0.8]], 3: [[0, -1.35], [1.35, 0], [0, 1.35], [-1.35, 0]],
+    5: [[0, 1.3], [1.15, -0.8], [-1.15, -0.8]] }[shape];
+  corners.forEach(([dx, dy], i) => ctx[i ? "lineTo" : "moveTo"](x + dx * r, y + dy * r));
+  ctx.closePath();
+};
+// The mark as a small picture beside a name.
+const swatch = (index) => {
+  const canvas = el("canvas", { class: "swatch", width: 32, height: 32, "aria-hidden": "true" });
+  const draw = () => {
+    const ctx = canvas.getContext("2d"), { colour, shape } = mark(index);
+    ctx.clearRect(0, 0, 32, 32);
+    ctx.fillStyle = colour; ctx.beginPath(); trace(ctx, shape, 16, 16, 10); ctx.fill();
+  };
+  draw();
+  redraws.push(draw);
+  return canvas;
+};
+
+// -- small charts ------------------------------------------------------------------------------------------------
+const lineChart = ({ title, unit, points, verticals = [], range = null, label = (x) => number(x) }) => {
+  const W = 300, H = 120, L = 6, R = 6, T = 14, B = 20;
+  const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
+  const x0 = Math.min(...xs, ...verticals), x1 = Math.max(...xs, ...verticals);
+  let [y0, y1] = range || [Math.min(...ys), Math.max(...ys)];
+  const flat = y0 === y1;
+  if (flat) { y0 -= 0.5; y1 += 0.5; }
+  const X = (x) => (x1 === x0 ? W / 2 : L + ((x - x0) / (x1 - x0)) * (W - L - R));
+  const Y = (y) => T + (1 - (y - y0) / (y1 - y0)) * (H - T - B);
+  const last = points[points.length - 1];
+  const path = points.map((p, i) => `${i ? "L" : "M"}${X(p[0]).toFixed(1)} ${Y(p[1]).toFixed(1)}`).join("");
+  return el("figure", { class: "chart" },
+    el("figcaption", {}, el("b", {}, title), el("span", { class: "last" }, number(last[1], 3)), el("span", { class: "muted block" }, unit)),
+    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: from ${number(points[0][1])} to ${number(last[1])}` },
+      verticals.map((x) => svg("line", { class: "rule", x1: X(x), x2: X(x), y1: T, y2: H - B })),
+      svg("line", { class: "axis", x1: L, x2: W - R, y1: H - B, y2: H - B }),
+      svg("path", { class: "line", d: path }),
+      points.map((p) => svg("circle", { class: "dot", cx: X(p[0]), cy: Y(p[1]), r: 2.2 }, svg("title", {}, `${label(p[0])}: ${number(p[1])}`))),
+      range || flat ? null : [svg("text", { class: "pale", x: L, y: T - 3 }, number(y1, 3)), svg("text", { class: "pale", x: L, y: H - B - 4 }, number(y0, 3))],
+      svg("text", { x: L, y: H - 5 }, label(x0)),
+      svg("text", { x: W - R, y: H - 5, "text-anchor": "end" }, label(x1))));
+};
+const histogram = (title, unit, series) => {
+  const all = series.flatMap((s) => s.values), W = 600, H = 160, B = 20, bins = 40;
+  const sorted = [...all].sort((a, b) => a - b), low = sorted[Math.floor(sorted.length * 0.002)];
+  const high = sorted[Math.ceil(sorted.length * 0.998) - 1], width = (high - low) / bins || 1;
+  const shares = series.map((s) => {
+    const counts = new Array(bins).fill(0);
+    for (const v of s.values) counts[Math.max(0, Math.min(bins - 1, Math.floor((v - low) / width)))] += 1 / s.values.length;
+    return counts;
+  });
+  const top = Math.max(...shares.flat());
+  const step = (counts) => counts.map((c, i) => {
+    const y = (H - B - (c / top) * (H - B - 8)).toFixed(1);
+    return `${i ? "L" : "M"}${(i * W) / bins} ${y}L${((i + 1) * W) / bins} ${y}`;
+  }).join("");
+  return el("figure", { class: "chart wide" },
+    el("figcaption", {}, el("b", {}, title), " ", el("span", { class: "muted" }, unit),
+      series.map((s, i) => el("span", { class: `key key${i}` }, s.name))),
+    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title },
+      shares.map((counts, i) => svg("path", { class: `hist hist${i}`, d: step(counts) })),
+      svg("line", { class: "axis", x1: 0, x2: W, y1: H - B, y2: H - B }),
+      svg("text", { x: 0, y: H - 5 }, number(low, 3)),
+      svg("text", { x: W, y: H - 5, "text-anchor": "end" }, number(high, 3))));
+};
+const bar = (share, title = null) => {
+  const inner = el("i");
+  inner.style.inlineSize = `${Math.round(1000 * share) / 10}%`;
+  return el("span", { class: "meter", title }, inner);
+};
+const choice = (label, options, change) => {
+  const select = el("select", { change: () => change(select.value) }, options.map(([value, name]) => el("option", { value }, name)));
+  return el("label", { class: "field" }, el("span", {}, label), select);
+};
+const tabs = (names, change) => {
+  const buttons = names.map((name, i) => el("button", { type: "button", dir: "auto", "aria-pressed": String(i === 0), click: () => pick(i) }, name));
+  const pick = (i) => { buttons.forEach((b, j) => b.setAttribute("aria-pressed", String(i === j))); change(i); };
+  return { node: names.length > 1 ? el("div", { class: "tabs", role: "group" }, buttons) : null, pick };
+};

@@ -1,0 +1,268 @@
+"""What each code of a head stands for: its words, its sentences, its labels, its neighbours."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textebm.errors import TextEBMError, did_you_mean
+from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from textebm.generation import Encoding
+    from textebm.model import TextEBM
+
+WORDS, NEIGHBOURS = 12, 3
+MARKED = 2.0  # times as often as all classes together: what makes a word a class's own, see top_words
+DUPLICATE_COSINE, DUPLICATE_WORDS = 0.9, 0.5
+# Scripts without spaces are counted by the character; everything else by what stands between spaces.
+_UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and their wide forms
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a code: its c-TF-IDF score, and how often the code's sentences use it."""
+
+    text: str
+    score: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Typical:
+    """A sentence and p(code|z) at its posterior mean."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LabelShare:
+    """Of a code's labelled sentences, *share* have the class *name* of the column *label*: *lift* times as many as in
+    the whole split."""
+
+    label: str
+    name: str
+    count: int
+    share: float
+    lift: float
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another code, and the cosine between the two centroids, seen from the mean of all sentences."""
+
+    name: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class CodeCard:
+    """One code of one head. confidence: mean p(code|z) of its sentences, None where it has none. duplicates: codes
+    with nearly the same place and the same words."""
+
+    head: str
+    code: int
+    name: str
+    size: int
+    share: float
+    confidence: float | None
+    words: tuple[Word, ...]
+    typical: tuple[Typical, ...]
+    generated: tuple[str, ...]
+    labels: tuple[LabelShare, ...]
+    nearest: tuple[Neighbour, ...]
+    duplicates: tuple[str, ...]
+
+    @property
+    def unused(self) -> bool:
+        return self.size == 0
+
+
+def inspect_codes(
+    model: TextEBM, dataset: Dataset | Rows, head: str, *, generated: int = 5, typical: int = 5, seed: int = 0,
+    encoding: Encoding | None = None,
+) -> list[CodeCard]:  # fmt: skip
+    """A card for each code (or class) of *head*, in the head's order, from the sentences of *dataset*.
+
+    generated: sentences to write for each code. typical: sentences of highest p(code|z) to show. encoding: what
+    ``model.encode`` gave for these rows, if it is there already. Raises TextEBMError for an unknown head.
+    """
+    if head not in model.heads:
+        known = did_you_mean(head, model.heads) if model.heads else "; this model has none"
+        raise TextEBMError(f"unknown head {head!r}{known}")
+    rows = dataset if isinstance(dataset, Rows) else choose_rows(dataset)
+    classes = model.heads[head].classes
+    encoding = model.encode(rows.texts) if encoding is None else encoding
+    probabilities, codes = encoding.probabilities[head].numpy(), encoding.codes[head].numpy()
+    written = write_for_codes(model, head, generated, seed)
+    members = [np.flatnonzero(codes == code) for code in range(len(classes))]
+    words = top_words([[rows.texts[i] for i in rows_of] for rows_of in members])
+    cosines = centroid_cosines(encoding.mean.numpy(), members)
+    cards = []
+    for code, (name, own) in enumerate(zip(classes, members, strict=True)):
+        confidence = probabilities[own, code]
+        order = own[np.argsort(-confidence, kind="stable")]
+        near = [other for other in np.argsort(-cosines[code], kind="stable").tolist() if cosines[code, other] > -2]
+        twins = [
+            classes[other]
+            for other in near
+            if cosines[code, other] >= DUPLICATE_COSINE and _overlap(words[code], words[other]) >= DUPLICATE_WORDS
+        ]
+        cards.append(
+            CodeCard(
+                head=head, code=code, name=name, size=len(own), share=len(own) / len(rows),
+                confidence=float(confidence.mean()) if len(own) else None,
+                words=words[code],
+                typical=_distinct(((rows.texts[i], float(probabilities[i, code])) for i in order), typical),
+                generated=tuple(written[code]),
+                labels=label_shares(rows.labels, own),
+                nearest=tuple(Neighbour(classes[o], float(cosines[code, o])) for o in near[:NEIGHBOURS]),
+                duplicates=tuple(twins),
+            )
+        )  # fmt: skip
+    return cards
+
+
+def write_for_codes(model: TextEBM, head: str, n: int, seed: int) -> list[list[str]]:
+    """n sentences for each class of *head*, by one call of the sampler."""
+    count = len(model.heads[head].classes)
+    asked = [code for code in range(count) for _ in range(n)]
+    texts = model.generate(len(asked), symbols={head: asked}, seed=seed) if asked else []
+    return [texts[code * n : (code + 1) * n] for code in range(count)]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a sentence that have a letter or digit, in lower case."""
+    return [word for word in _WORD.findall(text.lower()) if any(map(str.isalnum, word))]
+
+
+def c_tf_idf(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
+    """Class-based TF-IDF: how much a word stands for a class among classes.
+
+        W(t, c) = tf(t, c) · log(1 + A / tf(t))
+
+    tf(t, c): how often class c uses the word t; tf(t): how often all classes do; A: words a class, on average over
+    the classes that have any (Grootendorst 2022, "BERTopic", arXiv 2203.05794, equation 2). counts: tf(t, c) of each
+    class -> W of each class.
+    """
+    total: Counter[str] = Counter()
+    for own in counts:
+        total.update(own)
+    average = sum(total.values()) / max(1, sum(1 for own in counts if own))
+    return [{word: count * float(np.log1p(average / total[word])) for word, count in own.items()} for own in counts]
+
+
+def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Word, ...]]:
+    """The n words of highest c-TF-IDF of each class of sentences.
+
+    The formula alone puts "the" first everywhere, so only words count that the class uses at least `MARKED` times as
+    often as all classes together, or, in a large class, half-way (by ratio) to the most that is possible there. A
+    class without such words shows all of its own.
+    """
+    counts = [Counter(word for text in texts for word in words_of(text)) for texts in classes]
+    total: Counter[str] = sum(counts, Counter())
+    everything = max(1, sum(total.values()))
+    found = []
+    for own, scores in zip(counts, c_tf_idf(counts), strict=True):
+        size = max(1, sum(own.values()))
+        lift = min(MARKED, (everything / size) ** 0.5)
+        marked = [word for word in own if own[word] / size >= lift * total[word] / everything]
+        best = sorted(marked or own, key=lambda word: (-scores[word], word))[:n]
+        found.append(tuple(Word(word, scores[word], own[word]) for word in best))
+    return found
+
+
+def centroid_cosines(mean: NDArray[np.floating[Any]], members: Sequence[NDArray[np.integer[Any]]]) -> NDArray[Any]:
+    """Cosines between the classes' centroids about the mean of all rows, (K, K); -inf for a class and itself and for
+    empty classes. mean (n, d)"""
+    middle = mean.mean(0)
+    centroids = np.stack([mean[own].mean(0) - middle if len(own) else np.zeros_like(middle) for own in members])
+    norms = np.linalg.norm(centroids, axis=1)
+    units = centroids / np.maximum(norms, 1e-12)[:, None]
+    cosines = np.clip(units @ units.T, -1.0, 1.0).astype(np.float64)
+    empty = np.array([len(own) == 0 for own in members])
+    cosines[empty] = cosines[:, empty] = -np.inf
+    np.fill_diagonal(cosines, -np.inf)
+    return cosines
+
+
+def label_shares(labels: Mapping[str, LabelColumn], own: NDArray[np.integer[Any]]) -> tuple[LabelShare, ...]:
+    """For each label column the classes that the rows *own* have, most frequent first."""
+    found = []
+    for label, column in labels.items():
+        all_counts = label_counts(column)
+        counts = label_counts(column, own)
+        known, everybody = int(counts.sum()), int(all_counts.sum())
+        for value in np.argsort(-counts, kind="stable").tolist():
+            if counts[value]:
+                share = counts[value] / known
+                lift = share / (all_counts[value] / everybody)
+                found.append(
+                    LabelShare(label, column.classes[value], int(counts[value]), float(share), float(lift))
+                )  # fmt: skip
+    return tuple(found)
+
+
+def label_counts(column: LabelColumn, own: NDArray[np.integer[Any]] | None = None) -> NDArray[np.int64]:
+    """How many rows (of *own*, if given) have each class; missing labels count nowhere."""
+    values = column.values if own is None else column.values[own]
+    return np.bincount(values[values >= 0], minlength=len(column.classes)).astype(np.int64)
+
+
+def _distinct(pairs: Iterable[tuple[str, float]], n: int) -> tuple[Typical, ...]:
+    """The first n pairs whose sentences differ."""
+    found: dict[str, float] = {}
+    for text, probability in pairs:
+        if len(found) >= n:
+            break
+        found.setdefault(text, probability)
+    return tuple(Typical(text, probability) for text, probability in found.items())
+
+
+def _overlap(a: Sequence[Word], b: Sequence[Word]) -> float:
+    """Shared words over all words of two lists (Jaccard)."""
+    first, second = {word.text for word in a}, {word.text for word in b}
+    return len(first & second) / max(1, len(first | second))
+
+
+# -- as a table ----------------------------------------------------------------------------------------------------
+
+
+def to_rows(cards: Sequence[CodeCard]) -> list[dict[str, str | int | float | None]]:
+    """Flat records, one a card, with the same columns in each: what a data frame or a CSV file wants."""
+    labels = list(dict.fromkeys(share.label for card in cards for share in card.labels))
+    rows = []
+    for card in cards:
+        row: dict[str, str | int | float | None] = {
+            "head": card.head, "code": card.name, "size": card.size, "share": card.share,
+            "confidence": card.confidence, "unused": int(card.unused), "duplicates": " ".join(card.duplicates),
+            "words": " ".join(word.text for word in card.words),
+        }  # fmt: skip
+        for label in labels:
+            best = next((share for share in card.labels if share.label == label), None)
+            row[f"{label}"] = best.name if best else None
+            row[f"{label} share"] = best.share if best else None
+            row[f"{label} lift"] = best.lift if best else None
+        row["nearest"] = " ".join(near.name for near in card.nearest)
+        row["typical"] = " | ".join(each.text for each in card.typical)
+        row["generated"] = " | ".join(card.generated)
+        rows.append(row)
+    return rows
+
+
+def spreadsheet_safe(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe before it."""
+    if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA):
+        return f"'{value}"
+    return value

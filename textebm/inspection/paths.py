@@ -1,0 +1,180 @@
+"""What the model does, shown: classes asked for, compositions, strengths, walks, edits, and the diffusion itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from textebm.generation import SymbolHead
+from textebm.inspection.rows import Rows
+
+if TYPE_CHECKING:
+    from textebm.model import TextEBM
+
+STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0)
+SENTENCES_PER_STRENGTH = 60
+MAX_CELLS, PER_CELL = 40, 2
+WALKS, WALK_STEPS = 3, 7
+EDITED, EDIT_LEVELS = 4, 5
+DIFFUSED = 5
+
+
+@dataclass(frozen=True)
+class Strength:
+    """Of n sentences generated at this strength, the share that the model's own classifier gives the class asked."""
+
+    strength: float
+    agreement: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Sentences generated under two classes at once; agreement: the share that is found to have both."""
+
+    first: str
+    second: str
+    texts: tuple[str, ...]
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Composition:
+    """All pairs of classes of two heads, row by row."""
+
+    heads: tuple[str, str]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A sentence rewritten towards *target* at several levels; found: the class that each rewriting is given."""
+
+    text: str
+    head: str
+    source: str
+    target: str
+    levels: tuple[int | None, ...]
+    texts: tuple[str, ...]
+    found: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """One draw of the prior from noise to sentence: the level's number and signal (alpha_bar), and the decoded text."""
+
+    levels: tuple[int, ...]
+    signal: tuple[float, ...]
+    texts: tuple[str, ...]
+
+
+def sorted_heads(model: TextEBM) -> list[SymbolHead]:
+    """Heads that were taught, then those that were found."""
+    return sorted(model.heads.values(), key=lambda head: head.column is None)
+
+
+def own_agreement(model: TextEBM, head: str, texts: Sequence[str], wanted: Sequence[str]) -> list[bool]:
+    """Whether the model's own classifier gives each text the class that was asked for; blank texts have none."""
+    written = [i for i, text in enumerate(texts) if text.strip()]
+    found = model.classify([texts[i] for i in written], head).labels if written else []
+    agreed = [False] * len(texts)
+    for i, label in zip(written, found, strict=True):
+        agreed[i] = label == wanted[i]
+    return agreed
+
+
+def strength_sweep(model: TextEBM, head: str, *, seed: int = 0) -> list[Strength]:
+    """Agreement at several strengths, classes asked equally often."""
+    classes = model.heads[head].classes
+    wanted = [classes[i % len(classes)] for i in range(max(SENTENCES_PER_STRENGTH, len(classes)))]
+    found = []
+    for strength in STRENGTHS:
+        texts = model.generate(len(wanted), symbols={head: wanted}, strength=strength, seed=seed)
+        agreed = own_agreement(model, head, texts, wanted)
+        found.append(Strength(strength, sum(agreed) / len(agreed), len(agreed)))
+    return found
+
+
+def compose(model: TextEBM, *, seed: int = 0) -> Composition | None:
+    """The first two heads (taught ones first) whose pairs of classes fit a page; None if there are no two."""
+    heads = sorted_heads(model)
+    for i, first in enumerate(heads):
+        for second in heads[i + 1 :]:
+            pairs = [(a, b) for a in first.classes for b in second.classes]
+            if len(pairs) > MAX_CELLS:
+                continue
+            wanted = [pair for pair in pairs for _ in range(PER_CELL)]
+            asked = {first.name: [a for a, _ in wanted], second.name: [b for _, b in wanted]}
+            texts = model.generate(len(wanted), symbols=asked, seed=seed)
+            one, two = (own_agreement(model, name, texts, asked[name]) for name in asked)
+            cells = []
+            for number, (a, b) in enumerate(pairs):
+                own = slice(number * PER_CELL, (number + 1) * PER_CELL)
+                both = [x and y for x, y in zip(one[own], two[own], strict=True)]
+                cells.append(Cell(a, b, tuple(texts[own]), sum(both) / len(both)))
+            return Composition((first.name, second.name), tuple(cells))
+    return None
+
+
+def walks(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[tuple[str, ...]]:
+    """Interpolations between sentences drawn by the seed: the two sentences, with what is decoded between them."""
+    drawn = np.random.default_rng(seed).permutation(len(rows))[: 2 * WALKS].tolist()
+    pairs = zip(drawn[::2], drawn[1::2], strict=False)
+    found = []
+    for a, b in pairs:
+        first, last = rows.texts[a], rows.texts[b]
+        found.append((first, *model.interpolate(first, last, WALK_STEPS), last))
+    return found
+
+
+def edits(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[Edit]:
+    """Sentences of the rows, each sent to the class that follows its own, at levels from near to far."""
+    heads = [head for head in sorted_heads(model) if len(head.classes) > 1]
+    if not heads:
+        return []
+    head = heads[0]
+    drawn = np.random.default_rng(seed + 1).permutation(len(rows))[:EDITED].tolist()
+    texts = [rows.texts[i] for i in drawn]
+    sources = model.classify(texts, head.name).labels
+    targets = [head.classes[(head.index(source) + 1) % len(head.classes)] for source in sources]
+    top = model.prior.num_levels - 1
+    levels: list[int | None] = [None]
+    if top >= 1:
+        levels = [*sorted({max(1, math.ceil(top * (k + 1) / EDIT_LEVELS)) for k in range(EDIT_LEVELS)})]
+    written = [model.edit(texts, {head.name: targets}, level=level, seed=seed) for level in levels]
+    named = [_classes(model, head.name, each) for each in written]
+    return [
+        Edit(
+            text,
+            head.name,
+            sources[i],
+            targets[i],
+            tuple(levels),
+            tuple(each[i] for each in written),
+            tuple(each[i] for each in named),
+        )  # fmt: skip
+        for i, text in enumerate(texts)
+    ]
+
+
+def _classes(model: TextEBM, head: str, texts: Sequence[str]) -> list[str]:
+    """Class of each text, empty for a blank one."""
+    labels = iter(model.classify([text for text in texts if text.strip()], head).labels)
+    return [next(labels) if text.strip() else "" for text in texts]
+
+
+def diffusions(model: TextEBM, *, seed: int = 0) -> tuple[list[Diffusion], list[float | None]]:
+    """Some draws of the prior with every level decoded as it stands, and acceptance by level (None: not sampled)."""
+    sample = model.sample_path(DIFFUSED, seed=seed)
+    acceptance = [value if math.isfinite(value) else None for value in sample.acceptance.tolist()]
+    if sample.path is None or len(sample.path) < 2:
+        return [], acceptance
+    count = len(sample.path)
+    texts = model.decode(sample.path.cpu().flatten(0, 1))
+    levels = tuple(range(count - 1, -1, -1))
+    signal = tuple(float(model.prior.schedule.alpha_bar[level]) for level in levels)
+    return [Diffusion(levels, signal, tuple(texts[i::DIFFUSED])) for i in range(DIFFUSED)], acceptance

@@ -1,0 +1,315 @@
+"""What the report shows, gathered as typed values (`inspect`), and as the plain data of its page (`page_data`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from textebm.evaluation.metric import Evaluation, describe
+from textebm.inspection import paths
+from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
+from textebm.inspection.projection import Projection, project, projection_key
+from textebm.inspection.rows import LabelColumn, Rows
+
+if TYPE_CHECKING:
+    from textebm.generation import Encoding
+    from textebm.model import TextEBM
+
+PRIOR_SAMPLES = 400
+SWEEP_CLASSES = 20  # heads with more classes would need more sentences than a page is worth
+CURVES = (
+    ("reconstruction_nll", "Reconstruction", "nats / sentence"),
+    ("kl", "KL to N(0, I)", "nats / sentence"),
+    ("mutual_information_xz", "I(x; z)", "nats"),
+    ("active_units", "Active units", "dimensions"),
+    ("mutual_information_zy", "I(z; code)", "nats"),
+    ("codes_in_use", "Codes in use", "codes"),
+    ("train_score_error", "Score error, training", "squared, a dimension"),
+    ("energy_magnitude", "|F|", "nats"),
+    ("acceptance", "Acceptance", "share"),
+)
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a head steers: for each class in order, the share of its card's generated sentences that the model's own
+    classifier gives that class; and the strengths."""
+
+    head: str
+    agreement: tuple[float | None, ...]
+    sweep: tuple[paths.Strength, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found. energies (at posterior means), draw_energies (at posterior draws) and losses: one a row of
+    *rows*, nats; the sample_* ones: one a prior sample."""
+
+    rows: Rows
+    encoding: Encoding
+    energies: list[float]
+    draw_energies: list[float]
+    losses: list[float]
+    cards: dict[str, list[CodeCard]]
+    projection: Projection
+    sample_texts: list[str]
+    sample_energies: list[float]
+    control: list[Control]
+    composition: paths.Composition | None
+    walks: list[tuple[str, ...]]
+    edits: list[paths.Edit]
+    diffusions: list[paths.Diffusion]
+    acceptance: list[float | None]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run directory says of itself. history: the lines of metrics.jsonl."""
+
+    name: str
+    version: str
+    split: str
+    corpus_sizes: Mapping[str, int]
+    evaluation: Evaluation | None = None
+    history: Sequence[Mapping[str, Any]] = ()
+
+
+def inspect(
+    model: TextEBM, rows: Rows, *, seed: int = 0, identity: str = "", stored: Projection | None = None
+) -> Inspection:
+    """Look at *model* through *rows*. stored: an earlier projection, used if it was made from the same model
+    (*identity*, its checksum), sentences and seed.
+    """
+    encoding = model.encode(rows.texts)
+    samples = model.sample_latents(PRIOR_SAMPLES, seed=seed)
+    key = projection_key(identity, rows.texts, PRIOR_SAMPLES, seed)
+    projection = stored if stored is not None and stored.key == key and _fits(stored, len(rows)) else None
+    if projection is None:
+        projection = project(encoding.mean.numpy(), samples.numpy(), key=key, seed=seed)
+    cards = {
+        head.name: inspect_codes(model, rows, head.name, seed=seed, encoding=encoding)
+        for head in paths.sorted_heads(model)
+    }
+    noise = torch.randn(encoding.mean.shape, generator=torch.Generator().manual_seed(seed))
+    draws = encoding.mean + encoding.stddev * noise
+    diffusions, acceptance = paths.diffusions(model, seed=seed)
+    return Inspection(
+        rows=rows, encoding=encoding,
+        energies=model.energies(encoding.mean).tolist(), draw_energies=model.energies(draws).tolist(),
+        losses=model.reconstruction_losses(rows.texts).tolist(),
+        cards=cards, projection=projection,
+        sample_texts=model.decode(samples), sample_energies=model.energies(samples).tolist(),
+        control=[_control(model, own, seed) for own in cards.values()],
+        composition=paths.compose(model, seed=seed), walks=paths.walks(model, rows, seed=seed),
+        edits=paths.edits(model, rows, seed=seed), diffusions=diffusions, acceptance=acceptance,
+    )  # fmt: skip
+
+
+def _fits(stored: Projection, n: int) -> bool:
+    sizes = {(len(each.points), len(each.samples)) for each in stored.layouts.values()}
+    return sizes == {(n, PRIOR_SAMPLES)}
+
+
+def _control(model: TextEBM, cards: Sequence[CodeCard], seed: int) -> Control:
+    head = cards[0].head
+    texts = [text for card in cards for text in card.generated]
+    agreed = iter(paths.own_agreement(model, head, texts, [card.name for card in cards for _ in card.generated]))
+    shares = []
+    for card in cards:
+        own = [next(agreed) for _ in card.generated]
+        shares.append(sum(own) / len(own) if own else None)
+    sweep = paths.strength_sweep(model, head, seed=seed) if 1 < len(cards) <= SWEEP_CLASSES else []
+    return Control(head, tuple(shares), tuple(sweep))
+
+
+# -- the page's data -----------------------------------------------------------------------------------------------
+
+
+def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """All of it as lists, dicts, strings and finite numbers (else None), for JSON."""
+    encoding, rows = found.encoding, found.rows
+    data = {
+        "run": _overview(found, facts, recipe),
+        "evaluation": _measured(facts.evaluation),
+        "curves": _curves(facts.history),
+        "warnings": _warnings(facts.history),
+        "heads": [
+            {"name": name, "classes": [card.name for card in cards], "found": _is_found(name, recipe)}
+            for name, cards in found.cards.items()
+        ],
+        "labels": [{"name": name, "classes": list(column.classes)} for name, column in rows.labels.items()],
+        "points": {
+            "text": rows.texts,
+            "code": {name: codes.tolist() for name, codes in encoding.codes.items()},
+            "confidence": {
+                name: _rounded(p.gather(1, encoding.codes[name][:, None])[:, 0].tolist(), 3)
+                for name, p in encoding.probabilities.items()
+            },
+            "label": {name: column.values.tolist() for name, column in rows.labels.items()},
+            "energy": _rounded(found.energies, 3) if _varies(found.energies) else None,
+            "loss": _rounded(found.losses, 2),
+        },
+        "samples": {
+            "text": found.sample_texts,
+            "energy": _rounded(found.sample_energies, 3) if _varies(found.sample_energies) else None,
+        },
+        "drawEnergies": _rounded(found.draw_energies, 3) if _varies(found.draw_energies) else None,
+        "maps": [
+            {
+                "name": name,
+                "note": each.note,
+                "points": each.points.ravel().tolist(),
+                "samples": each.samples.ravel().tolist(),
+            }
+            for name, each in found.projection.layouts.items()
+        ],
+        "cards": {name: [_card(card) for card in cards] for name, cards in found.cards.items()},
+        "tables": {
+            name: {label: _table(column, encoding.codes[name], len(cards)) for label, column in rows.labels.items()}
+            for name, cards in found.cards.items()
+        },
+        "control": [asdict(each) for each in found.control],
+        "composition": asdict(found.composition) if found.composition else None,
+        "walks": found.walks,
+        "edits": [asdict(each) for each in found.edits],
+        "diffusions": [asdict(each) for each in found.diffusions],
+        "acceptance": found.acceptance,
+    }
+    return _finite(data)
+
+
+def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
+    stages = [
+        f"{stage['name']}, "
+        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs') or 0:g} epochs")
+        for stage in recipe.get("training", {}).get("stages", [])
+    ]
+    sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())
+    heads = [
+        f"{name} ({len(cards)} {'codes, found' if _is_found(name, recipe) else 'classes, taught'})"
+        for name, cards in found.cards.items()
+    ]
+    levels = f", {prior['num_levels']} levels" if prior.get("kind") == "diffusion_energy" else ""
+    stated = [
+        ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
+        ("Prior", f"{str(prior.get('kind', '?')).replace('_', ' ')}{levels}"),
+        ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions"),
+        ("Text", f"{recipe.get('encoder', {}).get('kind', '?')} encoder, {recipe.get('decoder', {}).get('kind', '?')} "
+         "decoder"),
+        ("Symbols", "; ".join(heads) or "none"),
+        ("Training", "; then ".join(stages) or "?"),
+        ("Shown here", f"{len(found.rows):,} of {found.rows.total:,} sentences of {facts.split}"),
+        ("Seed", str(recipe.get("seed", "?"))),
+    ]  # fmt: skip
+    return {
+        "name": facts.name,
+        "recipe": str(recipe.get("name", facts.name)),
+        "description": str(recipe.get("description") or ""),
+        "version": facts.version,
+        "facts": stated,
+        "options": _options(recipe),
+    }
+
+
+def _options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The recipe's options by their dotted names. Of a path only the file's name: the page goes to other people."""
+    found: list[tuple[str, str]] = []
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            found += _options(value, f"{prefix}{name}.")
+        elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
+            parts = [value] if isinstance(value, str) else list(value)
+            found.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
+        elif value is not None and name not in ("description",):
+            found.append((f"{prefix}{name}", str(value)))
+    return found
+
+
+def _measured(evaluation: Evaluation | None) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    rows = []
+    for name, metric in evaluation.metrics.items():
+        try:
+            description = describe(name).description
+        except KeyError:
+            description = ""
+        rows.append({"name": name, "description": description, **asdict(metric)})
+    return {"rows": rows, "notes": evaluation.notes, "split": evaluation.split, "seed": evaluation.seed}
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    steps = [line for line in history if isinstance(line.get("step"), int)]
+    accuracies = sorted({name for line in steps for name in line if name.startswith("accuracy_")})
+    panels = []
+    for name, title, unit in (*CURVES, *((a, f"Accuracy: {a.removeprefix('accuracy_')}", "share") for a in accuracies)):
+        points = [(line["step"], line[name]) for line in steps if isinstance(line.get(name), int | float)]
+        points = [(step, float(value)) for step, value in points if math.isfinite(value)]
+        if points:
+            panels.append({"name": name, "title": title, "unit": unit, "points": points})
+    stages: list[dict[str, Any]] = []
+    for line in steps:
+        name = str(line.get("stage", ""))
+        if not stages or stages[-1]["name"] != name:
+            stages.append({"name": name, "start": stages[-1]["end"] if stages else 0, "end": line["step"]})
+        stages[-1]["end"] = line["step"]
+    return {"panels": panels, "stages": stages}
+
+
+def _warnings(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each named warning once, as last worded: first and last step, how often, and whether the run ended with it."""
+    found: dict[str, dict[str, Any]] = {}
+    lines = [line for line in history if isinstance(line.get("warnings"), list) and isinstance(line.get("step"), int)]
+    for line in lines:
+        for text in map(str, line["warnings"]):
+            name = text.split(":")[0]
+            entry = found.setdefault(name, {"first": line["step"], "times": 0})
+            entry.update(text=text, last=line["step"], times=entry["times"] + 1, at_end=line is lines[-1])
+    return list(found.values())
+
+
+def _card(card: CodeCard) -> dict[str, Any]:
+    """Of the labels, those that the code has more often than others do, or most often."""
+    plain = asdict(card)
+    plain.pop("head")
+    kept: dict[str, int] = {}
+    plain["labels"] = []
+    for share in card.labels:
+        if kept.setdefault(share.label, 0) < 3:
+            kept[share.label] += 1
+            plain["labels"].append(asdict(share))
+    return plain
+
+
+def _table(column: LabelColumn, codes: torch.Tensor, count: int) -> list[list[int]]:
+    """Counts, code by label class."""
+    numbers = codes.numpy()
+    return [label_counts(column, (numbers == code).nonzero()[0]).tolist() for code in range(count)]
+
+
+def _is_found(head: str, recipe: Mapping[str, Any]) -> bool:
+    return next((each.get("labels") is None for each in recipe.get("heads", []) if each["name"] == head), True)
+
+
+def _varies(values: Sequence[float]) -> bool:
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and max(finite) - min(finite) > 1e-6
+
+
+def _rounded(values: Sequence[float], digits: int) -> list[float]:
+    return [round(value, digits) for value in values]
+
+
+def _finite(data: Any) -> Any:
+    """The same with None for numbers that are not finite: JSON has none."""
+    if isinstance(data, dict):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

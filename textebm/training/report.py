@@ -1,0 +1,150 @@
+"""A run directory, looked at: its report, and the cards of its codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+
+from textebm import __version__
+from textebm.build import build_corpus
+from textebm.errors import CorpusError, TextEBMError, did_you_mean
+from textebm.evaluation.metric import Evaluation
+from textebm.inspection.codes import CodeCard, inspect_codes
+from textebm.inspection.page import render
+from textebm.inspection.projection import Projection
+from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.rows import choose_rows
+from textebm.model import TextEBM
+from textebm.pretrained import load
+from textebm.recipe import Recipe
+from textebm.training import checkpoint
+from textebm.training.lock import RunLock
+
+SENTENCES = 3000
+
+
+def report_run(
+    directory: str | Path, *, out: str | Path | None = None, limit: int | None = SENTENCES, split: str = "test",
+    seed: int = 0, data_dir: str | Path | None = None, progress: Callable[[str], None] | None = None,
+) -> Path:  # fmt: skip
+    """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
+
+    limit: at most so many sentences, a seeded choice; None for all. The map is kept in projection.json, so that it
+    looks the same each time for the same model and sentences. Raises TextEBMError subclasses.
+    """
+    directory = Path(directory)
+    say = progress or (lambda part: None)
+    say("reading the run")
+    model, corpus = _open(directory, data_dir)
+    with RunLock(directory):
+        return write_report(model, corpus, directory, out=out, limit=limit, split=split, seed=seed, progress=say)
+
+
+def write_report(
+    model: TextEBM, corpus: DatasetDict, directory: Path, *, out: str | Path | None = None,
+    limit: int | None = SENTENCES, split: str = "test", seed: int = 0, progress: Callable[[str], None] | None = None,
+) -> Path:  # fmt: skip
+    """The same for a model and corpus that are at hand; the caller holds the directory's lock."""
+    path = directory / "report.html" if out is None else Path(out)
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "it is a directory" if path.is_dir() else "its folder does not exist"
+        raise TextEBMError(f"cannot write {str(path)!r}: {problem}")
+    say = progress or (lambda part: None)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
+    say("looking at the model")
+    stored = _stored(directory / "projection.json")
+    found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
+    sizes = {name: len(corpus[name]) for name in corpus}
+    history = _history(directory / "metrics.jsonl")
+    facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
+    say("writing the page")
+    page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
+    try:
+        if found.projection is not stored:
+            kept = json.dumps(found.projection.to_json(), separators=(",", ":"), allow_nan=False)
+            checkpoint.write_atomically(directory / "projection.json", kept.encode())
+        checkpoint.write_atomically(path, page.encode("utf-8"))
+    except OSError as error:
+        raise TextEBMError(f"cannot write the report: {error.filename or path}: {error.strerror}") from None
+    return path
+
+
+def codes_of_run(
+    directory: str | Path, *, head: str | None = None, split: str = "test", limit: int | None = None,
+    generated: int = 5, typical: int = 5, seed: int = 0, data_dir: str | Path | None = None,
+) -> list[CodeCard]:  # fmt: skip
+    """The cards of *head* (default: the first found one, else the first) of a run. Raises TextEBMError subclasses."""
+    model, corpus = _open(Path(directory), data_dir)
+    if not model.heads:
+        raise TextEBMError("this model has no symbol heads, and so no codes")
+    if head is None:
+        head = next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads)))
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
+    return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+
+
+def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
+    model = load(directory).eval()
+    recipe = Recipe.model_validate(model.recipe)
+    place = None if data_dir is None else str(data_dir)
+    return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)
+
+
+def _split(corpus: DatasetDict, split: str) -> str:
+    if split not in corpus:
+        raise CorpusError(f"the corpus has no split {split!r}{did_you_mean(split, list(corpus))}")
+    return split
+
+
+def _identity(directory: Path) -> str:
+    """The checksum of the weights, as the model's config.json states it."""
+    stated = _json(directory / "config.json")
+    try:
+        return str(stated["checksums"]["model.safetensors"]["sha256"])
+    except (KeyError, TypeError):
+        return ""
+
+
+def _stored(path: Path) -> Projection | None:
+    """The projection that lies there, if it is one: a damaged file costs only the time to make it again."""
+    try:
+        return Projection.from_json(_json(path))
+    except ValueError:
+        return None
+
+
+def _evaluation(directory: Path) -> Evaluation | None:
+    data = _json(directory / "evaluation.json")
+    try:
+        return None if data is None else Evaluation.from_json(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise TextEBMError(
+            f"{directory / 'evaluation.json'} is damaged ({error!r}); make it again: textebm evaluate {directory}"
+        ) from None
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file. A last line cut short by a crash is passed over."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+def _json(path: Path) -> Any:
+    """What a JSON file holds; None if there is none, or it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
