@@ -309,6 +309,27 @@ def test_resampling_through_levels_keeps_what_is_held() -> None:
     assert u.T.corrcoef()[2, :2].abs().max() < 0.03
 
 
+def test_resampling_through_levels_follows_what_is_held() -> None:
+    """Two coordinates with correlation .8 and the exact potentials: given 1.5 the other is N(1.2, .36). The sampler's
+    own discretisation leaves it a correlation r (free samples), so compare with N(1.5 r, 1 − r²)."""
+    schedule = NoiseSchedule(log_snr_ladder(8, 5.0, -4.0))
+
+    class Exact(EnergyNet):
+        def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
+            r = 0.8 * schedule.alpha_bar[level].square()  # the correlation at that level, unit variances
+            x, y = u[:, 0], u[:, 1]
+            ratio = (x * x - 2 * r * x * y + y * y) / (1 - r * r) - x * x - y * y
+            return [(-0.5 * ratio - 0.5 * torch.log1p(-r * r))[:, None]]
+
+    prior = LatentPrior(2, Exact(2, 8, {}), schedule, chain=ChainSettings(steps=2, acceptance=0.9))
+    prior.calibrate(generator=generator())
+    r = float(prior.sample(8000, generator=generator()).z.T.corrcoef()[0, 1])
+    assert r > 0.7
+    u = prior.sample(8000, held=torch.full((8000, 1), 1.5), generator=generator()).z[:, 1]
+    assert u.mean().item() == pytest.approx(1.5 * r, rel=0.1)
+    assert u.var().item() == pytest.approx(1 - r * r, rel=0.1)
+
+
 @pytest.mark.parametrize("kind", ["joint_energy", "hierarchical_diffusion_energy", "gaussian"])
 def test_generating_from_a_layer_down(kind: str) -> None:
     model = untrained(f"prior.kind={kind}", "latent.layers=[3,4,1]", "prior.transport=ladder", "prior.steps=2").eval()

@@ -230,9 +230,11 @@ class LatentPrior(nn.Module):
         """n draws of u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing).
 
         *held* (n, k) keeps the first k coordinates of u_0 (upper layers) at these values and draws the others given
-        them. At level t the held ones stand at u_t of one forward path from them, and the chain moves the rest
-        ("replacement", Song et al. 2021, arXiv 2011.13456). With one level that is the exact conditional; with more it
-        is an approximation, exact at level 0 given u_1: the upper levels' path does not know the coordinates below.
+        them. With one level that is the exact conditional. With more, the held ones stand at a forward path from their
+        values while the chain moves the rest ("replacement", Song et al. 2021, arXiv 2011.13456), which forgets what
+        the cleaner levels know: on a pair of Gaussians with correlation .8 it moved the mean by .75 of what it should.
+        So sweeps follow, up a fresh path from u_0 to level k and down again, k = T−1 … 1: as k falls they approach the
+        exact Gibbs step k = 1 (.95 of it on the same pair). Still an approximation; T(T−1)/2 levels more.
         """
         device = self.rho.device
         acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
@@ -240,41 +242,47 @@ class LatentPrior(nn.Module):
             z = self.explicit.sample(n, self.dim, device=device, generator=generator)
             return LatentSample(z, acceptance, 0)
         strength = self.strength if strength is None else strength
-        levels = range(self.schedule.num_levels - 1, -1, -1)
-        u = torch.zeros(n, self.dim, device=device)
-        if start is not None:
-            levels, u = range(start[0] - 1, -1, -1), start[1]
-        paths = self._forward_path(held, generator)
+        below, u = (self.schedule.num_levels, torch.zeros(n, self.dim, device=device)) if start is None else start
         evaluations = 0
-        for t in levels:
-            level = torch.full((n,), t, dtype=torch.long, device=device)
-            mean = self.schedule.reverse_scale[t] * u
-            stddev = self.schedule.reverse_stddev[t]
-            w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
-            if self.chain.start == "tweedie" and t < self.schedule.num_levels - 1:
-                w = w + self._tweedie_shift(u, t, symbols, strength)
-                evaluations += 1
-            chain = self._run_chain(
-                w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator, paths[t]
-            )
-            u = chain.w
-            acceptance[t] = chain.acceptance.mean()
-            evaluations += chain.evaluations
-            if adapt:
-                self._adapt(level, chain.acceptance)
+
+        def descend(u: Tensor, below: int, path: list[Tensor] | None) -> Tensor:
+            """u_0 from u at level *below*; path: what the held coordinates are at each level."""
+            nonlocal evaluations
+            for t in range(below - 1, -1, -1):
+                level = torch.full((n,), t, dtype=torch.long, device=device)
+                mean = self.schedule.reverse_scale[t] * u
+                stddev = self.schedule.reverse_stddev[t]
+                w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
+                if self.chain.start == "tweedie" and t < self.schedule.num_levels - 1:
+                    w = w + self._tweedie_shift(u, t, symbols, strength)
+                    evaluations += 1
+                chain = self._run_chain(
+                    w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator,
+                    None if path is None else path[t],
+                )  # fmt: skip
+                u = chain.w
+                acceptance[t] = chain.acceptance.mean()
+                evaluations += chain.evaluations
+                if adapt:
+                    self._adapt(level, chain.acceptance)
+            return u
+
+        if held is None:
+            return LatentSample(descend(u, below, None), acceptance, evaluations)
+        k, top = held.shape[-1], below - 1
+        u = descend(u, below, self._forward_path(held, generator))
+        for level in range(top, 0, -1):
+            path = self._forward_path(u, generator)
+            u = descend(path[level], level, [each[:, :k] for each in path])
         return LatentSample(u, acceptance, evaluations)
 
-    def _forward_path(self, held: Tensor | None, generator: torch.Generator | None) -> list[Tensor | None]:
-        """What is held, at each level: a draw of q(u_1 … u_{T−1} | u_0) of the held coordinates."""
-        count = self.schedule.num_levels
-        if held is None:
-            return [None] * count
-        path = [held]
-        for t in range(count - 1):
-            level = torch.full((len(held),), t, dtype=torch.long, device=held.device)
-            noise = torch.empty_like(held).normal_(generator=generator)
-            path.append(self.schedule.forward_step(path[-1], level, noise))
-        return list(path)
+    def _forward_path(self, u: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+        """u_0 … u_{T−1} of a draw of q(u_1 … u_{T−1} | u_0), each (B, k)."""
+        path = [u]
+        for t in range(self.schedule.num_levels - 1):
+            level = torch.full((len(u),), t, dtype=torch.long, device=u.device)
+            path.append(self.schedule.forward_step(path[-1], level, torch.empty_like(u).normal_(generator=generator)))
+        return path
 
     def perturb(
         self, z: Tensor, symbols: Symbols, *, strength: float | None = None, steps: int | None = None,
