@@ -202,10 +202,11 @@ def test_word_dropout_acts_in_training_only() -> None:
     )
 
 
-def test_bfloat16_is_close_and_keeps_the_prior_in_float32() -> None:
-    model = untrained().train()
+@pytest.mark.parametrize("kind", ["diffusion_energy", "hierarchical_diffusion_energy"])
+def test_bfloat16_is_close_and_keeps_the_prior_in_float32(kind: str) -> None:
+    model = untrained(f"prior.kind={kind}").train()
     plain = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
-    model = untrained().train()
+    model = untrained(f"prior.kind={kind}").train()
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
     assert mixed.loss.dtype == torch.float32 and mixed.posterior.mean.dtype == torch.float32

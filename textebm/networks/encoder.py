@@ -190,11 +190,12 @@ class TopDownHead(nn.Module):
     def descend(self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False) -> Draw:
         """u^l = m_l(x, u^{>l}) + s_l(x, u^{>l}) ⊙ noise^l, top first. raw (B, 2d), noise (B, d)"""
         means, stddevs, above = [], [], noise[:, :0]
-        for place, part in enumerate(noise.split(self.sizes, dim=-1)):
-            mean, stddev = self._layer(place, raw, above, batch_statistics)
-            above = torch.cat([above, mean + stddev * part], dim=-1)
-            means.append(mean)
-            stddevs.append(stddev)
+        with torch.autocast(raw.device.type, enabled=False):
+            for place, part in enumerate(noise.split(self.sizes, dim=-1)):
+                mean, stddev = self._layer(place, raw, above, batch_statistics)
+                above = torch.cat([above, mean + stddev * part], dim=-1)
+                means.append(mean)
+                stddevs.append(stddev)
         return Draw(above, Posterior(torch.cat(means, dim=-1), torch.cat(stddevs, dim=-1)))
 
     def score(self, raw: Tensor, u: Tensor) -> Tensor:
