@@ -175,9 +175,6 @@ def test_layered_potential_is_the_sum_of_its_layers() -> None:
     logits = net(z, level)
     assert {name: f.shape[-1] for name, f in logits.items()} == {"a": 4, "b": 2, "c": 3}
     assert list(logits) == ["a", "b", "c"] == list(net.head_sizes)
-    assert [net.seen_by(name) for name in "abc"] == [slice(5, 6), slice(0, 2), slice(0, 2)]
-    prior = LatentPrior(6, net, NoiseSchedule(log_snr_ladder(1, 3.0, -2.0)), transport=bent((2, 3, 1)))
-    assert torch.equal(prior.seen_by("a", z), prior.transport(z)[:, 5:])
     torch.testing.assert_close(logits["a"], net.layers[2](parts[2], level)["a"])
     torch.testing.assert_close(logits["c"], net.layers[0](parts[0], level)["c"])
 

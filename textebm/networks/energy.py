@@ -46,10 +46,6 @@ class EnergyNet(nn.Module):
             for module in [self.inputs, *(layer for block in self.blocks for layer in block)]:
                 add_spectral_norm(module)
 
-    def seen_by(self, head: str) -> slice:
-        """The coordinates that a symbol head reads: all."""
-        return slice(None)
-
     def features(self, u: Tensor, level: Tensor) -> Tensor:
         """u (…, d), level (…) int64 -> (…, H)."""
         shifts = self.level(level).chunk(len(self.blocks), dim=-1)
@@ -98,11 +94,6 @@ class LayeredEnergyNet(nn.Module):
             for place, size in enumerate(self.sizes)
         ]  # fmt: skip
         self.layers = cast("Sequence[EnergyNet]", nn.ModuleList(nets))
-
-    def seen_by(self, head: str) -> slice:
-        """The coordinates that a symbol head reads: those of its layer."""
-        place = self._place[head]
-        return slice(sum(self.sizes[:place]), sum(self.sizes[: place + 1]))
 
     def all_logits(self, z: Tensor, level: Tensor) -> list[Tensor]:
         """Logits of the heads in the order of `head_sizes`, then the potentials (…, 1) of the layers without one."""

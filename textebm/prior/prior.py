@@ -140,10 +140,6 @@ class LatentPrior(nn.Module):
             level = torch.zeros(len(u), dtype=torch.long, device=u.device)
         return self.energy(self.transport(u), level)
 
-    def seen_by(self, head: str, u: Tensor) -> Tensor:
-        """The part of z = T(u) that a symbol head reads. u (B, d) -> (B, k)"""
-        return self.transport(u)[:, self.energy.seen_by(head)]
-
     def score(self, u: Tensor, level: Tensor) -> Tensor:
         """∇ log p_t(u), detached. (B, d)"""
         _, gradient = potential_and_gradient(lambda w: self.potential(w, level), u)

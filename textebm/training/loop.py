@@ -197,12 +197,10 @@ class Trainer:
     def _cluster(self, means: NDArray[np.float32]) -> None:
         objective = self.recipe.objective
         seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
-        u = torch.from_numpy(means[seen]).to(self.device)
+        shown = means[seen]
+        if objective.cluster_residual:
+            shown = without_labels(shown, [labels[seen] for labels in self.labels.values()])
         for name in self.unsupervised:
-            with torch.no_grad():  # a head of one layer could not learn clusters of the others
-                shown = self.model.prior.seen_by(name, u).cpu().numpy()
-            if objective.cluster_residual:
-                shown = without_labels(shown, [labels[seen] for labels in self.labels.values()])
             previous = self.clusters.get(name)
             classes = len(self.model.heads[name].classes)
             assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
