@@ -9,8 +9,10 @@ from tiny import recipe, splits, untrained
 from textebm import build
 from textebm.generation import SymbolHead
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
+from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.explicit import GaussianMixture, StandardNormal
+from textebm.prior.transport import Identity, Ladder
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,9 @@ from textebm.prior.explicit import GaussianMixture, StandardNormal
         ("gaussian", StandardNormal, 1, 0, 40),
         ("gaussian_mixture", GaussianMixture, 1, 0, 40),
         ("energy", type(None), 1, 1, 40),
-        ("diffusion_energy", type(None), 16, 16, 3),
+        ("diffusion_energy", type(None), 16, 16, 2),
+        ("joint_energy", type(None), 1, 1, 40),
+        ("hierarchical_diffusion_energy", type(None), 8, 8, 2),
     ],
 )
 def test_the_kinds_of_prior(kind: str, explicit: type, levels: int, learned: int, steps: int) -> None:
@@ -40,6 +44,26 @@ def test_prior_options_arrive() -> None:
     assert (prior.symbol_levels, prior.strength, prior.potential_penalty) == ("first", 1.5, 0.5)
     assert (prior.encoder_gradient, prior.schedule.reference) == ("positive_only", "flat")
     assert not torch.equal(prior.schedule.alpha_bar, untrained().prior.schedule.alpha_bar)
+
+
+def test_layers_arrive() -> None:
+    plain = untrained()
+    assert isinstance(plain.prior.transport, Identity) and plain.layers == (8,)
+    assert isinstance(plain.encoder.head, PosteriorHead) and isinstance(plain.prior.energy, EnergyNet)
+    for kind in ("joint_energy", "hierarchical_diffusion_energy"):
+        model = untrained(f"prior.kind={kind}", "prior.num_levels=null", "latent.dim=9")
+        assert model.layers == (4, 5) and isinstance(model.prior.transport, Ladder)
+        assert model.prior.transport.sizes == (4, 5)
+        assert isinstance(model.prior.energy, LayeredEnergyNet) and isinstance(model.encoder.head, TopDownHead)
+    # independent N(0, I) and a ladder decoder (arXiv 2310.09604), and a head in each layer
+    model = untrained(
+        "prior.kind=joint_energy", "prior.num_levels=null", "prior.transport=identity", "latent.layers=[2,6]",
+        "decoder.ladder=true", "decoder.num_layers=2", "heads.0.layer=1", "heads.1.layer=2",
+    )  # fmt: skip
+    assert isinstance(model.prior.transport, Identity) and isinstance(model.decoder, RecurrentDecoder)
+    assert [(rung.start, rung.stop) for rung in model.decoder.rungs] == [(0, 2), (2, 8)]
+    assert isinstance(model.prior.energy, LayeredEnergyNet)
+    assert [list(net.head_sizes) for net in model.prior.energy.layers] == [["topic", "code"], ["sentiment"]]
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])
@@ -73,7 +97,7 @@ def test_weights_follow_their_schedule() -> None:
     assert (weights.free_bits, weights.supervised, weights.cluster, weights.mutual_information) == (0.1, 1, 1, 0.1)
 
 
-@pytest.mark.parametrize("kind", ["gaussian_mixture", "diffusion_energy"])
+@pytest.mark.parametrize("kind", ["gaussian_mixture", "diffusion_energy", "hierarchical_diffusion_energy"])
 def test_a_model_is_rebuilt_from_its_config(kind: str) -> None:
     model = untrained(f"prior.kind={kind}")
     again = build.rebuild_model(build.model_config(model), model.tokenizer)

@@ -325,6 +325,8 @@ def test_generate_passes_what_was_given(model: FakeModel, run_directory: str) ->
     assert len(found["sentences"]) == 10 and found["symbols"] == asked["symbols"] and found["seed"] == 4
     succeed("generate", run_directory, "--decoding", "beam", "--beams", "3")
     assert model.asked[1][1]["num_beams"] == 3
+    found = json.loads(succeed("generate", run_directory, "--resample-from-layer", "1", "--json"))
+    assert model.asked[2][1]["resample_from_layer"] == found["resample_from_layer"] == 1
 
 
 @pytest.mark.parametrize(
@@ -474,7 +476,8 @@ def test_recipes_validate(recipe_file: str) -> None:
 
 def test_recipes_options() -> None:
     lines = succeed("recipes", "options", "prior").splitlines()
-    assert lines[0].startswith("prior.kind\tgaussian | gaussian_mixture | energy | diffusion_energy\tdiffusion_energy")
+    kinds = "gaussian | gaussian_mixture | energy | diffusion_energy | joint_energy | hierarchical_diffusion_energy"
+    assert lines[0].startswith(f"prior.kind\t{kinds}\tdiffusion_energy")
     assert all(line.startswith("prior.") for line in lines)
     assert {"name", "kind", "default", "description"} == set(json.loads(succeed("recipes", "options", "--json"))[0])
     assert "did you mean 'prior'" in fail("recipes", "options", "priro")

@@ -26,7 +26,7 @@ from textebm.evaluation.control import (
     composition_accuracy,
     control_accuracy,
 )
-from textebm.evaluation.interpretability import code_agreement
+from textebm.evaluation.interpretability import code_agreement, layer_probes
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 from textebm.evaluation.suite import evaluate
 
@@ -81,6 +81,7 @@ class FakeModel:
     heads: dict[str, Head] = field(default_factory=lambda: {"sentiment": SENTIMENT, "code": CODE})
     mute: bool = False
     nll: float = 2.0
+    layers: tuple[int, ...] = (3,)
 
     def encode(self, texts: list[str]) -> Encoding:
         factors = [parse(text) for text in texts]
@@ -219,6 +220,26 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
     assert len(found.samples["free"]) == 50 and len(found.samples["code=1"]) == 3
     assert found.samples["sentiment=positive"][0] == "the food was good ." and "# code=2\n" in found.samples_text()
     assert evaluate(FakeModel(), data, parser=parse, seed=3, **SMALL).to_json() == found.to_json()
+
+
+def test_probes_say_which_layer_carries_a_label(data: DatasetDict) -> None:
+    found = values(evaluate(FakeModel(layers=(1, 2)), data, parser=parse, **SMALL))  # means: (topic | sentiment, 0)
+    assert found["probe_topic_layer2"] == 1.0 and found["probe_sentiment_layer1"] == 1.0
+    assert found["probe_topic_layer1"] < 0.7 and found["probe_sentiment_layer2"] < 0.8
+    assert found["probe_base_topic"] < 0.5 and "probe_topic_layer3" not in found
+    few = {"train": data["train"], "test": data["test"].select(range(12))}
+    result = evaluate(FakeModel(layers=(1, 2)), DatasetDict(few), parser=parse, **SMALL)
+    assert any(note.startswith("probe_topic: left out, too few") for note in result.notes)
+
+
+def test_layer_probes_leave_out_missing_labels_and_say_chance() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 600)
+    means = np.stack([rng.normal(size=600), labels + 0.1 * rng.normal(size=600)], axis=1)
+    accuracies, base, n = layer_probes(means, np.where(np.arange(600) < 200, -1, labels), (1, 1))
+    assert n == 200 and accuracies[1] > 0.98 and abs(accuracies[0] - 1 / 3) < 0.12 and abs(base - 1 / 3) < 0.12
+    with pytest.raises(ValueError, match="expected means of shape"):
+        layer_probes(means, labels, (1, 2))
 
 
 def test_a_mute_model_scores_nothing_and_writes_no_nan(data: DatasetDict, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from textebm.generation import SymbolHead, slerp
 from textebm.model import TextEBM
 
 TEXTS = list(sentences(12))
-KINDS = ["gaussian", "gaussian_mixture", "energy", "diffusion_energy"]
+KINDS = [
+    "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy",
+]  # fmt: skip
 
 
 def prior_of(kind: str) -> TextEBM:

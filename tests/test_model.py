@@ -125,6 +125,10 @@ COMBINATIONS = [
     ("gaussian_mixture", "score_matching", LSTM, True),
     ("gaussian", "recovery", TRANSFORMER, False),
     ("diffusion_energy", "score_matching", TRANSFORMER, True),
+    ("joint_energy", "score_matching", LSTM, True),
+    ("joint_energy", "recovery", GRU, False),
+    ("hierarchical_diffusion_energy", "score_matching", GRU, True),
+    ("hierarchical_diffusion_energy", "recovery", LSTM + ("decoder.ladder=true",), True),
 ]
 
 
@@ -137,7 +141,7 @@ def test_every_parameter_gets_a_gradient_over_the_stages(
     )
     batch, targets = batch_of(), targets_of(24)
     posterior = model.encoder(batch.tokens, batch.lengths)
-    latents = LatentBatch(posterior.mean.detach(), posterior.stddev.detach(), targets)
+    latents = LatentBatch(posterior.unpacked(posterior.packed.detach()), targets)
     touched: dict[str, set[str]] = {}
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-2
@@ -156,6 +160,10 @@ def test_every_parameter_gets_a_gradient_over_the_stages(
     everything = {name for name, _ in model.named_parameters()}
     if standardize:  # batch normalisation takes a constant shift of the means away again
         everything.remove("encoder.head.mean.bias")
+    if kind in ("gaussian", "gaussian_mixture", "energy", "diffusion_energy"):
+        assert not [name for name in everything if "transport" in name]
+    else:
+        assert not [name for name in touched["prior"] if "transport" in name], "it belongs to the generator"
     assert touched["autoencoder"] | touched["prior"] | touched["joint"] >= everything
     text = {name for name in everything if name.startswith(("encoder.", "decoder."))}
     assert touched["autoencoder"] >= text
@@ -194,10 +202,11 @@ def test_word_dropout_acts_in_training_only() -> None:
     )
 
 
-def test_bfloat16_is_close_and_keeps_the_prior_in_float32() -> None:
-    model = untrained().train()
+@pytest.mark.parametrize("kind", ["diffusion_energy", "hierarchical_diffusion_energy"])
+def test_bfloat16_is_close_and_keeps_the_prior_in_float32(kind: str) -> None:
+    model = untrained(f"prior.kind={kind}").train()
     plain = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
-    model = untrained().train()
+    model = untrained(f"prior.kind={kind}").train()
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
     assert mixed.loss.dtype == torch.float32 and mixed.posterior.mean.dtype == torch.float32

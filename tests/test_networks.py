@@ -32,6 +32,8 @@ ENCODERS: dict[str, Callable[[], RecurrentEncoder | TransformerEncoder]] = {
 DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
     "gru": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=2),
     "lstm": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2),
+    "gru, ladder": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=3, latent_layers=(2, 3)),
+    "lstm, ladder": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, latent_layers=(1, 2, 2)),
     "transformer": lambda: TransformerDecoder(VOCABULARY, 6, 8, DIM, num_heads=2),
 }
 
@@ -192,6 +194,18 @@ def test_every_energy_parameter_gets_a_gradient(spectral_norm: bool) -> None:
     assert_all_gradients(net)
 
 
+@pytest.mark.parametrize(
+    ("num_layers", "expected"),
+    [(1, [(0, 6)]), (2, [(0, 1), (1, 6)]), (3, [(0, 1), (1, 3), (3, 6)]), (4, [(0, 1), (1, 3), (3, 6), (3, 6)])],
+)
+def test_a_decoder_ladder_reads_the_top_first(num_layers: int, expected: list[tuple[int, int]]) -> None:
+    decoder = RecurrentDecoder("gru", VOCABULARY, 6, 7, 6, num_layers=num_layers, latent_layers=(1, 2, 3))
+    assert [(rung.start, rung.stop) for rung in decoder.rungs] == expected
+    z, other = torch.zeros(1, 6), torch.tensor([[0.0, 1, 1, 1, 1, 1]])
+    same = [torch.equal(a, b) for a, b in zip(decoder.start(z), decoder.start(other), strict=True)]
+    assert same == [stop == 1 for _, stop in expected], "the first layer's state knows the top alone"
+
+
 def assert_all_gradients(module: nn.Module) -> None:
     dead = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not dead
@@ -257,7 +271,7 @@ def test_absorb_statistics_is_exact() -> None:
         head(rows)  # running statistics on their way
     head.eval()
     for _ in range(2):  # and again: exact ones stay
-        head.absorb_statistics(head(features).mean.detach())
+        head.absorb_statistics(head(features))
         mean = head(features).mean.detach().double()
         torch.testing.assert_close(mean.mean(0), torch.zeros(DIM).double(), atol=1e-5, rtol=0)
         torch.testing.assert_close(mean.var(0, unbiased=False), torch.ones(DIM).double(), atol=1e-5, rtol=0)

@@ -63,7 +63,7 @@ def test_a_fresh_process_says_the_same(tmp_path: Path) -> None:
     assert str(here) in sys.path
 
 
-@pytest.mark.parametrize("kind", ["gaussian_mixture", "energy"])
+@pytest.mark.parametrize("kind", ["gaussian_mixture", "energy", "joint_energy", "hierarchical_diffusion_energy"])
 def test_every_state_is_saved(tmp_path: Path, kind: str) -> None:
     model = untrained(f"prior.kind={kind}", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300")
     model.prior.rho.fill_(0.77)

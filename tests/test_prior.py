@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
+from textebm.networks.encoder import Posterior
 from textebm.networks.energy import EnergyNet
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
@@ -343,7 +344,7 @@ def test_score_matching_learns_the_diffused_mixture(dim: int, reference: Referen
     for i in range(iterations):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - i / iterations)
         mean = means(256)
-        matching = prior.score_matching(mean, torch.full_like(mean, stddev), g)
+        matching = prior.score_matching(Posterior(mean, torch.full_like(mean, stddev)), g)
         optimizer.zero_grad()
         matching.loss.mean().backward()
         optimizer.step()

@@ -164,6 +164,8 @@ def test_overrides_that_cannot_be_followed(write: Any, override: str, line: str)
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
+KINDS = ("gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy")
+KINDS_IN_WORDS = " | ".join(KINDS)
 ERRORS = [
     ("prior: {num_level: 3}", "prior.num_level: unknown option; did you mean 'num_levels'? Known: "
      + ", ".join(sorted(type(Recipe(name="a").prior).model_fields))),
@@ -172,8 +174,9 @@ ERRORS = [
     ("learning_rate: 1", "learning_rate: unknown option; did you mean 'training.learning_rate'? Known: "
      + ", ".join(sorted(Recipe.model_fields))),
     ("prior: {kind: energi}", "prior.kind: unknown value 'energi'; did you mean 'energy'? Known: "
-     "diffusion_energy, energy, gaussian, gaussian_mixture"),
-    ("prior: {kind: 3}", "prior.kind: expected one of gaussian, gaussian_mixture, energy, diffusion_energy; got 3"),
+     "diffusion_energy, energy, gaussian, gaussian_mixture, hierarchical_diffusion_energy, joint_energy"),
+    ("prior: {kind: 3}", "prior.kind: expected one of gaussian, gaussian_mixture, energy, diffusion_energy, "
+     "joint_energy, hierarchical_diffusion_energy; got 3"),
     ("training: {batch_size: many}", "training.batch_size: expected a whole number, got text 'many'"),
     ("training: {batch_size: '5'}", "training.batch_size: expected a whole number, got text '5'"),
     ("training: {batch_size: 2.5}", "training.batch_size: expected a whole number, got 2.5"),
@@ -224,6 +227,26 @@ ERRORS = [
      "decoder.hidden_size: must be a multiple of num_attention_heads (4), got 10"),
     ("prior: {kind: energy, num_levels: 6}",
      "prior.num_levels: kind 'energy' has one level, got 6; set it to null, or use kind: diffusion_energy"),
+    ("prior: {kind: joint_energy, num_levels: 2}",
+     "prior.num_levels: kind 'joint_energy' has one level, got 2; set it to null, "
+     "or use kind: hierarchical_diffusion_energy"),
+    ("latent: {layers: 8}", "latent.layers: expected a list of whole numbers, got 8"),
+    ("latent: {layers: [0, 32]}", "latent.layers.0: must be at least 1, got 0"),
+    ("latent: {dim: 8, layers: [4, 3]}", "latent.layers: must sum to latent.dim (8), got 4 + 3 = 7"),
+    ("latent: {dim: 1}\nprior: {kind: joint_energy}",
+     "latent.dim: kind 'joint_energy' has 2 layers, so it must be at least 2, got 1"),
+    ("heads: [{name: a, classes: 2, layer: 1}]",
+     "heads.0.layer: kind 'diffusion_energy' has one potential for all layers; set it to null, "
+     "or use joint_energy or hierarchical_diffusion_energy"),
+    ("heads: [{name: a, classes: 2, layer: 3}]\nprior: {kind: joint_energy}",
+     "heads.0.layer: must be at most 2, the number of the latent's layers, got 3"),
+    ("prior: {transport: ladder}",
+     "prior.transport: a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null"),
+    ("decoder: {ladder: true, kind: transformer, num_layers: 2}\nprior: {kind: joint_energy}",
+     "decoder.ladder: needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"),
+    ("decoder: {ladder: true}\nprior: {kind: joint_energy}",
+     "decoder.ladder: needs several latent.layers and decoder.num_layers, got 2 and 1: "
+     "with one of either the whole latent enters the one layer anyway"),
     ("prior: {log_snr_max: -4}", "prior.log_snr_max: must be greater than log_snr_min (-4), got -4"),
     ("training: {stages: [{name: prior}]}", "training.stages.0: give either epochs or steps, got neither"),
     ("training: {stages: [{name: prior, epochs: 1, steps: 2}]}",
@@ -376,7 +399,7 @@ def test_every_shipped_recipe_is_valid_described_and_reloads_equal(name: str, tm
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian_mixture", "energy", "diffusion_energy"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_prior_is_one_override_away(name: str, kind: str) -> None:
     assert load_recipe(name, [f"prior.kind={kind}"]).prior.kind == kind
 
@@ -398,7 +421,7 @@ def test_an_installed_wheel_finds_its_recipes_inside(tmp_path: Path, monkeypatch
 def test_options_are_all_described_with_their_defaults() -> None:
     options = {each.name: each for each in describe()}
     assert options["prior.kind"].default == "diffusion_energy"
-    assert options["prior.kind"].kind == "gaussian | gaussian_mixture | energy | diffusion_energy"
+    assert options["prior.kind"].kind == KINDS_IN_WORDS
     assert options["heads.0.name"].default == "(required)"
     assert options["training.stages.0.epochs"].kind == "a number or null"
     # a default, given back as an override, changes nothing

@@ -32,6 +32,7 @@ RECOVERY = (
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",
 )  # fmt: skip
+LAYERS = ("prior.kind=hierarchical_diffusion_energy",)  # the noise of each layer's posterior depends on those above
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,7 +150,7 @@ def remains(directory: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, bytes]]:
     found = {}
-    for overrides in (PLAIN, RECOVERY):
+    for overrides in (PLAIN, RECOVERY, LAYERS):
         directory = tmp_path_factory.mktemp("unbroken") / "run"
         assert child(directory, overrides) == [0], log_of(directory)
         found[overrides] = remains(directory)
@@ -160,6 +161,7 @@ DEATHS = {
     "mid-epoch, epoch boundary, prior stage": (PLAIN, [("step", 6), ("step", 10), ("step", 31)]),
     "at the seams": (PLAIN, [("logged", 7), ("saving", 12), ("clustering", 0), ("logged", 26), ("saving", 38)]),
     "recovery, jointly": (RECOVERY, [("step", 11), ("saving", 21), ("step", 35)]),
+    "layers": (LAYERS, [("step", 12), ("step", 31)]),
     "anywhere": (PLAIN, [("step", step) for step in sorted(random.Random(7).sample(range(5, 39), 3))]),
 }
 
@@ -234,7 +236,7 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ two processes
 
 
-@pytest.mark.parametrize("overrides", [PLAIN, RECOVERY], ids=["score matching", "recovery"])
+@pytest.mark.parametrize("overrides", [PLAIN, RECOVERY, LAYERS], ids=["score matching", "recovery", "layers"])
 def test_two_processes_stop_together_and_resume_to_the_same_bits(overrides: tuple[str, ...], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert child(whole, overrides, ranks=2) == [0, 0], log_of(whole)

@@ -49,8 +49,15 @@ def test_losses_fall_in_every_stage() -> None:
         ("prior.learning=recovery", "encoder.kind=transformer", "decoder.kind=transformer"),
         ("training.mixed_precision=bf16", "objective.cluster_sampling=true", "decoder.kind=lstm"),
         ("heads=[]", "prior.spectral_norm=true", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300"),
+        ("prior.kind=joint_energy", "prior.steps=3", "training.mixed_precision=bf16"),
+        ("prior.kind=joint_energy", "prior.learning=recovery", "prior.steps=3", "prior.transport=identity",
+         "decoder.ladder=true", "decoder.num_layers=2"),
+        ("prior.kind=hierarchical_diffusion_energy", "latent.layers=[2,3,3]", "heads.0.layer=1"),
+        ("prior.kind=hierarchical_diffusion_energy", "prior.learning=recovery", "encoder.kind=transformer",
+         "decoder.kind=transformer", "latent.standardize=false"),
+        ("prior.kind=gaussian", "latent.layers=[4,4]", "prior.transport=ladder"),
     ],
-)
+)  # fmt: skip
 def test_every_system_trains_through_every_stage(overrides: tuple[str, ...]) -> None:
     stages = "training.stages=[{name: autoencoder, epochs: 1.2}, {name: prior, steps: 3}, {name: joint, steps: 3}]"
     worker = trainer(stages, *overrides)

@@ -14,6 +14,7 @@ import torch
 
 from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model import TextEBM
+from textebm.networks.energy import EnergyNet
 from textebm.recipe import Recipe
 from textebm.recipe_io import load_recipe, parse_recipe
 from textebm.training.data import Split, label_names, read_split
@@ -64,7 +65,9 @@ def untrained(*overrides: str) -> TextEBM:
     tokenizer, _, names = splits(recipe(*(each for each in overrides if each.startswith(("data.", "tokenizer.")))))
     torch.manual_seed(chosen.seed)
     model = build_model(chosen, tokenizer, build_heads(chosen, names))
-    torch.nn.init.normal_(model.prior.energy.outputs.weight, std=0.5)
+    for net in model.prior.energy.modules():
+        if isinstance(net, EnergyNet):
+            torch.nn.init.normal_(net.outputs.weight, std=0.5)
     return model
 
 

@@ -11,17 +11,25 @@ from transformers import PreTrainedTokenizerFast
 from textebm.generation import Decoder, Encoder, SymbolHead
 from textebm.model import TextEBM, Weights
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TransformerEncoder
-from textebm.networks.energy import EnergyNet
+from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
+from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.objective.schedules import kl_weight
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
-from textebm.recipe import Data, Objective, Prior, Recipe
+from textebm.prior.transport import Identity, Ladder, Transport
+from textebm.recipe import LAYERS, Data, Head, Latent, Objective, Prior, Recipe
 from textebm.text import corpora, tokenizer
 
-LEVELS = {"gaussian": 1, "gaussian_mixture": 1, "energy": 1, "diffusion_energy": 16}
-STEPS = {"gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2}
+# a prior of each kind where the recipe leaves it open
+LEVELS = {
+    "gaussian": 1, "gaussian_mixture": 1, "energy": 1, "diffusion_energy": 16,
+    "joint_energy": 1, "hierarchical_diffusion_energy": 8,
+}  # fmt: skip
+STEPS = {
+    "gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2,
+    "joint_energy": 40, "hierarchical_diffusion_energy": 2,
+}  # fmt: skip
 
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
@@ -57,14 +65,21 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
     """The whole model, freshly initialised from torch's global random state."""
+    layers = _layers(recipe.latent, recipe.prior.kind)
     return TextEBM(
-        _encoder(recipe, len(tokenizer)), _decoder(recipe, len(tokenizer)),
-        _prior(recipe.prior, recipe.latent.dim, heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
+        _encoder(recipe, len(tokenizer), layers), _decoder(recipe, len(tokenizer), layers),
+        _prior(recipe.prior, layers, heads, recipe.heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int) -> Encoder:
+def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
+    """Dimensions of the latent's layers, top first; what does not divide goes to the lower ones."""
+    count = LAYERS.get(kind, 1)
+    return latent.layers or tuple((latent.dim + place) // count for place in range(count))
+
+
+def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Encoder:
     options, latent = recipe.encoder, recipe.latent
     encoder: Encoder
     if options.kind == "transformer":
@@ -77,13 +92,15 @@ def _encoder(recipe: Recipe, vocabulary_size: int) -> Encoder:
             options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
             bidirectional=options.bidirectional, dropout=options.dropout,
         )  # fmt: skip
-    encoder.head = PosteriorHead(
-        encoder.num_features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev
+    encoder.head = (
+        PosteriorHead(encoder.num_features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev)
+        if len(layers) == 1
+        else TopDownHead(encoder.num_features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
     )
     return encoder
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int) -> Decoder:
+def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Decoder:
     options, dim = recipe.decoder, recipe.latent.dim
     if options.kind == "transformer":
         return TransformerDecoder(
@@ -92,11 +109,14 @@ def _decoder(recipe: Recipe, vocabulary_size: int) -> Decoder:
         )  # fmt: skip
     return RecurrentDecoder(
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
-        dropout=options.dropout,
+        dropout=options.dropout, latent_layers=layers if options.ladder else (),
     )  # fmt: skip
 
 
-def _prior(options: Prior, dim: int, heads: Mapping[str, SymbolHead]) -> LatentPrior:
+def _prior(
+    options: Prior, layers: Sequence[int], heads: Mapping[str, SymbolHead], head_options: Sequence[Head]
+) -> LatentPrior:
+    dim = sum(layers)
     levels = options.num_levels or LEVELS[options.kind]
     ladder = (
         published_ladder(levels)
@@ -108,16 +128,28 @@ def _prior(options: Prior, dim: int, heads: Mapping[str, SymbolHead]) -> LatentP
         explicit = StandardNormal()
     elif options.kind == "gaussian_mixture":
         explicit = GaussianMixture(options.components, dim)
-    energy = EnergyNet(
-        dim, levels, {name: len(head.classes) for name, head in heads.items()}, hidden_size=options.hidden_size,
-        num_blocks=options.num_blocks, spectral_norm=options.spectral_norm,
-    )  # fmt: skip
+    sizes = {name: len(head.classes) for name, head in heads.items()}
+    energy: EnergyNet | LayeredEnergyNet
+    if options.kind in LAYERS:
+        places = {head.name: len(layers) - head.layer for head in head_options if head.layer is not None}
+        energy = LayeredEnergyNet(
+            layers, levels, sizes, head_layers=places, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
+            spectral_norm=options.spectral_norm,
+        )  # fmt: skip
+    else:
+        energy = EnergyNet(
+            dim, levels, sizes, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
+            spectral_norm=options.spectral_norm,
+        )  # fmt: skip
+    chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
+    transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
     chain = ChainSettings(
         options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
         options.metropolis, options.start,
     )  # fmt: skip
     return LatentPrior(
-        dim, energy, NoiseSchedule(ladder, options.reference), explicit=explicit, chain=chain,
+        dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,
+        explicit=explicit, chain=chain,
         symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
         encoder_gradient=options.encoder_gradient,
     )  # fmt: skip

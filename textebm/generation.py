@@ -1,7 +1,8 @@
 """Steered generation: what a user does with a trained model.
 
-`Generation` gives `TextEBM` its public methods. It needs only the model's parts (encoder, decoder, prior, tokenizer,
-heads) and knows nothing of recipes or training. All randomness comes from ``seed``.
+`Generation` gives `TextEBM` its public methods. The latents that these take and give are u, before the
+transport. It needs only the model's parts (encoder, decoder, prior, tokenizer, heads) and knows nothing of recipes or
+training. All randomness comes from ``seed``.
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ class Generation(nn.Module):
     def device(self) -> torch.device:
         return self.prior.rho.device
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Dimensions of the latent's layers, top first; layer numbers count from 1, the lowest."""
+        return self.prior.layers
+
     # -- texts in ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -133,17 +139,17 @@ class Generation(nn.Module):
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch in self._batches([texts[i] for i in rows], batch_size):
-                posterior = self.encoder(batch.tokens, batch.lengths)
-                z = posterior.sample(generator)
-                nll.append(self.reconstruction_nll(batch, z).cpu())
-                divergence = posterior.kl_to_standard_normal().sum(-1)
+                draw = self.encoder(batch.tokens, batch.lengths).draw(generator)
+                u, given = draw.u, draw.given
+                nll.append(self.reconstruction_nll(batch, u).cpu())
+                divergence = given.kl_to_standard_normal().sum(-1)
                 if self.prior.num_levels > 0:
-                    log_p = log_prob_bound(self.prior, z, generator=generator)
-                    noise = (z - posterior.mean) / posterior.stddev  # entropy and cross-entropy at the same draw
-                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - posterior.stddev.log()
+                    log_p = log_prob_bound(self.prior, u, generator=generator)
+                    noise = (u - given.mean) / given.stddev  # entropy and cross-entropy at the same draw
+                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()
                     divergence = log_q.sum(-1) - log_p
                 elif self.prior.explicit is not None:
-                    divergence = divergence - self.prior.explicit.log_ratio(z)
+                    divergence = divergence - self.prior.explicit.log_ratio(u)
                 kl.append(divergence.cpu())
                 lengths.append(batch.lengths.cpu() - 1)
         if not nll:
@@ -172,39 +178,49 @@ class Generation(nn.Module):
 
     def generate(
         self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
-        steps_factor: int = 1, decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0,
-        top_p: float = 1.0, num_beams: int = 4, max_tokens: int | None = None,
+        steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
+        decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+        num_beams: int = 4, max_tokens: int | None = None,
     ) -> list[str]:  # fmt: skip
-        """n new sentences: z from the prior, tilted by *symbols* if given, then decoded.
+        """n new sentences: u from the prior, tilted by *symbols* if given, then decoded.
 
         symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
         experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
         steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
+        resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
+        (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
+        latents, those of one draw that all n sentences share.
         """
-        z = self.sample_latents(n, symbols=symbols, strength=strength, seed=seed, steps_factor=steps_factor)
+        u = self.sample_latents(
+            n, symbols=symbols, strength=strength, seed=seed, steps_factor=steps_factor,
+            resample_from_layer=resample_from_layer, latents=latents,
+        )  # fmt: skip
         return self.decode(
-            z, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
+            u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
             max_tokens=max_tokens,
         )  # fmt: skip
 
     @torch.no_grad()
     def sample_latents(
         self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
-        steps_factor: int = 1, batch_size: int = 1024,
+        steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
+        batch_size: int = 1024,
     ) -> Tensor:  # fmt: skip
-        """(n, d) draws of the (tilted) prior, on the CPU."""
+        """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`."""
         if n < 0 or steps_factor < 1:
             raise TextEBMError(f"expected n >= 0 and steps_factor >= 1, got n={n}, steps_factor={steps_factor}")
         chosen, generator = self._symbols(symbols, n, strength), self._generator(seed)
+        held = self._held(n, resample_from_layer, latents, chosen, strength, generator)
         pieces = [torch.zeros(0, self.prior.dim)]
         with self._evaluating():
             for start in range(0, n, batch_size):
                 stop = min(start + batch_size, n)
                 rows = {head: classes[start:stop] for head, classes in chosen.items()}
                 sample = self.prior.sample(
-                    stop - start, symbols=rows, strength=strength, steps_factor=steps_factor, generator=generator
-                )
+                    stop - start, symbols=rows, strength=strength, steps_factor=steps_factor, generator=generator,
+                    held=None if held is None else held[start:stop],
+                )  # fmt: skip
                 pieces.append(sample.z.cpu())
         return torch.cat(pieces)
 
@@ -219,22 +235,22 @@ class Generation(nn.Module):
 
     @torch.no_grad()
     def decode(
-        self, z: Tensor, *, seed: int = 0, decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0,
-        top_p: float = 1.0, num_beams: int = 4, max_tokens: int | None = None, batch_size: int = 512,
+        self, latents: Tensor, *, seed: int = 0, decoding: Decoding = "greedy", temperature: float = 1.0,
+        top_k: int = 0, top_p: float = 1.0, num_beams: int = 4, max_tokens: int | None = None, batch_size: int = 512,
     ) -> list[str]:  # fmt: skip
-        """Sentences of the latents z (n, d). greedy: the most probable word each time; sample: by temperature, top-k
+        """Sentences of the latents (n, d). greedy: the most probable word each time; sample: by temperature, top-k
         and top-p; beam: the best of num_beams by mean log-probability a word."""
         options = DecodingOptions(
             decoding, temperature, top_k, top_p, num_beams, self.max_tokens if max_tokens is None else max_tokens
         )
         options.check()
-        if z.ndim != 2 or z.shape[1] != self.prior.dim:
-            raise TextEBMError(f"expected latents of shape (n, {self.prior.dim}), got {tuple(z.shape)}")
+        if latents.ndim != 2 or latents.shape[1] != self.prior.dim:
+            raise TextEBMError(f"expected latents of shape (n, {self.prior.dim}), got {tuple(latents.shape)}")
         generator, texts = self._generator(seed), []
         with self._evaluating():
-            for start in range(0, len(z), batch_size):
-                chunk = z[start : start + batch_size].to(self.device)
-                ids = decode_tokens(self.decoder, chunk, self.tokenizer, options, generator)
+            for start in range(0, len(latents), batch_size):
+                z = self.prior.transport(latents[start : start + batch_size].to(self.device))
+                ids = decode_tokens(self.decoder, z, self.tokenizer, options, generator)
                 texts += [decode_ids(self.tokenizer, row) for row in ids]
         return texts
 
@@ -297,6 +313,31 @@ class Generation(nn.Module):
                 len(z), symbols=symbols, strength=strength, generator=generator, start=(level, u)
             )
             return sample.z
+
+    def _held(
+        self, n: int, layer: int | None, latents: Tensor | None, symbols: Symbols, strength: float | None,
+        generator: torch.Generator,
+    ) -> Tensor | None:  # fmt: skip
+        """The coordinates (n, k) above *layer* that stay; None where nothing does."""
+        if layer is None:
+            if latents is not None:
+                raise TextEBMError("latents have no effect here; they need resample_from_layer")
+            return None
+        if not 1 <= layer <= len(self.layers):
+            raise TextEBMError(
+                f"resample_from_layer must lie between 1 and {len(self.layers)} for this model, got {layer}"
+            )
+        size = sum(self.layers[: len(self.layers) - layer])
+        if latents is None:
+            with self._evaluating():
+                first = {head: classes[:1] for head, classes in symbols.items()}
+                latents = self.prior.sample(min(n, 1), symbols=first, strength=strength, generator=generator).z
+        if latents.ndim != 2 or latents.shape[1] != self.prior.dim or len(latents) not in (min(n, 1), n):
+            raise TextEBMError(
+                f"expected latents of shape (1, {self.prior.dim}) or ({n}, {self.prior.dim}), "
+                f"got {tuple(latents.shape)}"
+            )
+        return latents[:, :size].to(self.device).expand(n, -1)
 
     def _head(self, name: str) -> SymbolHead:
         if name not in self.heads:

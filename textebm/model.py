@@ -2,7 +2,9 @@
 
     ELBO(x) = E_q [ log p(x|z) ] + H(q(z|x)) + E_q [ log p(z) ]
 
-with p(z) the latent energy-based prior of `textebm.prior.prior`. Three ways through it, chosen by the training stage:
+with p(z) the latent energy-based prior of `textebm.prior.prior`. The code writes it for u, z = T(u): H and log p change
+by the same log-determinant, so the bound is the same (`textebm.prior.transport`). Three ways through it, chosen by the
+training stage:
 
 - "autoencoder": the prior is N(0, I), whichever will be learned: systems share this stage and differ in their prior.
 - "prior": encoder and decoder rest; F is learned on the posterior by score matching or by recovery.
@@ -28,6 +30,7 @@ from textebm.networks.encoder import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.schedules import free_bits
 from textebm.prior.prior import LatentPrior, symbol_cross_entropy
+from textebm.prior.transport import resting
 from textebm.text.batches import TokenBatch
 
 StageName = Literal["autoencoder", "prior", "joint"]
@@ -46,10 +49,9 @@ class Weights:
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Posteriors of a batch, encoded before: what the "prior" stage trains on. mean, stddev (B, d)."""
+    """Posteriors of a batch, encoded before: what the "prior" stage trains on."""
 
-    mean: Tensor
-    stddev: Tensor
+    posterior: Posterior
     targets: dict[str, Tensor]
 
 
@@ -97,27 +99,30 @@ class TextEBM(Generation):
         generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
         posterior: Posterior = self.encoder(batch.tokens, batch.lengths)
-        z = posterior.sample(generator)
-        reconstruction = self.reconstruction_nll(batch, z, generator).mean()
-        with torch.autocast(z.device.type, enabled=False):  # the prior's terms are small and want float32
+        draw = posterior.draw(generator)
+        u = draw.u
+        reconstruction = self.reconstruction_nll(batch, u, generator).mean()
+        with torch.autocast(u.device.type, enabled=False):  # the prior's terms are small and want float32
             terms = {"reconstruction": reconstruction}
-            kl = posterior.kl_to_standard_normal()
+            kl = draw.given.kl_to_standard_normal()
             if stage == "autoencoder" or self.prior.explicit is not None:
                 terms["kl"] = kl.sum(-1).mean()
                 divergence = free_bits(kl, weights.free_bits)
                 if stage == "joint":  # closed-form prior: its log-ratio to N(0, I), at one draw, corrects the KL
                     assert self.prior.explicit is not None
-                    log_ratio = self.prior.explicit.log_ratio(z).mean()
+                    log_ratio = self.prior.explicit.log_ratio(u).mean()
                     terms["kl"], divergence = terms["kl"] - log_ratio, divergence - log_ratio
                 loss = reconstruction + weights.kl * divergence
             else:
-                prior_loss, encoder_term = self._joint_prior_terms(posterior, z, terms, generator)
-                loss = reconstruction + prior_loss - weights.kl * (posterior.entropy().mean() + encoder_term)
-            loss = loss + self._symbol_terms(z, targets, weights, terms)
+                prior_loss, encoder_term = self._joint_prior_terms(posterior, u, terms, generator)
+                loss = reconstruction + prior_loss - weights.kl * (draw.given.entropy().mean() + encoder_term)
+            loss = loss + self._symbol_terms(u, targets, weights, terms)
         return Objective(loss, {**terms, "loss": loss}, posterior)
 
-    def reconstruction_nll(self, batch: TokenBatch, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """−log p(x|z), nats per sentence, the end of the sentence included. z (B, d) -> (B,)"""
+    def reconstruction_nll(self, batch: TokenBatch, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """−log p(x|z) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
+        with torch.autocast(u.device.type, enabled=False):
+            z = self.prior.transport(u)
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             drop = torch.rand(inputs.shape, device=inputs.device, generator=generator) < self.word_dropout
@@ -130,52 +135,57 @@ class TextEBM(Generation):
         return torch.zeros(len(z), device=z.device).index_add_(0, sentence, nll)
 
     def _joint_prior_terms(
-        self, posterior: Posterior, z: Tensor, terms: dict[str, Tensor], generator: torch.Generator | None
+        self, posterior: Posterior, u: Tensor, terms: dict[str, Tensor], generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """The loss of the energy net, and the term whose gradient moves the encoder along log p(z)."""
+        """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
         if self.learning == "recovery":
-            recovery = self.prior.recovery(z, generator)
+            recovery = self.prior.recovery(u, generator)
             terms.update(
                 contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(),
                 acceptance=recovery.acceptance.mean(),
             )  # fmt: skip
             return recovery.energy_loss.mean(), recovery.encoder_term.mean()
-        matching = self.prior.score_matching(posterior.mean.detach(), posterior.stddev.detach(), generator)
+        matching = self.prior.score_matching(posterior.unpacked(posterior.packed.detach()), generator)
         terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
         loss = matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
-        return loss, self.prior.score_cross_entropy(z).mean()
+        return loss, self.prior.score_cross_entropy(u).mean()
 
     # -- stage "prior" -------------------------------------------------------------------------------------------
 
     def prior_objective(self, batch: LatentBatch, weights: Weights, generator: torch.Generator | None) -> Objective:
+        """Encoder and decoder rest, and with the decoder its transport."""
+        with resting(self.prior.transport):
+            return self._prior_objective(batch, weights, generator)
+
+    def _prior_objective(self, batch: LatentBatch, weights: Weights, generator: torch.Generator | None) -> Objective:
         terms: dict[str, Tensor] = {}
-        posterior = Posterior(batch.mean, batch.stddev)
-        z = posterior.sample(generator)
+        with torch.no_grad():
+            u = batch.posterior.sample(generator)
         noisy: tuple[dict[str, Tensor], Tensor] | None = None
         if self.prior.explicit is not None:
-            loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(z).mean()
+            loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(u).mean()
         elif self.learning == "recovery":
-            recovery = self.prior.recovery(z, generator)
+            recovery = self.prior.recovery(u, generator)
             loss = recovery.energy_loss.mean()
             terms.update(
                 contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(),
                 acceptance=recovery.acceptance.mean(),
             )  # fmt: skip
         else:
-            matching = self.prior.score_matching(batch.mean, batch.stddev, generator)
+            matching = self.prior.score_matching(batch.posterior, generator)
             loss = matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
             terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
             noisy = matching.logits, matching.level
         if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:
-            loss = loss + self._noisy_symbol_loss(noisy or self._noisy_logits(z, generator), batch.targets, weights)
-        loss = loss + self._symbol_terms(z, batch.targets, weights, terms)
+            loss = loss + self._noisy_symbol_loss(noisy or self._noisy_logits(u, generator), batch.targets, weights)
+        loss = loss + self._symbol_terms(u, batch.targets, weights, terms)
         return Objective(loss, {**terms, "loss": loss})
 
-    def _noisy_logits(self, z: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
+    def _noisy_logits(self, u: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
         """The heads' logits at u_t of a uniformly drawn level, and the level (B,)."""
-        level = torch.randint(self.prior.schedule.num_levels, (len(z),), device=z.device, generator=generator)
-        u = self.prior.schedule.diffuse(z, level, torch.empty_like(z).normal_(generator=generator))
-        return self.prior.energy(u, level), level
+        level = torch.randint(self.prior.schedule.num_levels, (len(u),), device=u.device, generator=generator)
+        u_t = self.prior.schedule.diffuse(u, level, torch.empty_like(u).normal_(generator=generator))
+        return self.prior.symbol_logits(u_t, level), level
 
     def _noisy_symbol_loss(
         self, noisy: tuple[dict[str, Tensor], Tensor], targets: Mapping[str, Tensor], weights: Weights
@@ -192,13 +202,13 @@ class TextEBM(Generation):
     # -- symbols -------------------------------------------------------------------------------------------------
 
     def _symbol_terms(
-        self, z: Tensor, targets: Mapping[str, Tensor], weights: Weights, terms: dict[str, Tensor]
+        self, u: Tensor, targets: Mapping[str, Tensor], weights: Weights, terms: dict[str, Tensor]
     ) -> Tensor:
         """Heads at level 0: labels, clusters, and the bottleneck of the unsupervised ones."""
-        loss = z.new_zeros(())
+        loss = u.new_zeros(())
         if not self.heads:
             return loss
-        logits = self.prior.symbol_logits(z)
+        logits = self.prior.symbol_logits(u)
         for name, head in self.heads.items():
             supervised = head.column is not None
             if name in targets:

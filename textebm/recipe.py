@@ -16,6 +16,11 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+# Layers of the latent where latent.layers is empty: as equal as the dimensions allow. Other kinds have one.
+LAYERS = {"joint_energy": 2, "hierarchical_diffusion_energy": 2}
+LAYER_SIZE = Annotated[int, Field(ge=1)]
+
+
 class Data(Part):
     corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = Field(
         "grammar", description="where the text comes from"
@@ -54,6 +59,7 @@ class Decoder(Part):
     num_layers: int = Field(1, ge=1)
     num_attention_heads: int = Field(4, ge=1, description="transformer only")
     dropout: float = Field(0.0, ge=0, lt=1)
+    ladder: bool = Field(False, description="recurrent only: a latent layer a recurrent layer, the top one first")
     word_dropout: float = Field(
         0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training"
     )
@@ -61,15 +67,26 @@ class Decoder(Part):
 
 class Latent(Part):
     dim: int = Field(32, ge=1)
+    layers: tuple[LAYER_SIZE, ...] = Field(
+        (), description="dimensions of its layers, top first; default one, or two halves (joint_energy, hierarchical…)"
+    )
     standardize: bool = Field(True, description="batch-normalise posterior means (BN-VAE)")
     max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
 
 
 class Prior(Part):
-    kind: Literal["gaussian", "gaussian_mixture", "energy", "diffusion_energy"] = "diffusion_energy"
+    kind: Literal[
+        "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"
+    ] = "diffusion_energy"
+    transport: Literal["identity", "ladder"] | None = Field(
+        None,
+        description="from noise to latents; default ladder (joint_energy, hierarchical_diffusion_energy) or identity",
+    )
     learning: Literal["score_matching", "recovery"] = "score_matching"
     num_levels: int | None = Field(
-        None, ge=1, description="levels of the noise ladder; default 16 (diffusion_energy); energy has 1"
+        None,
+        ge=1,
+        description="levels of the noise ladder; default 16 (diffusion_energy) or 8 (hierarchical…); energies have 1",
     )
     schedule: Literal["log_snr", "published"] = "log_snr"
     reference: Literal["stationary", "flat"] = Field(
@@ -79,7 +96,7 @@ class Prior(Part):
     log_snr_min: float = -4.0
     sampler: Literal["semi_implicit", "langevin"] = "semi_implicit"
     steps: int | None = Field(
-        None, ge=1, description="chain steps a level; default 2 (diffusion_energy) or 40 (energy, gaussian, mixture)"
+        None, ge=1, description="chain steps a level; default 2 (diffusions) or 40 (energies, gaussian, mixture)"
     )
     step_size: float = Field(0.1, gt=0, description="langevin: step in units of sigma")
     start: Literal["tweedie", "reference"] = Field(
@@ -102,6 +119,11 @@ class Head(Part):
     classes: int | None = Field(None, ge=1, description="number of codes of an unsupervised head")
     labels: str | None = Field(None, description="label column of a supervised head")
     label_limit: int | None = Field(None, ge=0, description="semi-supervised: keep only so many labels")
+    layer: int | None = Field(
+        None,
+        ge=1,
+        description="layer of the latent that it reads, 1 the lowest (layer-wise potentials only); default top",
+    )
 
 
 class Objective(Part):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
-from textebm.recipe import NAME_PATTERN, Part, Recipe
+from textebm.recipe import LAYERS, NAME_PATTERN, Part, Recipe
 
 Path = tuple[str | int, ...]
 
@@ -25,6 +25,7 @@ LABELS = {
     "yelp": ("sentiment",),
 }
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LISTED = {int: "whole numbers", str: "text"}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "greater than"),
@@ -51,9 +52,10 @@ def section_of(annotation: Any) -> type[Part] | None:
 
 
 def item_of(annotation: Any) -> Any:
-    """``X`` of ``tuple[X, ...]``, else None."""
+    """``X`` of ``tuple[X, ...]`` (also of ``tuple[Annotated[X, …], ...]``), else None."""
     kind = without_none(annotation)
-    return get_args(kind)[0] if get_origin(kind) is tuple else None
+    item = get_args(kind)[0] if get_origin(kind) is tuple else None
+    return get_args(item)[0] if get_origin(item) is Annotated else item
 
 
 def annotation_at(path: Path) -> Any:
@@ -88,7 +90,7 @@ def kind_in_words(annotation: Any) -> str:
     if section_of(kind):
         words = "a section (option: value)"
     elif item := item_of(kind):
-        words = "a list" if section_of(item) else f"a list of {_KINDS.get(item, item)}"
+        words = "a list" if section_of(item) else f"a list of {_LISTED.get(item, item)}"
     elif get_origin(kind) is Literal:
         words = " | ".join(str(choice) for choice in get_args(kind))
     else:
@@ -184,6 +186,7 @@ def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
     yield from _data(recipe)
     yield from _heads(recipe)
     yield from _networks(recipe)
+    yield from _layers(recipe)
     yield from _prior(recipe)
     yield from _training(recipe)
 
@@ -244,11 +247,49 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
             yield Contradiction(path, reads, f"must be a multiple of num_attention_heads ({heads}), got {size}")
 
 
+def _layers(recipe: Recipe) -> Iterator[Contradiction]:
+    latent, kind = recipe.latent, recipe.prior.kind
+    dim, layers, kinds = ("latent", "dim"), ("latent", "layers"), ("prior", "kind")
+    count = len(latent.layers) or LAYERS.get(kind, 1)
+    if latent.layers and sum(latent.layers) != latent.dim:
+        total = f"{' + '.join(map(str, latent.layers))} = {sum(latent.layers)}"
+        yield Contradiction(layers, (dim, layers), f"must sum to latent.dim ({latent.dim}), got {total}")
+    elif not latent.layers and latent.dim < count:
+        message = f"kind {kind!r} has {count} layers, so it must be at least {count}, got {latent.dim}"
+        yield Contradiction(dim, (dim, layers, kinds), message)
+    for index, head in enumerate(recipe.heads):
+        here: Path = ("heads", index, "layer")
+        if head.layer is not None and kind not in LAYERS:
+            message = f"kind {kind!r} has one potential for all layers; set it to null, or use {' or '.join(LAYERS)}"
+            yield Contradiction(here, (here, kinds), message)
+        elif head.layer is not None and head.layer > count:
+            message = f"must be at most {count}, the number of the latent's layers, got {head.layer}"
+            yield Contradiction(here, (here, layers, kinds), message)
+    transport = ("prior", "transport")
+    if recipe.prior.transport == "ladder" and count == 1:
+        message = "a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null"
+        yield Contradiction(transport, (transport, layers, kinds), message)
+    ladder = ("decoder", "ladder")
+    if recipe.decoder.ladder and recipe.decoder.kind == "transformer":
+        message = "needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"
+        yield Contradiction(ladder, (ladder, ("decoder", "kind")), message)
+    if recipe.decoder.ladder and (count == 1 or recipe.decoder.num_layers == 1):
+        message = (
+            f"needs several latent.layers and decoder.num_layers, got {count} and {recipe.decoder.num_layers}: "
+            "with one of either the whole latent enters the one layer anyway"
+        )
+        yield Contradiction(ladder, (ladder, layers, kinds, ("decoder", "num_layers")), message)
+
+
 def _prior(recipe: Recipe) -> Iterator[Contradiction]:
     prior = recipe.prior
     kind, levels = ("prior", "kind"), ("prior", "num_levels")
-    if prior.kind == "energy" and prior.num_levels not in (None, 1):
-        message = f"kind 'energy' has one level, got {prior.num_levels}; set it to null, or use kind: diffusion_energy"
+    several = {"energy": "diffusion_energy", "joint_energy": "hierarchical_diffusion_energy"}
+    if prior.kind in several and prior.num_levels not in (None, 1):
+        message = (
+            f"kind {prior.kind!r} has one level, got {prior.num_levels}; set it to null, "
+            f"or use kind: {several[prior.kind]}"
+        )
         yield Contradiction(levels, (kind, levels), message)
     high, low = ("prior", "log_snr_max"), ("prior", "log_snr_min")
     if prior.log_snr_max <= prior.log_snr_min:

@@ -36,6 +36,15 @@ def generate(
     symbol: SymbolOption = None,
     strength: StrengthOption = None,
     seed: SeedOption = 0,
+    resample_from_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--resample-from-layer",
+            min=1,
+            metavar="L",
+            help="All sentences share the latent layers above L (1 is the lowest); L and those below are drawn anew.",
+        ),
+    ] = None,
     decoding: DecodingOption = None,
     temperature: TemperatureOption = None,
     top_k: TopKOption = None,
@@ -48,6 +57,8 @@ def generate(
     options = decoding_options(decoding, temperature, top_k, top_p, beams)
     if strength is not None and not symbols:
         raise TextEBMError("--strength has no effect here; it needs --symbol HEAD=CLASS")
+    if resample_from_layer is not None:
+        options["resample_from_layer"] = resample_from_layer
     model = load_model(run)
     with stdout_kept_clean():
         sentences = model.generate(n, symbols=symbols or None, strength=strength, seed=seed, **options)

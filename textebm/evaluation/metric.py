@@ -102,6 +102,10 @@ CATALOGUE: dict[str, Entry] = {
     "ami_<label>": Entry("at most 1, 0 by chance", True, "adjusted mutual information of codes and a label"),
     "permuted_homogeneity_<label>": Entry("0-1", None, "homogeneity of the same codes shuffled: what chance gives"),
     "permuted_v_measure_<label>": Entry("0-1", None, "V-measure of the same codes shuffled: what chance gives"),
+    "probe_<label>_layer<l>": Entry(
+        _SHARE, None, "logistic regression from one layer of the latent (1 is the lowest) to a label, on held-out half"
+    ),
+    "probe_base_<label>": Entry(_SHARE, None, "the same from nothing: the share of the commonest label"),
     "judge_accuracy_<head>": Entry(_SHARE, True, "the judge's own accuracy on real sentences of the evaluation split"),
     "control_accuracy_<head>": Entry(_SHARE, True, "sentences generated under a class that the judge gives that class"),
     "control_accuracy_<head>_<class>": Entry(_SHARE, True, "the same for one class"),

@@ -69,6 +69,8 @@ class Model(Protocol):
 
     @property
     def heads(self) -> Mapping[str, Head]: ...
+    @property
+    def layers(self) -> Sequence[int]: ...
     def encode(self, texts: list[str], /) -> Encoding: ...
     def elbo_terms(self, texts: list[str], /, *, seed: int = 0) -> ElboTerms: ...
     def reconstruct(self, texts: list[str], /, *, decoding: Literal["greedy"] = "greedy") -> list[str]: ...
@@ -180,6 +182,7 @@ def evaluate(
     reconstructions = _reconstruction(run)
     encoding = _latent(run)
     _fluency(run, reconstructions)
+    _probes(run, encoding)
     _codes(run, encoding)
     _control(run, encoding)
     return result
@@ -270,6 +273,25 @@ def _fluency(run: _Run, reconstructions: list[str]) -> None:
     run.progress("samples with more steps")
     more = run.model.generate(run.samples, seed=run.seed, steps_factor=MORE_STEPS)
     result.measure("wkl_more_steps", len(more), fluency.wkl, more, counts)
+
+
+def _probes(run: _Run, encoding: Encoding) -> None:
+    """How much of each label each layer carries, where there are several."""
+    layers = tuple(run.model.layers)
+    if len(layers) < 2:
+        return
+    run.progress("probes of the layers")
+    for label in (name for name, kind in run.data.features.items() if isinstance(kind, ClassLabel)):
+        try:
+            found, base, n = interpretability.layer_probes(
+                encoding.mean.numpy(), run.data[label], layers, seed=run.seed
+            )
+        except UndefinedMetricError as reason:
+            run.result.note(f"probe_{label}: left out, {reason}")
+            continue
+        run.result.add(f"probe_base_{label}", base, n)
+        for number, accuracy in zip(range(len(layers), 0, -1), found, strict=True):
+            run.result.add(f"probe_{label}_layer{number}", accuracy, n)
 
 
 def _codes(run: _Run, encoding: Encoding) -> None:

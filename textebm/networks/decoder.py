@@ -41,34 +41,56 @@ def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
     return embedding
 
 
+def _rungs(latent_layers: Sequence[int], num_layers: int) -> list[slice]:
+    """The part of z that each recurrent layer reads: one layer of the latent each, top first. The last recurrent layer
+    takes all that are left; recurrent layers beyond the last latent layer read that one again."""
+    ends = torch.tensor(latent_layers).cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    rungs = [slice(starts[i], ends[i]) for i in (min(i, len(ends) - 1) for i in range(num_layers))]
+    return [*rungs[:-1], slice(rungs[-1].start, ends[-1])]
+
+
 class RecurrentDecoder(nn.Module):
+    """Recurrent layers that read the latent as initial state and at every step.
+
+    latent_layers: sizes of the latent's layers, top first; then they enter as a ladder, the top one at the first
+    recurrent layer (`_rungs`; arXiv 2310.09604). By default every recurrent layer reads the whole latent.
+    """
+
+    initial_seen: Tensor
+
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 1, dropout: float = 0.0,
+        num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (),
     ):  # fmt: skip
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
+        self.rungs = _rungs(latent_layers, num_layers) if latent_layers else [slice(0, latent_dim)] * num_layers
         layers = [
-            RecurrentLayer(cell, (embedding_size if layer == 0 else hidden_size) + latent_dim, hidden_size)
-            for layer in range(num_layers)
+            RecurrentLayer(cell, (embedding_size if i == 0 else hidden_size) + rung.stop - rung.start, hidden_size)
+            for i, rung in enumerate(self.rungs)
         ]
         self.layers = cast("Sequence[RecurrentLayer]", nn.ModuleList(layers))
         self.initial = nn.Linear(latent_dim, sum(layer.num_states for layer in self.layers) * hidden_size)
+        seen = torch.zeros_like(self.initial.weight)  # a layer's initial state sees its part of the latent, too
+        for rows, rung in zip(seen.chunk(num_layers), self.rungs, strict=True):
+            rows[:, rung] = 1
+        self.register_buffer("initial_seen", seen, persistent=False)
         self.project = nn.Linear(hidden_size, embedding_size)
         self.dropout = nn.Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def start(self, z: Tensor) -> DecoderState:
         """z (B, d) -> the initial state, one (B, H) tensor for each state of each layer."""
-        states = torch.tanh(self.initial(z))
+        states = torch.tanh(F.linear(z, self.initial.weight * self.initial_seen, self.initial.bias))
         return states.chunk(states.shape[-1] // self.layers[0].hidden_size, dim=-1)
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
         x = self.dropout(self.embedding(inputs))
         latent = z[:, None].expand(-1, x.shape[1], -1)
-        for layer, state in zip(self.layers, self._by_layer(self.start(z)), strict=True):
-            x = self.dropout(layer(torch.cat([x, latent.to(x.dtype)], dim=-1), state))
+        for layer, rung, state in zip(self.layers, self.rungs, self._by_layer(self.start(z)), strict=True):
+            x = self.dropout(layer(torch.cat([x, latent[..., rung].to(x.dtype)], dim=-1), state))
         return self.project(x)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -83,8 +105,8 @@ class RecurrentDecoder(nn.Module):
         """tokens (B,), z (B, d) -> logits (B, V) and the next state."""
         x = self.embedding(tokens)
         new: list[Tensor] = []
-        for layer, layer_state in zip(self.layers, self._by_layer(state), strict=True):
-            layer_state = layer.step(torch.cat([x, z.to(x.dtype)], dim=-1), layer_state)
+        for layer, rung, layer_state in zip(self.layers, self.rungs, self._by_layer(state), strict=True):
+            layer_state = layer.step(torch.cat([x, z[:, rung].to(x.dtype)], dim=-1), layer_state)
             new.extend(layer_state)
             x = layer_state[0]
         return self.logits(self.project(x)), tuple(new)

@@ -68,3 +68,50 @@ class EnergyNet(nn.Module):
     def sum_heads(self, logits: list[Tensor]) -> Tensor:
         """F from the logits of all heads, [(…, K_h)] -> (…,)."""
         return torch.stack([torch.logsumexp(f, dim=-1) for f in logits]).sum(0) - self.log_classes
+
+
+class LayeredEnergyNet(nn.Module):
+    """F(z, t) = Σ_l F_l(z^l, t), an `EnergyNet` a layer of the latent, with the interface of one (arXiv 2306.06323).
+
+    sizes: the layers' dimensions, top first. Each symbol head reads one layer: head_layers gives its place in *sizes*
+    (default 0, the top). A layer without a head has a plain potential.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], num_levels: int, head_sizes: Mapping[str, int], *,
+        head_layers: Mapping[str, int] | None = None, hidden_size: int = 256, num_blocks: int = 3,
+        spectral_norm: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        self.sizes = tuple(sizes)
+        self.head_sizes = dict(head_sizes)
+        self._place = {name: (head_layers or {}).get(name, 0) for name in self.head_sizes}
+        nets = [
+            EnergyNet(
+                size, num_levels, {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
+                hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm,
+            )
+            for place, size in enumerate(self.sizes)
+        ]  # fmt: skip
+        self.layers = cast("Sequence[EnergyNet]", nn.ModuleList(nets))
+
+    def all_logits(self, z: Tensor, level: Tensor) -> list[Tensor]:
+        """Logits of the heads in the order of `head_sizes`, then the potentials (…, 1) of the layers without one."""
+        parts = z.split(self.sizes, dim=-1)
+        found = [net.all_logits(part, level) for net, part in zip(self.layers, parts, strict=True)]
+        named = [dict(zip(net.head_sizes, f, strict=False)) for net, f in zip(self.layers, found, strict=True)]
+        plain = [f for net, f in zip(self.layers, found, strict=True) if not net.head_sizes]
+        return [named[place][name] for name, place in self._place.items()] + [f for each in plain for f in each]
+
+    def forward(self, z: Tensor, level: Tensor) -> dict[str, Tensor]:
+        """Logits of each head, (…, K_h)."""
+        return dict(zip(self.head_sizes, self.all_logits(z, level), strict=False))
+
+    def potential(self, z: Tensor, level: Tensor) -> Tensor:
+        """F(z, t), (…,)."""
+        return self.sum_heads(self.all_logits(z, level))
+
+    def sum_heads(self, logits: list[Tensor]) -> Tensor:
+        """F from what `all_logits` gives, [(…, K)] -> (…,)."""
+        constant = sum(net.log_classes for net in self.layers)
+        return torch.stack([torch.logsumexp(f, dim=-1) for f in logits]).sum(0) - constant

@@ -1,7 +1,7 @@
 """The latent prior. VAE, mixture VAE, SVEBM and LDEBM are settings of this one class.
 
     p(u_t | u_{t+1}) ∝ exp F(u_t, t) · N(u_t ; c_t u_{t+1}, s_t² I)       t = 0 … T−2
-    p(u_{T−1})       ∝ exp F(u_{T−1}, T−1) · N(u_{T−1} ; 0, I)            z = u_0
+    p(u_{T−1})       ∝ exp F(u_{T−1}, T−1) · N(u_{T−1} ; 0, I)            z = T(u_0)
 
 | system | setting |
 |---|---|
@@ -9,6 +9,11 @@
 | GM-VAE | `explicit=GaussianMixture(K, d)`: F is the mixture's log-ratio to N(0, I) |
 | SVEBM (Pang & Wu 2021) | one level |
 | LDEBM (Yu et al. 2022) | several levels |
+| joint-EBM multi-layer generator (Cui, Wu & Han 2023) | one level, a ladder transport, a potential a layer |
+| hierarchical EBM diffusion (Cui & Han 2024) | several levels of the same |
+
+With a transport T (`prior.transport`; the identity by default) F stands for F(T(u_t), t): everything in this file is
+about u, and only the energy net sees T(u). Layers of the latent lie top first.
 
 Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; strength 1 is the product of experts
 (the logsumexp becomes the chosen logit). The same chain samples every system.
@@ -16,7 +21,7 @@ Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; stre
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,10 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.networks.energy import EnergyNet
+from textebm.networks.encoder import Posterior
+from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
 from textebm.prior.noise import NoiseSchedule
 from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit
+from textebm.prior.transport import Identity, Transport, resting
 
 CANDIDATES = 32  # draws of a closed-form prior from which one is chosen under symbols
 Symbols = Mapping[str, Tensor]  # head -> class of each row (B,), −1 = not conditioned on
@@ -47,7 +54,7 @@ class ChainSettings:
 
 @dataclass(frozen=True)
 class LatentSample:
-    """z (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row;
+    """z = u_0 (B, d); acceptance (T,) by level, NaN where a level was not sampled; evaluations of F for each row;
     path (levels sampled, B, d), the top level first and z last, if it was asked for."""
 
     z: Tensor
@@ -83,14 +90,17 @@ class LatentPrior(nn.Module):
     rho: Tensor
 
     def __init__(
-        self, dim: int, energy: EnergyNet, schedule: NoiseSchedule, *,
+        self, dim: int, energy: EnergyNet | LayeredEnergyNet, schedule: NoiseSchedule, *,
+        transport: Transport | None = None, layers: Sequence[int] = (),
         explicit: StandardNormal | GaussianMixture | None = None, chain: ChainSettings = ChainSettings(),
         symbol_levels: Literal["all", "first"] = "all", strength: float = 1.0, potential_penalty: float = 1e-3,
         encoder_gradient: Literal["full", "positive_only"] = "full",
     ):  # fmt: skip
         super().__init__()
         self.dim = dim
+        self.layers = tuple(layers) or (dim,)
         self.energy = energy
+        self.transport: Transport = Identity() if transport is None else transport
         self.schedule = schedule
         self.explicit = explicit
         self.chain = chain
@@ -111,7 +121,7 @@ class LatentPrior(nn.Module):
         """F(u, t), tilted by the symbols if there are any. u (B, d), level (B,) -> (B,)"""
         if self.explicit is not None and not symbols:
             return self.explicit.log_ratio(u)
-        logits = self.energy.all_logits(u, level)
+        logits = self.energy.all_logits(self.transport(u), level)
         value = self._untilted(u, logits)
         named = dict(zip(self.energy.head_sizes, logits, strict=False))
         for head, classes in (symbols or {}).items():
@@ -127,9 +137,11 @@ class LatentPrior(nn.Module):
             return self.explicit.log_ratio(u)
         return self.energy.sum_heads(logits)
 
-    def symbol_logits(self, z: Tensor) -> dict[str, Tensor]:
-        """Logits of p(y^h | z), (B, K_h) for each head: the energy net at level 0."""
-        return self.energy(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+    def symbol_logits(self, u: Tensor, level: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits of p(y^h | u_t), (B, K_h) for each head; at level 0 unless *level* (B,) is given. u (B, d)"""
+        if level is None:
+            level = torch.zeros(len(u), dtype=torch.long, device=u.device)
+        return self.energy(self.transport(u), level)
 
     def score(self, u: Tensor, level: Tensor) -> Tensor:
         """∇ log p_t(u), detached. (B, d)"""
@@ -141,20 +153,22 @@ class LatentPrior(nn.Module):
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def score_matching(self, mean: Tensor, stddev: Tensor, generator: torch.Generator | None = None) -> ScoreMatching:
+    def score_matching(self, posterior: Posterior, generator: torch.Generator | None = None) -> ScoreMatching:
         """Denoising score matching at all levels, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
 
-        u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. mean, stddev (B, d).
+        u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. It moves F alone: the
+        posterior must be detached, and the transport, which belongs to the generator, rests.
         """
+        mean = posterior.mean
         level = torch.randint(self.schedule.num_levels, (len(mean),), device=mean.device, generator=generator)
-        noise = torch.empty_like(mean).normal_(generator=generator)
         alpha = self.schedule.alpha_bar[level][:, None]
-        tau = (1 - alpha.square() + alpha.square() * stddev.square()).sqrt()
-        u = (alpha * mean + tau * noise).detach().requires_grad_(True)
-        logits = self.energy.all_logits(u, level)
+        diffused = posterior.diffused(alpha, generator)
+        u = diffused.u.detach().requires_grad_(True)
+        with resting(self.transport):
+            logits = self.energy.all_logits(self.transport(u), level)
         value = self._untilted(u, logits)
         (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-        error = tau * (gradient + self.schedule.reference_score(u.detach(), level)) + noise
+        error = diffused.tau * (gradient + self.schedule.reference_score(u.detach(), level)) + diffused.noise
         return ScoreMatching(
             error.square().mean(-1), value, level, alpha[:, 0],
             dict(zip(self.energy.head_sizes, logits, strict=False)),
@@ -214,39 +228,59 @@ class LatentPrior(nn.Module):
     def sample(
         self, n: int, *, symbols: Symbols | None = None, strength: float | None = None, steps_factor: int = 1,
         generator: torch.Generator | None = None, start: tuple[int, Tensor] | None = None, adapt: bool = False,
-        keep_path: bool = False,
+        held: Tensor | None = None, keep_path: bool = False,
     ) -> LatentSample:  # fmt: skip
-        """n draws of z = u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing)."""
+        """n draws of u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing).
+
+        *held* (n, k) keeps the first k coordinates of u_0 (upper layers) at these values and draws the others given
+        them. With one level that is the exact conditional. With more, the held ones stand at a forward path from their
+        values while the chain moves the rest ("replacement", Song et al. 2021, arXiv 2011.13456), which forgets what
+        the cleaner levels know: on a pair of Gaussians with correlation .8 it moved the mean by .75 of what it should.
+        So sweeps follow, up a fresh path from u_0 to level k and down again, k = T−1 … 1: as k falls they approach the
+        exact Gibbs step k = 1 (.95 of it on the same pair). Still an approximation; T(T−1)/2 levels more.
+        """
         device = self.rho.device
         acceptance = torch.full((self.schedule.num_levels,), torch.nan, device=device)
         strength = self.strength if strength is None else strength
-        if self.explicit is not None and start is None:
+        if self.explicit is not None and start is None and held is None:
             drawn = self._sample_explicit(n, symbols, strength, self.chain.steps * steps_factor, generator)
             return replace(drawn, path=drawn.z[None]) if keep_path else drawn
-        levels = range(self.schedule.num_levels - 1, -1, -1)
-        u = torch.zeros(n, self.dim, device=device)
-        if start is not None:
-            levels, u = range(start[0] - 1, -1, -1), start[1]
-        evaluations, path = 0, []
-        for t in levels:
-            level = torch.full((n,), t, dtype=torch.long, device=device)
-            mean = self.schedule.reverse_scale[t] * u
-            stddev = self.schedule.reverse_stddev[t]
-            w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
-            if self.chain.start == "tweedie" and t < self.schedule.num_levels - 1:
-                w = w + self._tweedie_shift(u, t, symbols, strength)
-                evaluations += 1
-            chain = self._run_chain(
-                w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator
-            )
-            u = chain.w
-            if keep_path:
-                path.append(u)
-            acceptance[t] = chain.acceptance.mean()
-            evaluations += chain.evaluations
-            if adapt:
-                self._adapt(level, chain.acceptance)
-        return LatentSample(u, acceptance, evaluations, torch.stack(path) if path else None)
+        below, u = (self.schedule.num_levels, torch.zeros(n, self.dim, device=device)) if start is None else start
+        evaluations, visited = 0, []
+
+        def descend(u: Tensor, below: int, path: list[Tensor] | None) -> Tensor:
+            """u_0 from u at level *below*; path: what the held coordinates are at each level."""
+            nonlocal evaluations
+            for t in range(below - 1, -1, -1):
+                level = torch.full((n,), t, dtype=torch.long, device=device)
+                mean = self.schedule.reverse_scale[t] * u
+                stddev = self.schedule.reverse_stddev[t]
+                w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
+                if self.chain.start == "tweedie" and t < self.schedule.num_levels - 1:
+                    w = w + self._tweedie_shift(u, t, symbols, strength)
+                    evaluations += 1
+                chain = self._run_chain(
+                    w, mean, stddev, level, symbols, strength, self.chain.steps * steps_factor, generator,
+                    None if path is None else path[t],
+                )  # fmt: skip
+                u = chain.w
+                if keep_path:
+                    visited.append(u)
+                acceptance[t] = chain.acceptance.mean()
+                evaluations += chain.evaluations
+                if adapt:
+                    self._adapt(level, chain.acceptance)
+            return u
+
+        if held is None:
+            u = descend(u, below, None)
+            return LatentSample(u, acceptance, evaluations, torch.stack(visited) if visited else None)
+        k, top = held.shape[-1], below - 1
+        u = descend(u, below, self._forward_path(held, generator))
+        for level in range(top, 0, -1):
+            path = self._forward_path(u, generator)
+            u = descend(path[level], level, [each[:, :k] for each in path])
+        return LatentSample(u, acceptance, evaluations)
 
     def _sample_explicit(
         self, n: int, symbols: Symbols | None, strength: float, steps: int, generator: torch.Generator | None
@@ -269,6 +303,14 @@ class LatentPrior(nn.Module):
         )  # fmt: skip
         acceptance[0] = chain.acceptance.mean()
         return LatentSample(chain.w, acceptance, CANDIDATES + chain.evaluations)
+
+    def _forward_path(self, u: Tensor, generator: torch.Generator | None) -> list[Tensor]:
+        """u_0 … u_{T−1} of a draw of q(u_1 … u_{T−1} | u_0), each (B, k)."""
+        path = [u]
+        for t in range(self.schedule.num_levels - 1):
+            level = torch.full((len(u),), t, dtype=torch.long, device=u.device)
+            path.append(self.schedule.forward_step(path[-1], level, torch.empty_like(u).normal_(generator=generator)))
+        return path
 
     def perturb(
         self, z: Tensor, symbols: Symbols, *, strength: float | None = None, steps: int | None = None,
@@ -293,20 +335,29 @@ class LatentPrior(nn.Module):
 
     def _run_chain(
         self, w: Tensor, mean: Tensor, stddev: Tensor, level: Tensor, symbols: Symbols | None, strength: float,
-        steps: int, generator: torch.Generator | None,
+        steps: int, generator: torch.Generator | None, held: Tensor | None = None,
     ) -> ChainResult:  # fmt: skip
-        def potential(point: Tensor) -> Tensor:
-            return self.potential(point, level, symbols, strength)
+        """The chain from w; with *held* (B, k), the first k coordinates stand there and the chain moves the others."""
+        k = 0 if held is None else held.shape[-1]
 
+        def whole(point: Tensor) -> Tensor:
+            return point if held is None else torch.cat([held, point], dim=-1)
+
+        def potential(point: Tensor) -> Tensor:
+            return self.potential(whole(point), level, symbols, strength)
+
+        w, mean = w[:, k:], mean[:, k:]
         if self.chain.sampler == "langevin":
-            return langevin(
+            chain = langevin(
                 potential, w, mean, stddev, self.chain.step_size, steps,
                 generator=generator, metropolis=self.chain.metropolis,
             )  # fmt: skip
-        return semi_implicit(
-            potential, w, mean, stddev, self.rho[level][:, None], steps,
-            generator=generator, metropolis=self.chain.metropolis,
-        )  # fmt: skip
+        else:
+            chain = semi_implicit(
+                potential, w, mean, stddev, self.rho[level][:, None], steps,
+                generator=generator, metropolis=self.chain.metropolis,
+            )  # fmt: skip
+        return replace(chain, w=whole(chain.w))
 
     @torch.no_grad()
     def _adapt(self, level: Tensor, acceptance: Tensor, rate: float = 0.5) -> None:
@@ -331,10 +382,10 @@ class LatentPrior(nn.Module):
             self.rho.clamp_(min=0.9)
 
 
-def explicit_log_prob(prior: LatentPrior, z: Tensor) -> Tensor:
-    """log p(z) of a closed-form prior, nats. (B, d) -> (B,)"""
+def explicit_log_prob(prior: LatentPrior, u: Tensor) -> Tensor:
+    """log p(u) of a closed-form prior, nats. (B, d) -> (B,)"""
     assert prior.explicit is not None
-    return prior.explicit.log_ratio(z) + standard_normal_log_prob(z)
+    return prior.explicit.log_ratio(u) + standard_normal_log_prob(u)
 
 
 def symbol_cross_entropy(logits: Tensor, classes: Tensor, weight: Tensor | None = None) -> Tensor:

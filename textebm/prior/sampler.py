@@ -35,6 +35,8 @@ def potential_and_gradient(potential: Potential, w: Tensor) -> tuple[Tensor, Ten
     with torch.enable_grad():
         leaf = w.detach().requires_grad_(True)
         value = potential(leaf)
+        if not value.requires_grad:  # a constant, such as the log-ratio of N(0, I) to itself
+            return value, torch.zeros_like(w)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), gradient
 

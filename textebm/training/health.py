@@ -35,20 +35,20 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
     n = min(sentences, len(split))
     rows = np.sort(np.random.default_rng(0).permutation(len(split))[:n])
     ids = special_ids(model.tokenizer)
-    means, stddevs, nll, shuffled = [], [], [], []
+    means, stddevs, nll, shuffled, kls = [], [], [], [], []
     for start in range(0, n, 128):
         batch = collate(split.store, rows[start : start + 128], {}, **ids).to(model.device)
         posterior = model.encoder(batch.tokens, batch.lengths)
-        z = posterior.sample(generator)
-        nll.append(model.reconstruction_nll(batch, z))
-        shuffled.append(model.reconstruction_nll(batch, z.roll(1, 0)))
+        draw = posterior.draw(generator)
+        nll.append(model.reconstruction_nll(batch, draw.u))
+        shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0)))
+        kls.append(draw.given.kl_to_standard_normal().sum(-1))
         means.append(posterior.mean)
         stddevs.append(posterior.stddev)
     mean, stddev = torch.cat(means), torch.cat(stddevs)
-    kl = (0.5 * (mean.square() + stddev.square() - 1) - stddev.log()).sum(-1)
     values = {
         "reconstruction_nll": float(torch.cat(nll).mean()),
-        "kl": float(kl.mean()),
+        "kl": float(torch.cat(kls).mean()),
         "active_units": float(active_units(mean.cpu())),
         "mutual_information_xz": mutual_information_xz(mean.cpu(), stddev.cpu(), seed=0),
         "reliance": float((torch.cat(shuffled) - torch.cat(nll)).mean()),

@@ -23,6 +23,7 @@ from torch import Tensor
 from textebm.build import build_weights
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
+from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import learning_rate_factor
 from textebm.recipe import Recipe, Stage
@@ -81,7 +82,7 @@ class Trainer:
         self.stage_index = self.stage_step = self.number = 0
         self.clusters: dict[str, NDArray[np.int64]] = {}
         self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
-        self._latents: tuple[Tensor, Tensor] | None = None
+        self._latents: Posterior | None = None
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
@@ -109,8 +110,9 @@ class Trainer:
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
             latents = self._encoded()
+            packed = latents.packed
             if first == 0 and epoch == 0:
-                self._cluster(latents[0].cpu().numpy())
+                self._cluster(latents.mean.cpu().numpy())
             size = self.recipe.training.prior_batch_size
             rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
             batches = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -123,7 +125,7 @@ class Trainer:
         if stage.name == "prior":
             for index in mine:
                 chosen = torch.from_numpy(index).to(self.device)
-                batch = LatentBatch(latents[0][chosen], latents[1][chosen], self._targets(index))
+                batch = LatentBatch(latents.unpacked(packed[chosen]), self._targets(index))
                 yield self._step(stage, batch, None, 0)
         else:
             for tokens in load_batches(self.train.store, mine, {}, self.model.tokenizer):
@@ -208,26 +210,27 @@ class Trainer:
             )  # fmt: skip
             self.clusters[name] = assignment
 
-    def _encoded(self) -> tuple[Tensor, Tensor]:
-        """Posterior means and standard deviations of the training set, (n, d) each: what a resting encoder gives."""
+    def _encoded(self) -> Posterior:
+        """Posteriors of the training set: what a resting encoder gives."""
         if self._latents is None:
             self._latents = self._encode(np.arange(len(self.train)))
         return self._latents
 
     @torch.no_grad()
-    def _encode(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def _encode(self, rows: NDArray[np.int64]) -> Posterior:
         self.model.eval()
         lengths = self.train.store.lengths[rows]
         order = np.argsort(lengths, kind="stable")
-        mean = torch.empty(len(rows), self.recipe.latent.dim, device=self.device)
-        stddev = torch.empty_like(mean)
+        packed = torch.empty(len(rows), 2 * self.recipe.latent.dim, device=self.device)
+        posterior: Posterior | None = None
         ids = special_ids(self.model.tokenizer)
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
             batch = collate(self.train.store, rows[chosen], {}, **ids).to(self.device)
             posterior = self.model.encoder(batch.tokens, batch.lengths)
-            mean[chosen], stddev[chosen] = posterior.mean, posterior.stddev
-        return mean, stddev
+            packed[chosen] = posterior.packed
+        assert posterior is not None  # a split has sentences
+        return posterior.unpacked(packed)
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
@@ -237,7 +240,7 @@ class Trainer:
             some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
             head = self.model.encoder.head
             assert head is not None
-            head.absorb_statistics(self._encode(np.sort(some))[0])
+            head.absorb_statistics(self._encode(np.sort(some)))
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
             self.model.prior.calibrate(generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
