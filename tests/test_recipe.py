@@ -716,3 +716,9 @@ def test_importing_recipes_is_quick_and_brings_no_torch() -> None:
     seconds, heavy = run.stdout.split()
     assert heavy == "False"
     assert float(seconds) < 0.5  # processor time with Python's own start; about 0.12, and torch alone takes 2
+
+
+def test_a_prior_stage_with_nothing_to_learn_is_answered() -> None:
+    with pytest.raises(RecipeError, match="has nothing to learn: leave the stage out"):
+        load_recipe("quickstart", ["prior.kind=gaussian", "heads=[]"])
+    load_recipe("quickstart", ["prior.kind=gaussian"])

@@ -304,3 +304,7 @@ def _training(recipe: Recipe) -> Iterator[Contradiction]:
         if (stage.epochs is None) == (stage.steps is None):
             came = "neither" if stage.epochs is None else "both (set one to null)"
             yield Contradiction(here, (epochs, steps), f"give either epochs or steps, got {came}")
+        if stage.name == "prior" and recipe.prior.kind == "gaussian" and not recipe.heads:
+            name, heads = (*here, "name"), ("heads",)
+            message = "a gaussian prior without heads has nothing to learn: leave the stage out, or add a head"
+            yield Contradiction(here, (name, ("prior", "kind"), heads), message)
