@@ -579,7 +579,8 @@ def test_errors_of_the_program_are_one_line_on_stderr(here: Path) -> None:
 
 
 STAND_IN = """
-import sys, time, types
+import signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits SIGINT ignored
 module = types.ModuleType("textebm.model")
 class TextEBM:
     heads = {}
