@@ -33,7 +33,7 @@ def cluster_latents(
     clusters = min(classes, len(fit))
     kind = KMeans if len(means) <= MINI_BATCH_ROWS else MiniBatchKMeans
     with threadpool_limits(1):  # threads' sums arrive in any order: several would not repeat exactly
-        kmeans = kind(clusters, n_init=3, random_state=seed).fit(_unit(pca.transform(fit)))
+        kmeans = kind(clusters, n_init=10 if clusters <= 32 else 3, random_state=seed).fit(_unit(pca.transform(fit)))
         assignment = kmeans.predict(_unit(pca.transform(means))).astype(np.int64)
     return assignment if previous is None else align(assignment, previous, classes)
 
