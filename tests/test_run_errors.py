@@ -51,6 +51,7 @@ def write_csv(path: Path, rows: int = 80) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TEXTEBM_DATA", raising=False)  # a corpus that is missing must be missing here too
     write_csv(tmp_path / "own.csv")
     return tmp_path
 
