@@ -267,7 +267,7 @@ class Generation(nn.Module):
     ) -> list[str]:  # fmt: skip
         """Rewrite each text under *symbols*: encode, diffuse to *level*, denoise under the symbols, decode.
 
-        level (1 … num_levels − 1; by default the highest where signal outweighs noise) trades content for control.
+        level (1 … num_levels − 1, default half-way) trades content for control (figures: recipes/README.md).
         A prior with fewer than two levels has no ladder to climb: there the level-0 chain moves the posterior mean
         instead, and *level* must be left out.
         """
@@ -305,7 +305,7 @@ class Generation(nn.Module):
                 if level is not None:
                     raise TextEBMError("this prior has no noise ladder: leave level out")
                 return self.prior.perturb(z, symbols, strength=strength, generator=generator)
-            level = self._edit_level() if level is None else level
+            level = max(1, (top + 1) // 2) if level is None else level
             if not 1 <= level <= top:
                 raise TextEBMError(f"level must lie between 1 and {top} for this model, got {level}")
             noise = torch.empty_like(z).normal_(generator=generator)
@@ -339,12 +339,6 @@ class Generation(nn.Module):
                 f"got {tuple(latents.shape)}"
             )
         return latents[:, :size].to(self.device).expand(n, -1)
-
-    def _edit_level(self) -> int:
-        """The highest level at which signal outweighs noise by e to 1 (ᾱ² ≥ .73): the symbols have room to act, and
-        most of the sentence stays (embedded corpus and Yelp, by reading: two levels up the topic goes)."""
-        signal = self.prior.schedule.alpha_bar.square()
-        return max(1, int((signal >= 0.73).sum()) - 1)
 
     def _head(self, name: str) -> SymbolHead:
         if name not in self.heads:
