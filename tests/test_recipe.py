@@ -139,7 +139,8 @@ def test_another_prior_forgets_the_ladder_of_the_last_one(write: Any, shipped: P
     assert refusal(path, ["prior.kind=energy", "prior.num_levels=10"]).startswith(
         "prior.num_levels: kind 'energy' has one"
     )
-    assert load_recipe(write("extends: mine.yaml\nprior: {kind: gaussian}", "other.yaml")).prior.steps is None
+    vae = "extends: mine.yaml\nprior: {kind: gaussian}\ntraining: {stages: [{name: autoencoder, epochs: 1}]}"
+    assert load_recipe(write(vae, "other.yaml")).prior.steps is None
 
 
 @pytest.mark.parametrize(
