@@ -29,7 +29,7 @@ from textebm.generation import Decoder, Encoder, Generation, SymbolHead
 from textebm.networks.encoder import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.schedules import free_bits
-from textebm.prior.prior import LatentPrior, symbol_cross_entropy
+from textebm.prior.prior import LatentPrior, Recovery, ScoreMatching, symbol_cross_entropy
 from textebm.prior.transport import resting
 from textebm.text.batches import TokenBatch
 
@@ -140,15 +140,15 @@ class TextEBM(Generation):
         """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
         if self.learning == "recovery":
             recovery = self.prior.recovery(u, generator)
-            terms.update(
-                contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(),
-                acceptance=recovery.acceptance.mean(),
-            )  # fmt: skip
+            _record(recovery, terms)
             return recovery.energy_loss.mean(), recovery.encoder_term.mean()
         matching = self.prior.score_matching(posterior.unpacked(posterior.packed.detach()), generator)
+        return self._matching_loss(matching, terms), self.prior.score_cross_entropy(u).mean()
+
+    def _matching_loss(self, matching: ScoreMatching, terms: dict[str, Tensor]) -> Tensor:
+        """The score error, and a small pull of each level's free constant in F towards zero."""
         terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
-        loss = matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
-        return loss, self.prior.score_cross_entropy(u).mean()
+        return matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
 
     # -- stage "prior" -------------------------------------------------------------------------------------------
 
@@ -167,14 +167,10 @@ class TextEBM(Generation):
         elif self.learning == "recovery":
             recovery = self.prior.recovery(u, generator)
             loss = recovery.energy_loss.mean()
-            terms.update(
-                contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(),
-                acceptance=recovery.acceptance.mean(),
-            )  # fmt: skip
+            _record(recovery, terms)
         else:
             matching = self.prior.score_matching(batch.posterior, generator)
-            loss = matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
-            terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
+            loss = self._matching_loss(matching, terms)
             noisy = matching.logits, matching.level
         if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:
             loss = loss + self._noisy_symbol_loss(noisy or self._noisy_logits(u, generator), batch.targets, weights)
@@ -239,3 +235,10 @@ class TextEBM(Generation):
         from textebm import pretrained
 
         return pretrained.push(self, repo_id, private=private)
+
+
+def _record(recovery: Recovery, terms: dict[str, Tensor]) -> None:
+    """What the guards and the health line watch while F is learned by recovery."""
+    terms.update(
+        contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(), acceptance=recovery.acceptance.mean()
+    )
