@@ -7,12 +7,12 @@ import torch
 from tiny import recipe, splits, untrained
 
 from textebm import build
-from textebm.generation import SymbolHead
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.transport import Identity, Ladder
+from textebm.reading import SymbolHead
 
 
 @pytest.mark.parametrize(

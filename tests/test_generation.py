@@ -10,8 +10,9 @@ import torch
 from tiny import sentences, trained, untrained
 
 from textebm.errors import TextEBMError
-from textebm.generation import SymbolHead, slerp
+from textebm.generation import slerp
 from textebm.model import TextEBM
+from textebm.reading import SymbolHead
 
 TEXTS = list(sentences(12))
 KINDS = [
@@ -78,6 +79,12 @@ def test_strength_steers_and_strength_zero_is_free() -> None:
         for s in (0.0, 1.0, 6.0)
     ]
     assert p[0] < p[1] < p[2]
+
+
+def test_the_default_strength_is_the_recipes() -> None:
+    model = untrained("prior.strength=3.0").eval()
+    default, three, one = (model.sample_latents(6, symbols={"sentiment": 1}, strength=s) for s in (None, 3.0, 1.0))
+    assert torch.equal(default, three) and not torch.equal(default, one)
 
 
 def test_more_steps_are_another_draw_of_the_same_density() -> None:

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from textebm.cli import app
 from textebm.errors import CorpusError, TextEBMError
-from textebm.generation import Encoding
 from textebm.inspection import codes as of_codes
 from textebm.inspection.codes import c_tf_idf, centroid_cosines, inspect_codes, spreadsheet_safe, to_rows, top_words
 from textebm.inspection.paths import compose, diffusions, edits, strength_sweep, walks
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.reading import Encoding
 
 TEXTS = ["the red car", "the red bus .", "the blue sea", "the blue sky", "a red car", "the sea"]
 COLOUR = LabelColumn(("red", "blue"), np.array([0, 0, 1, 1, 0, -1]))

@@ -13,9 +13,12 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from textebm.networks.encoder import Posterior
 from textebm.networks.energy import EnergyNet
+from textebm.prior.condition import Condition
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
+from textebm.prior.learning import recovery, score_cross_entropy, score_matching, symbol_cross_entropy
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
-from textebm.prior.prior import ChainSettings, LatentPrior, explicit_log_prob, symbol_cross_entropy
+from textebm.prior.prior import ChainSettings, LatentPrior, explicit_log_prob
+from textebm.prior.sampling import calibrate, perturb, sample
 
 Start = Literal["tweedie", "reference"]
 REFERENCES: tuple[Reference, ...] = ("stationary", "flat")
@@ -57,13 +60,13 @@ def assert_same_distribution(a: Tensor, b: Tensor, tolerance: float) -> None:
 def test_zero_net_samples_the_standard_normal(levels: int, start: Start) -> None:
     net = EnergyNet(2, levels, {"code": 3}, hidden_size=8, num_blocks=1)
     prior = LatentPrior(2, net, ladder(levels), chain=ChainSettings(start=start))
-    sample = prior.sample(20_000, generator=generator())
-    torch.testing.assert_close(sample.z.mean(0), torch.zeros(2), atol=0.03, rtol=0)
-    torch.testing.assert_close(sample.z.T.cov(), torch.eye(2), atol=0.04, rtol=0)
-    assert sample.z[:, 0].pow(4).mean().item() == pytest.approx(3.0, abs=0.3)
-    torch.testing.assert_close(sample.acceptance, torch.ones(levels), atol=1e-4, rtol=0)
+    drawn = sample(prior, 20_000, generator=generator())
+    torch.testing.assert_close(drawn.z.mean(0), torch.zeros(2), atol=0.03, rtol=0)
+    torch.testing.assert_close(drawn.z.T.cov(), torch.eye(2), atol=0.04, rtol=0)
+    assert drawn.z[:, 0].pow(4).mean().item() == pytest.approx(3.0, abs=0.3)
+    torch.testing.assert_close(drawn.acceptance, torch.ones(levels), atol=1e-4, rtol=0)
     tweedie = levels - 1 if start == "tweedie" else 0
-    assert sample.evaluations == levels * (3 + 1) + tweedie
+    assert drawn.evaluations == levels * (3 + 1) + tweedie
 
 
 def gaussian_potential(schedule: NoiseSchedule, mean: float, variance: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -86,7 +89,7 @@ def test_exact_potential_samples_its_gaussian(levels: int, start: Start, referen
     net = HandSet(1, levels, {}, gaussian_potential(schedule, 0.7, 0.2))
     chain = ChainSettings(start=start, steps=60, metropolis=True)
     prior = LatentPrior(1, net, schedule, chain=chain)
-    z = prior.sample(10_000, generator=generator()).z
+    z = sample(prior, 10_000, generator=generator()).z
     assert z.mean().item() == pytest.approx(0.7, abs=0.03)
     assert z.var().item() == pytest.approx(0.2, abs=0.02)
     level = torch.zeros(5, dtype=torch.long)
@@ -103,7 +106,7 @@ def test_tweedie_start_centres_the_chain(reference: Reference) -> None:
     a, sigma = float(schedule.step_a[0]), float(schedule.step_sigma[0])
     for value, clipped in ((-0.2, False), (-3.0, True)):
         u = torch.full((20_000, 1), value)
-        z = prior.sample(len(u), start=(1, u), generator=generator()).z
+        z = sample(prior, len(u), start=(1, u), generator=generator()).z
         posterior_mean = (0.7 / 0.2 + a * value / sigma**2) / (1 / 0.2 + a**2 / sigma**2)
         reference_mean = float(schedule.reverse_scale[0]) * value
         limit = float(schedule.reverse_stddev[0])  # the shift is never longer than s √d
@@ -118,24 +121,24 @@ def test_sampling_from_a_middle_level() -> None:
     prior = LatentPrior(1, EnergyNet(1, 4, {}, hidden_size=4, num_blocks=1), ladder(4))
     u = torch.full((20_000, 1), 1.7)
     for level in (0, 2):
-        sample = prior.sample(len(u), start=(level, u), generator=generator())
+        drawn = sample(prior, len(u), start=(level, u), generator=generator())
         alpha = float(prior.schedule.alpha_bar[level])
-        assert sample.z.mean().item() == pytest.approx(alpha * 1.7, abs=0.03)
-        assert sample.z.var().item() == pytest.approx(1 - alpha**2, abs=0.03)
-        assert sample.acceptance.isnan().tolist() == [t >= level for t in range(4)]
+        assert drawn.z.mean().item() == pytest.approx(alpha * 1.7, abs=0.03)
+        assert drawn.z.var().item() == pytest.approx(1 - alpha**2, abs=0.03)
+        assert drawn.acceptance.isnan().tolist() == [t >= level for t in range(4)]
 
 
 def test_same_seed_same_bits() -> None:
     prior = LatentPrior(2, HandSet(2, 3, {}, lambda u, t: u.sin().sum(-1, keepdim=True)), ladder(3))
-    one, same, other = (prior.sample(50, generator=generator(seed)).z for seed in (1, 1, 2))
+    one, same, other = (sample(prior, 50, generator=generator(seed)).z for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 def test_calibration_reaches_the_target_acceptance() -> None:
     net = HandSet(4, 3, {}, lambda u, t: -4 * u.square().sum(-1, keepdim=True))
     prior = LatentPrior(4, net, ladder(3), chain=ChainSettings(steps=5, acceptance=0.8))
-    prior.calibrate(n=500, generator=generator())
-    acceptance = prior.sample(2000, generator=generator(1)).acceptance
+    calibrate(prior, n=500, generator=generator())
+    acceptance = sample(prior, 2000, generator=generator(1)).acceptance
     torch.testing.assert_close(acceptance, torch.full((3,), 0.8), atol=0.06, rtol=0)
     assert ((prior.rho > 0) & (prior.rho < 1)).all()
 
@@ -189,10 +192,10 @@ def test_conditional_samples_equal_rejection(
     prior.rho.fill_(0.6)
     n = 6000
     classes = {head: torch.full((n,), k) for head, k in symbols.items()}
-    z = prior.sample(n, symbols=classes, strength=strength, generator=generator()).z[:, 0]
+    z = sample(prior, n, condition=Condition(classes, strength), generator=generator()).z[:, 0]
     assert_same_distribution(z, by_rejection(prior, symbols, strength, n), tolerance=0.035)
     if symbols and (levels == 1 or symbol_levels == "all"):  # and the symbols do something
-        free = prior.sample(n, generator=generator(5)).z[:, 0]
+        free = sample(prior, n, generator=generator(5)).z[:, 0]
         assert (z.mean() - free.mean()).abs() + (z.std() - free.std()).abs() > 0.05
 
 
@@ -200,8 +203,10 @@ def test_symbols_at_all_levels_and_at_the_first_differ() -> None:
     net = HandSet(1, 3, {"a": 2, "b": 3}, two_heads)
     classes = {"a": torch.zeros(6000, dtype=torch.long)}
     means = [
-        LatentPrior(1, net, ladder(3), chain=CORRECTED, symbol_levels=levels)
-        .sample(6000, symbols=classes, generator=generator()).z.mean()
+        sample(
+            LatentPrior(1, net, ladder(3), chain=CORRECTED, symbol_levels=levels), 6000,
+            condition=Condition(classes), generator=generator(),
+        ).z.mean()
         for levels in ("all", "first")
     ]  # fmt: skip
     assert means[0] > means[1] + 0.1
@@ -221,26 +226,19 @@ def test_conditioned_potential(strength: float) -> None:
                 k = int(classes[head][row])
                 if k >= 0 and (symbol_levels == "all" or level[row] == 0):
                     expected[row] += strength * logits[row].softmax(-1)[k].log()
-        torch.testing.assert_close(prior.potential(u, level, classes, strength), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            prior.potential(u, level, Condition(classes, strength)), expected, atol=1e-5, rtol=1e-5
+        )
 
 
 def test_minus_one_and_strength_zero_are_unconditioned() -> None:
     prior = LatentPrior(1, HandSet(1, 3, {"a": 2, "b": 3}, two_heads), ladder(3))
-    free = prior.sample(500, generator=generator()).z
+    free = sample(prior, 500, generator=generator()).z
     nothing = {"a": torch.full((500,), -1)}
-    assert torch.equal(prior.sample(500, symbols=nothing, generator=generator()).z, free)
+    assert torch.equal(sample(prior, 500, condition=Condition(nothing), generator=generator()).z, free)
     some = {"a": torch.zeros(500, dtype=torch.long)}
-    assert torch.equal(prior.sample(500, symbols=some, strength=0.0, generator=generator()).z, free)
-    assert not torch.equal(prior.sample(500, symbols=some, generator=generator()).z, free)
-
-
-def test_default_strength_is_the_priors() -> None:
-    net, classes = HandSet(1, 1, {"a": 2, "b": 3}, two_heads), {"a": torch.zeros(50, dtype=torch.long)}
-    prior = LatentPrior(1, net, ladder(1), strength=3.0)
-    default, three, one = (
-        prior.sample(50, symbols=classes, strength=s, generator=generator()).z for s in (None, 3.0, 1.0)
-    )
-    assert torch.equal(default, three) and not torch.equal(default, one)
+    assert torch.equal(sample(prior, 500, condition=Condition(some, 0.0), generator=generator()).z, free)
+    assert not torch.equal(sample(prior, 500, condition=Condition(some), generator=generator()).z, free)
 
 
 # -- closed-form priors --------------------------------------------------------------------------------------------
@@ -292,8 +290,8 @@ def test_mixture_tilted_by_a_symbol_equals_rejection(strength: float) -> None:
         chain=ChainSettings(steps=150, metropolis=True),
     )  # fmt: skip
     prior.rho.fill_(0.7)
-    z = prior.sample(
-        6000, symbols={"y": torch.ones(6000, dtype=torch.long)}, strength=strength, generator=generator()
+    z = sample(
+        prior, 6000, condition=Condition({"y": torch.ones(6000, dtype=torch.long)}, strength), generator=generator()
     ).z
     torch.manual_seed(3)
     draws = expected.sample((60_000,))
@@ -302,7 +300,7 @@ def test_mixture_tilted_by_a_symbol_equals_rejection(strength: float) -> None:
     assert len(draws) > 5000
     for dimension in range(2):
         assert_same_distribution(z[:, dimension], draws[:, dimension], tolerance=0.04)
-    free = prior.sample(6000, symbols={"y": torch.full((6000,), -1)}, generator=generator(1)).z
+    free = sample(prior, 6000, condition=Condition({"y": torch.full((6000,), -1)}), generator=generator(1)).z
     for dimension in range(2):  # the chain with no symbol chosen is the mixture itself
         assert_same_distribution(free[:, dimension], expected.sample((20_000,))[:, dimension], tolerance=0.04)
 
@@ -310,8 +308,9 @@ def test_mixture_tilted_by_a_symbol_equals_rejection(strength: float) -> None:
 def test_standard_normal_tilted_by_a_symbol() -> None:
     """Two classes with logits ±z and strength 1: p(z | y) ∝ N(z; 0, 1) · sigmoid(2 z), by integration."""
     net = HandSet(1, 1, {"y": 2}, lambda u, t: torch.cat([u, -u], dim=-1))
+    first = Condition({"y": torch.zeros(20_000, dtype=torch.long)})
     prior = LatentPrior(1, net, ladder(1), explicit=StandardNormal(), chain=ChainSettings(steps=40, metropolis=True))
-    z = prior.sample(20_000, symbols={"y": torch.zeros(20_000, dtype=torch.long)}, generator=generator()).z
+    z = sample(prior, 20_000, condition=first, generator=generator()).z
     grid = torch.linspace(-8, 8, 4001).double()
     density = torch.sigmoid(2 * grid) * torch.exp(-grid.square() / 2)
     density /= density.sum()
@@ -319,9 +318,9 @@ def test_standard_normal_tilted_by_a_symbol() -> None:
     assert z.mean().item() == pytest.approx(float(mean), abs=0.03)
     assert z.var().item() == pytest.approx(float((density * (grid - mean) ** 2).sum()), abs=0.03)
     start = torch.full((20_000, 1), -1.0)
-    moved = prior.perturb(start, {"y": torch.zeros(20_000, dtype=torch.long)}, steps=60, generator=generator())
+    moved = perturb(prior, start, first, steps=60, generator=generator())
     assert moved.mean().item() == pytest.approx(float(mean), abs=0.03)
-    nearly = prior.perturb(start, {"y": torch.zeros(20_000, dtype=torch.long)}, steps=1, generator=generator())
+    nearly = perturb(prior, start, first, steps=1, generator=generator())
     assert -1 < nearly.mean() < -0.5
 
 
@@ -344,7 +343,7 @@ def test_score_matching_learns_the_diffused_mixture(dim: int, reference: Referen
     for i in range(iterations):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - i / iterations)
         mean = means(256)
-        matching = prior.score_matching(Posterior(mean, torch.full_like(mean, stddev)), g)
+        matching = score_matching(prior, Posterior(mean, torch.full_like(mean, stddev)), g)
         optimizer.zero_grad()
         matching.loss.mean().backward()
         optimizer.step()
@@ -430,10 +429,10 @@ def test_recovery_gradients_equal_those_of_the_exact_bound(levels: int, referenc
         )  # fmt: skip
         prior.rho.fill_(0.5)
         z = torch.full((n, 1), point, requires_grad=True)
-        recovery = prior.recovery(z, generator())
-        assert recovery.energy_loss.shape == recovery.encoder_term.shape == recovery.contrast.shape == (n,)
-        (theta_gradient,) = torch.autograd.grad(recovery.energy_loss.mean(), theta)
-        (z_gradient,) = torch.autograd.grad(recovery.encoder_term.sum(), z)
+        contrast = recovery(prior, z, generator())
+        assert contrast.energy_loss.shape == contrast.encoder_term.shape == contrast.contrast.shape == (n,)
+        (theta_gradient,) = torch.autograd.grad(contrast.energy_loss.mean(), theta)
+        (z_gradient,) = torch.autograd.grad(contrast.encoder_term.sum(), z)
         error = float(z_gradient.std() / math.sqrt(n)) if levels > 1 else 0.0
         exact = finite_differences(0 if encoder_gradient == "full" else 1)
         assert z_gradient.mean().item() == pytest.approx(exact, abs=4.5 * error + 1e-3)
@@ -449,10 +448,10 @@ def test_recovery_gradients_equal_those_of_the_exact_bound(levels: int, referenc
 def test_recovery_penalty_weighs_the_squares_of_both_potentials() -> None:
     net = HandSet(1, 1, {}, lambda u, t: 0 * u + 2.0)
     prior = LatentPrior(1, net, ladder(1), potential_penalty=0.1)
-    recovery = prior.recovery(torch.zeros(3, 1), generator())
-    torch.testing.assert_close(recovery.energy_loss, torch.full((3,), 0.1 * (4 + 4)))
-    torch.testing.assert_close(recovery.contrast, torch.zeros(3))
-    torch.testing.assert_close(recovery.magnitude, torch.full((3,), 2.0))
+    contrast = recovery(prior, torch.zeros(3, 1), generator())
+    torch.testing.assert_close(contrast.energy_loss, torch.full((3,), 0.1 * (4 + 4)))
+    torch.testing.assert_close(contrast.contrast, torch.zeros(3))
+    torch.testing.assert_close(contrast.magnitude, torch.full((3,), 2.0))
 
 
 def test_recovery_learns_a_shifted_gaussian() -> None:
@@ -465,11 +464,11 @@ def test_recovery_learns_a_shifted_gaussian() -> None:
     for i in range(400):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - i / 400)
         optimizer.zero_grad()
-        prior.recovery(centre + stddev * torch.randn(256, 2, generator=g), g).energy_loss.mean().backward()
+        recovery(prior, centre + stddev * torch.randn(256, 2, generator=g), g).energy_loss.mean().backward()
         nn.utils.clip_grad_norm_(prior.parameters(), 1.0)
         optimizer.step()
     for factor in (1, 4):  # a density, not a short-run generator: more steps change nothing
-        z = prior.sample(4000, steps_factor=factor, generator=g).z
+        z = sample(prior, 4000, steps_factor=factor, generator=g).z
         torch.testing.assert_close(z.mean(0), centre, atol=0.18, rtol=0)
         torch.testing.assert_close(z.std(0), stddev, atol=0.15, rtol=0)
 
@@ -479,7 +478,7 @@ def test_score_cross_entropy_moves_along_the_score(reference: Reference) -> None
     schedule = ladder(3, reference)
     prior = LatentPrior(1, HandSet(1, 3, {}, gaussian_potential(schedule, 0.7, 0.2)), schedule)
     z = torch.linspace(-1, 2, 5)[:, None].requires_grad_(True)
-    (gradient,) = torch.autograd.grad(prior.score_cross_entropy(z).sum(), z)
+    (gradient,) = torch.autograd.grad(score_cross_entropy(prior, z).sum(), z)
     torch.testing.assert_close(gradient, (0.7 - z.detach()) / 0.2, atol=1e-4, rtol=1e-4)
 
 

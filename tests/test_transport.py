@@ -15,9 +15,11 @@ from textebm.errors import TextEBMError
 from textebm.networks.encoder import Posterior, TopDownHead
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.explicit import GaussianMixture
+from textebm.prior.learning import recovery, score_matching
 from textebm.prior.likelihood import latent_log_prob_bound, log_prob_bound
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior, explicit_log_prob
+from textebm.prior.sampling import calibrate, sample
 from textebm.prior.transport import Identity, Ladder, Transport, resting
 
 
@@ -182,10 +184,10 @@ def test_layered_potential_is_the_sum_of_its_layers() -> None:
 def test_learning_moves_the_potential_and_leaves_the_transport() -> None:
     prior = two_layers(3).float()
     posterior = Posterior(torch.randn(16, 2), torch.full((16, 2), 0.3))
-    prior.score_matching(posterior, generator()).loss.mean().backward()
+    score_matching(prior, posterior, generator()).loss.mean().backward()
     assert all(p.grad is not None for p in prior.energy.parameters())
     assert all(p.grad is None for p in prior.transport.parameters())
-    prior.recovery(posterior.mean, generator()).energy_loss.mean().backward()  # here the bound's own gradient does
+    recovery(prior, posterior.mean, generator()).energy_loss.mean().backward()  # here the bound's own gradient does
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in prior.transport.parameters())
 
 
@@ -289,7 +291,7 @@ def test_resampling_one_level_is_the_exact_conditional(sampler: Literal["semi_im
     prior = two_layers()
     prior.chain = ChainSettings(sampler=sampler, steps=150, step_size=0.6, metropolis=True)
     held = torch.full((8000, 1), 0.8).double()
-    u = prior.sample(8000, held=held, generator=generator()).z
+    u = sample(prior, 8000, held=held, generator=generator()).z
     assert torch.equal(u[:, :1], held)
     line = torch.stack([torch.full_like(SIDE, 0.8), SIDE], dim=-1)
     log_p = prior.energy.potential(prior.transport(line), zeros(line)) + Normal(0.0, 1.0).log_prob(SIDE)
@@ -303,7 +305,7 @@ def test_resampling_through_levels_keeps_what_is_held() -> None:
     energy = EnergyNet(3, 4, {}, hidden_size=4, num_blocks=1)
     prior = LatentPrior(3, energy, NoiseSchedule(log_snr_ladder(4, 3.0, -2.0)))
     held = torch.randn(20_000, 2, generator=generator(1))
-    u = prior.sample(20_000, held=held, generator=generator()).z  # F = 0: the rest is N(0, 1) and knows nothing of it
+    u = sample(prior, 20_000, held=held, generator=generator()).z  # F = 0: the rest is N(0, 1) and knows nothing of it
     assert torch.equal(u[:, :2], held)
     torch.testing.assert_close(torch.cat([u.mean(0)[2:], u.var(0)[2:]]), torch.tensor([0.0, 1.0]), atol=0.03, rtol=0)
     assert u.T.corrcoef()[2, :2].abs().max() < 0.03
@@ -322,10 +324,10 @@ def test_resampling_through_levels_follows_what_is_held() -> None:
             return [(-0.5 * ratio - 0.5 * torch.log1p(-r * r))[:, None]]
 
     prior = LatentPrior(2, Exact(2, 8, {}), schedule, chain=ChainSettings(steps=2, acceptance=0.9))
-    prior.calibrate(generator=generator())
-    r = float(prior.sample(8000, generator=generator()).z.T.corrcoef()[0, 1])
+    calibrate(prior, generator=generator())
+    r = float(sample(prior, 8000, generator=generator()).z.T.corrcoef()[0, 1])
     assert r > 0.7
-    u = prior.sample(8000, held=torch.full((8000, 1), 1.5), generator=generator()).z[:, 1]
+    u = sample(prior, 8000, held=torch.full((8000, 1), 1.5), generator=generator()).z[:, 1]
     assert u.mean().item() == pytest.approx(1.5 * r, rel=0.1)
     assert u.var().item() == pytest.approx(1 - r * r, rel=0.1)
 

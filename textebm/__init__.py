@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from textebm.errors import TextEBMError
     from textebm.evaluation.suite import evaluate
-    from textebm.generation import Encoding
     from textebm.model import TextEBM
+    from textebm.reading import Encoding
     from textebm.recipe import Recipe
     from textebm.recipe_io import load_recipe
     from textebm.training.run import Run, train
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["Encoding", "Recipe", "Run", "TextEBM", "TextEBMError", "evaluate", "load_recipe", "train"]
 
 _HOME = {
-    "Encoding": "textebm.generation",
+    "Encoding": "textebm.reading",
     "Recipe": "textebm.recipe",
     "Run": "textebm.training.run",
     "TextEBM": "textebm.model",

@@ -8,7 +8,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.generation import Decoder, Encoder, SymbolHead
 from textebm.model import TextEBM, Weights
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
@@ -18,6 +17,7 @@ from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
+from textebm.reading import Decoder, Encoder, SymbolHead
 from textebm.recipe import LAYERS, Data, Head, Latent, Objective, Prior, Recipe
 from textebm.text import corpora, tokenizer
 

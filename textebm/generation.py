@@ -1,178 +1,31 @@
 """Steered generation: what a user does with a trained model.
 
-`Generation` gives `TextEBM` its public methods. The latents that these take and give are u, before the
-transport. It needs only the model's parts (encoder, decoder, prior, tokenizer, heads) and knows nothing of recipes or
-training. All randomness comes from ``seed``.
+`Generation` gives `TextEBM` the methods that give texts out; `textebm.reading` has those that take them in. It needs
+only the model's parts (encoder, decoder, prior, tokenizer, heads) and knows nothing of recipes or training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
+from torch import Tensor
 
 from textebm.decoding import DecodingOptions, decode_tokens
-from textebm.errors import TextEBMError, did_you_mean
-from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
-from textebm.prior.likelihood import log_prob_bound
-from textebm.prior.prior import LatentPrior, LatentSample, Symbols
-from textebm.text.batches import TokenBatch, collate_texts
+from textebm.errors import TextEBMError
+from textebm.prior.condition import FREE, Condition
+from textebm.prior.sampling import LatentSample, perturb, sample
+from textebm.reading import Reading
 from textebm.text.tokenizer import decode as decode_ids
 
 Decoding = Literal["greedy", "sample", "beam"]
-Encoder = RecurrentEncoder | TransformerEncoder
-Decoder = RecurrentDecoder | TransformerDecoder
 SymbolRequest = Mapping[str, "str | int | Sequence[str | int]"]
 
 
-@dataclass(frozen=True)
-class SymbolHead:
-    """A discrete variable of the prior. column: the label column it was taught, None for codes that were found."""
-
-    name: str
-    classes: tuple[str, ...]
-    column: str | None = None
-
-    def index(self, value: str | int) -> int:
-        """The class's number. Raises TextEBMError for one that does not exist."""
-        if str(value) in self.classes:
-            return self.classes.index(str(value))
-        if isinstance(value, int) and 0 <= value < len(self.classes):
-            return value
-        raise TextEBMError(f"symbol {self.name!r} has no class {str(value)!r}{did_you_mean(str(value), self.classes)}")
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """mean, stddev (n, d); probabilities[head] (n, K); codes[head] (n,), the most probable class. CPU tensors."""
-
-    mean: Tensor
-    stddev: Tensor
-    probabilities: dict[str, Tensor]
-    codes: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Classification:
-    """labels: class name of each text; probabilities (n, K) in the order of the head's classes."""
-
-    labels: list[str]
-    probabilities: Tensor
-
-
-@dataclass(frozen=True)
-class ElboTerms:
-    """Of each text, nats: reconstruction_nll (n,), kl (n,) on its safe (upper) side; num_tokens (n,) counts <eos>."""
-
-    reconstruction_nll: Tensor
-    kl: Tensor
-    num_tokens: Tensor
-
-
-class Generation(nn.Module):
-    """The controllable-generation methods of `TextEBM`, which has these parts and gives −log p(x|z)."""
-
-    encoder: Encoder
-    decoder: Decoder
-    prior: LatentPrior
-    tokenizer: PreTrainedTokenizerFast
-    heads: dict[str, SymbolHead]
-    max_tokens: int
-    reconstruction_nll: Callable[[TokenBatch, Tensor], Tensor]
-
-    @property
-    def device(self) -> torch.device:
-        return self.prior.rho.device
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Dimensions of the latent's layers, top first; layer numbers count from 1, the lowest."""
-        return self.prior.layers
-
-    # -- texts in ------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoding:
-        """Posterior means and symbol posteriors p(y|z) at the means."""
-        means, stddevs = [], []
-        with self._evaluating():
-            rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                posterior = self.encoder(batch.tokens, batch.lengths)
-                means.append(posterior.mean.cpu())
-                stddevs.append(posterior.stddev.cpu())
-            empty = torch.zeros(0, self.prior.dim)
-            mean = torch.cat(means)[inverse] if means else empty
-            stddev = torch.cat(stddevs)[inverse] if stddevs else empty
-            probabilities = self.symbol_probabilities(mean)
-        codes = {name: p.argmax(-1) for name, p in probabilities.items()}
-        return Encoding(mean, stddev, probabilities, codes)
-
-    @torch.no_grad()
-    def symbol_probabilities(self, z: Tensor) -> dict[str, Tensor]:
-        """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
-        logits = self.prior.symbol_logits(z.to(self.device))
-        return {name: f.softmax(-1).cpu() for name, f in logits.items()}
-
-    def classify(self, texts: Sequence[str], head: str) -> Classification:
-        """The most probable class of each text. Raises TextEBMError for an unknown head."""
-        probabilities = self.encode(texts).probabilities[self._head(head).name]
-        labels = [self.heads[head].classes[i] for i in probabilities.argmax(-1).tolist()]
-        return Classification(labels, probabilities)
-
-    @torch.no_grad()
-    def elbo_terms(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256) -> ElboTerms:
-        """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
-
-        The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
-        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
-        """
-        generator = self._generator(seed)
-        nll, kl, lengths = [], [], []
-        with self._evaluating():
-            rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                draw = self.encoder(batch.tokens, batch.lengths).draw(generator)
-                u, given = draw.u, draw.given
-                nll.append(self.reconstruction_nll(batch, u).cpu())
-                divergence = given.kl_to_standard_normal().sum(-1)
-                if self.prior.num_levels > 0:
-                    log_p = log_prob_bound(self.prior, u, generator=generator)
-                    noise = (u - given.mean) / given.stddev  # entropy and cross-entropy at the same draw
-                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()
-                    divergence = log_q.sum(-1) - log_p
-                elif self.prior.explicit is not None:
-                    divergence = divergence - self.prior.explicit.log_ratio(u)
-                kl.append(divergence.cpu())
-                lengths.append(batch.lengths.cpu() - 1)
-        if not nll:
-            return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
-        return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
-
-    @torch.no_grad()
-    def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        losses = []
-        with self._evaluating():
-            rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                mean = self.encoder(batch.tokens, batch.lengths).mean
-                losses.append(self.reconstruction_nll(batch, mean).cpu())
-        return torch.cat(losses)[inverse] if losses else torch.zeros(0)
-
-    @torch.no_grad()
-    def energies(self, z: Tensor) -> Tensor:
-        """−F(z) at level 0, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
-        with self._evaluating():
-            level = torch.zeros(len(z), dtype=torch.long, device=self.device)
-            return -self.prior.potential(z.to(self.device), level).cpu()
+class Generation(Reading):
+    """The controllable-generation methods of `TextEBM`."""
 
     # -- texts out -----------------------------------------------------------------------------------------------
 
@@ -210,18 +63,17 @@ class Generation(nn.Module):
         """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`."""
         if n < 0 or steps_factor < 1:
             raise TextEBMError(f"expected n >= 0 and steps_factor >= 1, got n={n}, steps_factor={steps_factor}")
-        chosen, generator = self._symbols(symbols, n, strength), self._generator(seed)
-        held = self._held(n, resample_from_layer, latents, chosen, strength, generator)
+        condition, generator = self._condition(symbols, n, strength), self._generator(seed)
+        held = self._held(n, resample_from_layer, latents, condition, generator)
         pieces = [torch.zeros(0, self.prior.dim)]
         with self._evaluating():
             for start in range(0, n, batch_size):
                 stop = min(start + batch_size, n)
-                rows = {head: classes[start:stop] for head, classes in chosen.items()}
-                sample = self.prior.sample(
-                    stop - start, symbols=rows, strength=strength, steps_factor=steps_factor, generator=generator,
-                    held=None if held is None else held[start:stop],
+                drawn = sample(
+                    self.prior, stop - start, condition=condition.rows(slice(start, stop)), steps_factor=steps_factor,
+                    generator=generator, held=None if held is None else held[start:stop],
                 )  # fmt: skip
-                pieces.append(sample.z.cpu())
+                pieces.append(drawn.z.cpu())
         return torch.cat(pieces)
 
     @torch.no_grad()
@@ -229,9 +81,9 @@ class Generation(nn.Module):
         self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0
     ) -> LatentSample:
         """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
-        chosen, generator = self._symbols(symbols, n, strength), self._generator(seed)
+        condition, generator = self._condition(symbols, n, strength), self._generator(seed)
         with self._evaluating():
-            return self.prior.sample(n, symbols=chosen, strength=strength, generator=generator, keep_path=True)
+            return sample(self.prior, n, condition=condition, generator=generator, keep_path=True)
 
     @torch.no_grad()
     def decode(
@@ -273,9 +125,9 @@ class Generation(nn.Module):
         """
         if not symbols:
             raise TextEBMError("edit needs at least one symbol, such as {'sentiment': 'positive'}")
-        chosen, generator = self._symbols(symbols, len(texts), strength), self._generator(seed)
+        condition, generator = self._condition(symbols, len(texts), strength), self._generator(seed)
         z = self.encode(texts).mean.to(self.device)
-        z = self._denoise(z, level, chosen, strength, generator)
+        z = self._denoise(z, level, condition, generator)
         return self.decode(z.cpu(), seed=seed, decoding=decoding)
 
     def interpolate(
@@ -291,34 +143,28 @@ class Generation(nn.Module):
         z = slerp(ends[0], ends[1], torch.linspace(0, 1, steps))
         if level is not None:
             with torch.no_grad():
-                z = self._denoise(z.to(self.device), level, {}, None, self._generator(seed)).cpu()
+                z = self._denoise(z.to(self.device), level, FREE, self._generator(seed)).cpu()
         return self.decode(z, seed=seed, decoding=decoding)
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
-    def _denoise(
-        self, z: Tensor, level: int | None, symbols: Symbols, strength: float | None, generator: torch.Generator
-    ) -> Tensor:
+    def _denoise(self, z: Tensor, level: int | None, condition: Condition, generator: torch.Generator) -> Tensor:
         top = self.prior.num_levels - 1
         with self._evaluating():
             if top < 1:
                 if level is not None:
                     raise TextEBMError("this prior has no noise ladder: leave level out")
-                return self.prior.perturb(z, symbols, strength=strength, generator=generator)
+                return perturb(self.prior, z, condition, generator=generator)
             level = max(1, (top + 1) // 2) if level is None else level
             if not 1 <= level <= top:
                 raise TextEBMError(f"level must lie between 1 and {top} for this model, got {level}")
             noise = torch.empty_like(z).normal_(generator=generator)
             u = self.prior.schedule.diffuse(z, torch.full((len(z),), level, device=z.device), noise)
-            sample = self.prior.sample(
-                len(z), symbols=symbols, strength=strength, generator=generator, start=(level, u)
-            )
-            return sample.z
+            return sample(self.prior, len(z), condition=condition, generator=generator, start=(level, u)).z
 
     def _held(
-        self, n: int, layer: int | None, latents: Tensor | None, symbols: Symbols, strength: float | None,
-        generator: torch.Generator,
-    ) -> Tensor | None:  # fmt: skip
+        self, n: int, layer: int | None, latents: Tensor | None, condition: Condition, generator: torch.Generator
+    ) -> Tensor | None:
         """The coordinates (n, k) above *layer* that stay; None where nothing does."""
         if layer is None:
             if latents is not None:
@@ -331,8 +177,8 @@ class Generation(nn.Module):
         size = sum(self.layers[: len(self.layers) - layer])
         if latents is None:
             with self._evaluating():
-                first = {head: classes[:1] for head, classes in symbols.items()}
-                latents = self.prior.sample(min(n, 1), symbols=first, strength=strength, generator=generator).z
+                first = condition.rows(slice(1))
+                latents = sample(self.prior, min(n, 1), condition=first, generator=generator).z
         if latents.ndim != 2 or latents.shape[1] != self.prior.dim or len(latents) not in (min(n, 1), n):
             raise TextEBMError(
                 f"expected latents of shape (1, {self.prior.dim}) or ({n}, {self.prior.dim}), "
@@ -340,14 +186,8 @@ class Generation(nn.Module):
             )
         return latents[:, :size].to(self.device).expand(n, -1)
 
-    def _head(self, name: str) -> SymbolHead:
-        if name not in self.heads:
-            known = did_you_mean(name, self.heads) if self.heads else "; this model has none"
-            raise TextEBMError(f"unknown symbol {name!r}{known}")
-        return self.heads[name]
-
-    def _symbols(self, symbols: SymbolRequest | None, n: int, strength: float | None) -> dict[str, Tensor]:
-        """Class numbers (n,) for each head asked for."""
+    def _condition(self, symbols: SymbolRequest | None, n: int, strength: float | None) -> Condition:
+        """The classes asked for as numbers, (n,) for each head. strength None: the recipe's."""
         if strength is not None and not 0 <= strength < math.inf:
             raise TextEBMError(f"strength must be a number from 0 up, got {strength}")
         chosen = {}
@@ -359,23 +199,7 @@ class Generation(nn.Module):
             if len(values) != n:
                 raise TextEBMError(f"symbol {name!r}: expected one class or {n} of them, got {len(values)}")
             chosen[name] = torch.tensor([head.index(v) for v in values], dtype=torch.long, device=self.device)
-        return chosen
-
-    def _generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _batches(self, texts: Sequence[str], batch_size: int) -> Iterator[TokenBatch]:
-        for start in range(0, len(texts), batch_size):
-            yield collate_texts(texts[start : start + batch_size], self.tokenizer, self.max_tokens).to(self.device)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        was_training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was_training)
+        return Condition(chosen, self.prior.strength if strength is None else strength)
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
@@ -388,13 +212,3 @@ def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         return (1 - share) * a + share * b
     direction = (torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b) / torch.sin(angle)
     return direction * ((1 - share) * norm_a + share * norm_b)
-
-
-def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:
-    """Rows in order of length, so that batches have little padding, and the permutation that undoes it."""
-    if isinstance(texts, str):  # a sequence of texts too, of one letter each
-        raise TextEBMError(f"expected a list of texts, got one string: write [{texts[:40]!r}]")
-    rows = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    inverse = torch.empty(len(rows), dtype=torch.long)
-    inverse[torch.tensor(rows, dtype=torch.long)] = torch.arange(len(rows))
-    return rows, inverse

@@ -25,12 +25,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.generation import Decoder, Encoder, Generation, SymbolHead
+from textebm.generation import Generation
 from textebm.networks.encoder import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.schedules import free_bits
-from textebm.prior.prior import LatentPrior, Recovery, ScoreMatching, symbol_cross_entropy
+from textebm.prior.learning import (
+    Recovery,
+    ScoreMatching,
+    recovery,
+    score_cross_entropy,
+    score_matching,
+    symbol_cross_entropy,
+)  # fmt: skip
+from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import resting
+from textebm.reading import Decoder, Encoder, SymbolHead
 from textebm.text.batches import TokenBatch
 
 StageName = Literal["autoencoder", "prior", "joint"]
@@ -139,11 +148,11 @@ class TextEBM(Generation):
     ) -> tuple[Tensor, Tensor]:
         """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
         if self.learning == "recovery":
-            recovery = self.prior.recovery(u, generator)
-            _record(recovery, terms)
-            return recovery.energy_loss.mean(), recovery.encoder_term.mean()
-        matching = self.prior.score_matching(posterior.unpacked(posterior.packed.detach()), generator)
-        return self._matching_loss(matching, terms), self.prior.score_cross_entropy(u).mean()
+            contrast = recovery(self.prior, u, generator)
+            _record(contrast, terms)
+            return contrast.energy_loss.mean(), contrast.encoder_term.mean()
+        matching = score_matching(self.prior, posterior.unpacked(posterior.packed.detach()), generator)
+        return self._matching_loss(matching, terms), score_cross_entropy(self.prior, u).mean()
 
     def _matching_loss(self, matching: ScoreMatching, terms: dict[str, Tensor]) -> Tensor:
         """The score error, and a small pull of each level's free constant in F towards zero."""
@@ -165,11 +174,11 @@ class TextEBM(Generation):
         if self.prior.explicit is not None:
             loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(u).mean()
         elif self.learning == "recovery":
-            recovery = self.prior.recovery(u, generator)
-            loss = recovery.energy_loss.mean()
-            _record(recovery, terms)
+            contrast = recovery(self.prior, u, generator)
+            loss = contrast.energy_loss.mean()
+            _record(contrast, terms)
         else:
-            matching = self.prior.score_matching(batch.posterior, generator)
+            matching = score_matching(self.prior, batch.posterior, generator)
             loss = self._matching_loss(matching, terms)
             noisy = matching.logits, matching.level
         if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:

@@ -17,8 +17,8 @@ from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from textebm.generation import Encoding
     from textebm.model import TextEBM
+    from textebm.reading import Encoding
 
 WORDS, NEIGHBOURS = 12, 3
 MARKED = 2.0  # times as often as all classes together: what makes a word a class's own, see top_words

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textebm.generation import SymbolHead
 from textebm.inspection.rows import Rows
+from textebm.reading import SymbolHead
 
 if TYPE_CHECKING:
     from textebm.model import TextEBM

@@ -17,8 +17,8 @@ from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows
 
 if TYPE_CHECKING:
-    from textebm.generation import Encoding
     from textebm.model import TextEBM
+    from textebm.reading import Encoding
 
 PRIOR_SAMPLES = 400
 SWEEP_CLASSES = 20  # heads with more classes would need more sentences than a page is worth

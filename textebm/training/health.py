@@ -9,6 +9,7 @@ import torch
 
 from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
 from textebm.model import StageName, TextEBM
+from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
 
@@ -67,7 +68,7 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
     if model.prior.num_levels > 0 and stage != "autoencoder":
         level = torch.zeros(n, dtype=torch.long, device=model.device)
         values["energy_magnitude"] = float(model.prior.potential(mean, level).abs().mean())
-        sample = model.prior.sample(128, generator=generator)
+        sample = sample_prior(model.prior, 128, generator=generator)
         values["acceptance"] = float(sample.acceptance.nanmean())
         values["sample_stddev"] = float(sample.z.std(0).mean())
         values["posterior_stddev"] = float((mean.var(0) + stddev.square().mean(0)).sqrt().mean())

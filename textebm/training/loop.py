@@ -26,6 +26,7 @@ from textebm.model import LatentBatch, Objective, StageName, TextEBM
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import learning_rate_factor
+from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
 from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, shard, special_ids
 from textebm.training.data import Split, known_labels
@@ -243,7 +244,7 @@ class Trainer:
             head.absorb_statistics(self._encode(np.sort(some)))
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
-            self.model.prior.calibrate(generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
+            calibrate(self.model.prior, generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
 
     # -- health --------------------------------------------------------------------------------------------------
 
@@ -251,7 +252,7 @@ class Trainer:
         """How the model does on a fixed sample of the validation split."""
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
         if stage != "autoencoder" and self.model.learning == "score_matching":
-            self.model.prior.calibrate(n=64, rounds=8, generator=torch.Generator(self.device).manual_seed(1))
+            calibrate(self.model.prior, n=64, rounds=8, generator=torch.Generator(self.device).manual_seed(1))
         return measure_health(self.model, self.validation, stage=stage)
 
     # -- resuming ------------------------------------------------------------------------------------------------

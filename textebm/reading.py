@@ -1,0 +1,203 @@
+"""What a trained model reads in texts: posteriors, symbols, losses.
+
+`Reading` is the half of `TextEBM` that takes texts in; `textebm.generation` is the half that gives them out. The
+latents that both take and give are u, before the transport. All randomness comes from ``seed``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from textebm.errors import TextEBMError, did_you_mean
+from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
+from textebm.prior.likelihood import log_prob_bound
+from textebm.prior.prior import LatentPrior
+from textebm.text.batches import TokenBatch, collate_texts
+
+Encoder = RecurrentEncoder | TransformerEncoder
+Decoder = RecurrentDecoder | TransformerDecoder
+
+
+@dataclass(frozen=True)
+class SymbolHead:
+    """A discrete variable of the prior. column: the label column it was taught, None for codes that were found."""
+
+    name: str
+    classes: tuple[str, ...]
+    column: str | None = None
+
+    def index(self, value: str | int) -> int:
+        """The class's number. Raises TextEBMError for one that does not exist."""
+        if str(value) in self.classes:
+            return self.classes.index(str(value))
+        if isinstance(value, int) and 0 <= value < len(self.classes):
+            return value
+        raise TextEBMError(f"symbol {self.name!r} has no class {str(value)!r}{did_you_mean(str(value), self.classes)}")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """mean, stddev (n, d); probabilities[head] (n, K); codes[head] (n,), the most probable class. CPU tensors."""
+
+    mean: Tensor
+    stddev: Tensor
+    probabilities: dict[str, Tensor]
+    codes: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """labels: class name of each text; probabilities (n, K) in the order of the head's classes."""
+
+    labels: list[str]
+    probabilities: Tensor
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """Of each text, nats: reconstruction_nll (n,), kl (n,) on its safe (upper) side; num_tokens (n,) counts <eos>."""
+
+    reconstruction_nll: Tensor
+    kl: Tensor
+    num_tokens: Tensor
+
+
+class Reading(nn.Module):
+    """The methods of `TextEBM` that take texts in. It has these parts, and gives −log p(x|z)."""
+
+    encoder: Encoder
+    decoder: Decoder
+    prior: LatentPrior
+    tokenizer: PreTrainedTokenizerFast
+    heads: dict[str, SymbolHead]
+    max_tokens: int
+    reconstruction_nll: Callable[[TokenBatch, Tensor], Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        return self.prior.rho.device
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Dimensions of the latent's layers, top first; layer numbers count from 1, the lowest."""
+        return self.prior.layers
+
+    # -- texts in ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoding:
+        """Posterior means and symbol posteriors p(y|z) at the means."""
+        means, stddevs = [], []
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                posterior = self.encoder(batch.tokens, batch.lengths)
+                means.append(posterior.mean.cpu())
+                stddevs.append(posterior.stddev.cpu())
+            empty = torch.zeros(0, self.prior.dim)
+            mean = torch.cat(means)[inverse] if means else empty
+            stddev = torch.cat(stddevs)[inverse] if stddevs else empty
+            probabilities = self.symbol_probabilities(mean)
+        codes = {name: p.argmax(-1) for name, p in probabilities.items()}
+        return Encoding(mean, stddev, probabilities, codes)
+
+    @torch.no_grad()
+    def symbol_probabilities(self, z: Tensor) -> dict[str, Tensor]:
+        """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+        logits = self.prior.symbol_logits(z.to(self.device))
+        return {name: f.softmax(-1).cpu() for name, f in logits.items()}
+
+    def classify(self, texts: Sequence[str], head: str) -> Classification:
+        """The most probable class of each text. Raises TextEBMError for an unknown head."""
+        probabilities = self.encode(texts).probabilities[self._head(head).name]
+        labels = [self.heads[head].classes[i] for i in probabilities.argmax(-1).tolist()]
+        return Classification(labels, probabilities)
+
+    @torch.no_grad()
+    def elbo_terms(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256) -> ElboTerms:
+        """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
+
+        The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
+        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        """
+        generator = self._generator(seed)
+        nll, kl, lengths = [], [], []
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                draw = self.encoder(batch.tokens, batch.lengths).draw(generator)
+                u, given = draw.u, draw.given
+                nll.append(self.reconstruction_nll(batch, u).cpu())
+                divergence = given.kl_to_standard_normal().sum(-1)
+                if self.prior.num_levels > 0:
+                    log_p = log_prob_bound(self.prior, u, generator=generator)
+                    noise = (u - given.mean) / given.stddev  # entropy and cross-entropy at the same draw
+                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()
+                    divergence = log_q.sum(-1) - log_p
+                elif self.prior.explicit is not None:
+                    divergence = divergence - self.prior.explicit.log_ratio(u)
+                kl.append(divergence.cpu())
+                lengths.append(batch.lengths.cpu() - 1)
+        if not nll:
+            return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+        return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
+
+    @torch.no_grad()
+    def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
+        losses = []
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                mean = self.encoder(batch.tokens, batch.lengths).mean
+                losses.append(self.reconstruction_nll(batch, mean).cpu())
+        return torch.cat(losses)[inverse] if losses else torch.zeros(0)
+
+    @torch.no_grad()
+    def energies(self, z: Tensor) -> Tensor:
+        """−F(z) at level 0, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        with self._evaluating():
+            level = torch.zeros(len(z), dtype=torch.long, device=self.device)
+            return -self.prior.potential(z.to(self.device), level).cpu()
+
+    # -- helpers -------------------------------------------------------------------------------------------------
+
+    def _head(self, name: str) -> SymbolHead:
+        if name not in self.heads:
+            known = did_you_mean(name, self.heads) if self.heads else "; this model has none"
+            raise TextEBMError(f"unknown symbol {name!r}{known}")
+        return self.heads[name]
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _batches(self, texts: Sequence[str], batch_size: int) -> Iterator[TokenBatch]:
+        for start in range(0, len(texts), batch_size):
+            yield collate_texts(texts[start : start + batch_size], self.tokenizer, self.max_tokens).to(self.device)
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+
+def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:
+    """Rows in order of length, so that batches have little padding, and the permutation that undoes it."""
+    if isinstance(texts, str):  # a sequence of texts too, of one letter each
+        raise TextEBMError(f"expected a list of texts, got one string: write [{texts[:40]!r}]")
+    rows = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    inverse = torch.empty(len(rows), dtype=torch.long)
+    inverse[torch.tensor(rows, dtype=torch.long)] = torch.arange(len(rows))
+    return rows, inverse
