@@ -314,6 +314,13 @@ def test_generate(model: FakeModel, run_directory: str) -> None:
     assert model.asked == [("generate", {"symbols": None, "strength": None, "seed": 0})]
 
 
+def test_generate_like_examples(model: FakeModel, run_directory: str) -> None:
+    succeed("generate", run_directory, "--like", "good food", "--like", "bad food", "--like-strength", "3", "-n", "1")
+    like = {"like": ["good food", "bad food"], "like_strength": 3.0}
+    assert model.asked == [("generate", {"symbols": None, "strength": None, "seed": 0, **like})]
+    assert "--like" in fail("generate", run_directory, "--like-strength", "3")
+
+
 def test_generate_passes_what_was_given(model: FakeModel, run_directory: str) -> None:
     symbols = ["--symbol", "sentiment=positive", "--symbol", "code=2"]
     decoding = ["--decoding", "sample", "--temperature", "0.7", "--top-k", "5", "--top-p", "0.9"]

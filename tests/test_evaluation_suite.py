@@ -82,6 +82,7 @@ class FakeModel:
     mute: bool = False
     nll: float = 2.0
     layers: tuple[int, ...] = (3,)
+    guided: bool = False
 
     def encode(self, texts: list[str]) -> Encoding:
         factors = [parse(text) for text in texts]

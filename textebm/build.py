@@ -8,17 +8,19 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.model import TextEBM, Weights
+from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
-from textebm.objective.schedules import kl_weight
+from textebm.networks.view import ViewHead
+from textebm.objective.contrastive import Contrastive
+from textebm.objective.schedules import Weights, kl_weight
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.reading import Decoder, Encoder, SymbolHead
-from textebm.recipe import LAYERS, Data, Head, Latent, Objective, Prior, Recipe
+from textebm.recipe import LAYERS, Data, Latent, Objective, Recipe
 from textebm.text import corpora, tokenizer
 
 # a prior of each kind where the recipe leaves it open
@@ -68,8 +70,9 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[
     layers = _layers(recipe.latent, recipe.prior.kind)
     return TextEBM(
         _encoder(recipe, len(tokenizer), layers), _decoder(recipe, len(tokenizer), layers),
-        _prior(recipe.prior, layers, heads, recipe.heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
-        word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, recipe=recipe.model_dump(mode="json"),
+        _prior(recipe, layers, heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
+        word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
+        recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
 
 
@@ -97,6 +100,8 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Enc
         if len(layers) == 1
         else TopDownHead(encoder.num_features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
     )
+    if recipe.objective.contrastive_weight > 0:
+        encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
     return encoder
 
 
@@ -113,10 +118,19 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Dec
     )  # fmt: skip
 
 
-def _prior(
-    options: Prior, layers: Sequence[int], heads: Mapping[str, SymbolHead], head_options: Sequence[Head]
-) -> LatentPrior:
-    dim = sum(layers)
+def _contrastive(recipe: Recipe) -> Contrastive | None:
+    objective = recipe.objective
+    if objective.contrastive_weight == 0:
+        return None
+    return Contrastive(
+        objective.contrastive_weight, objective.contrastive_temperature, objective.contrastive_word_dropout,
+        objective.contrastive_negatives,
+    )  # fmt: skip
+
+
+def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead]) -> LatentPrior:
+    options, dim = recipe.prior, sum(layers)
+    view_size = options.view_size if recipe.objective.contrastive_weight > 0 else 0
     levels = options.num_levels or LEVELS[options.kind]
     ladder = (
         published_ladder(levels)
@@ -131,15 +145,15 @@ def _prior(
     sizes = {name: len(head.classes) for name, head in heads.items()}
     energy: EnergyNet | LayeredEnergyNet
     if options.kind in LAYERS:
-        places = {head.name: len(layers) - head.layer for head in head_options if head.layer is not None}
+        places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
         energy = LayeredEnergyNet(
             layers, levels, sizes, head_layers=places, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
+            spectral_norm=options.spectral_norm, view_size=view_size,
         )  # fmt: skip
     else:
         energy = EnergyNet(
             dim, levels, sizes, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
+            spectral_norm=options.spectral_norm, view_size=view_size,
         )  # fmt: skip
     chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
     transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
@@ -151,7 +165,7 @@ def _prior(
         dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,
         explicit=explicit, chain=chain,
         symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
-        encoder_gradient=options.encoder_gradient,
+        encoder_gradient=options.encoder_gradient, like_strength=options.like_strength,
     )  # fmt: skip
 
 

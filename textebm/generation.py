@@ -30,24 +30,27 @@ class Generation(Reading):
     # -- texts out -----------------------------------------------------------------------------------------------
 
     def generate(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
+        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None,
+        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
         steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
         decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
         num_beams: int = 4, max_tokens: int | None = None,
     ) -> list[str]:  # fmt: skip
-        """n new sentences: u from the prior, tilted by *symbols* if given, then decoded.
+        """n new sentences: u from the prior, tilted by *symbols* and *like* if given, then decoded.
 
         symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
         experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
+        like: example sentences; all n shall be like each of them (a product of experts too), which composes with
+        symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
         steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
         resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
         (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
         latents, those of one draw that all n sentences share.
         """
         u = self.sample_latents(
-            n, symbols=symbols, strength=strength, seed=seed, steps_factor=steps_factor,
-            resample_from_layer=resample_from_layer, latents=latents,
+            n, symbols=symbols, strength=strength, like=like, like_strength=like_strength, seed=seed,
+            steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents,
         )  # fmt: skip
         return self.decode(
             u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
@@ -56,14 +59,15 @@ class Generation(Reading):
 
     @torch.no_grad()
     def sample_latents(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
+        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None,
+        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
         steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
         batch_size: int = 1024,
     ) -> Tensor:  # fmt: skip
         """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`."""
         if n < 0 or steps_factor < 1:
             raise TextEBMError(f"expected n >= 0 and steps_factor >= 1, got n={n}, steps_factor={steps_factor}")
-        condition, generator = self._condition(symbols, n, strength), self._generator(seed)
+        condition, generator = self._condition(symbols, n, strength, like, like_strength), self._generator(seed)
         held = self._held(n, resample_from_layer, latents, condition, generator)
         pieces = [torch.zeros(0, self.prior.dim)]
         with self._evaluating():
@@ -186,10 +190,15 @@ class Generation(Reading):
             )
         return latents[:, :size].to(self.device).expand(n, -1)
 
-    def _condition(self, symbols: SymbolRequest | None, n: int, strength: float | None) -> Condition:
-        """The classes asked for as numbers, (n,) for each head. strength None: the recipe's."""
-        if strength is not None and not 0 <= strength < math.inf:
-            raise TextEBMError(f"strength must be a number from 0 up, got {strength}")
+    def _condition(
+        self, symbols: SymbolRequest | None, n: int, strength: float | None, like: Sequence[str] = (),
+        like_strength: float | None = None,
+    ) -> Condition:  # fmt: skip
+        """The classes asked for as numbers, (n,) for each head, and the views of the examples. Strengths None: the
+        recipe's."""
+        for option, number in (("strength", strength), ("like_strength", like_strength)):
+            if number is not None and not 0 <= number < math.inf:
+                raise TextEBMError(f"{option} must be a number from 0 up, got {number}")
         chosen = {}
         for name, value in (symbols or {}).items():
             head = self._head(name)
@@ -199,7 +208,11 @@ class Generation(Reading):
             if len(values) != n:
                 raise TextEBMError(f"symbol {name!r}: expected one class or {n} of them, got {len(values)}")
             chosen[name] = torch.tensor([head.index(v) for v in values], dtype=torch.long, device=self.device)
-        return Condition(chosen, self.prior.strength if strength is None else strength)
+        views = self.views(like).sum(0).to(self.device).expand(n, -1) if len(like) else None
+        return Condition(
+            chosen, self.prior.strength if strength is None else strength,
+            views, self.prior.like_strength if like_strength is None else like_strength,
+        )  # fmt: skip
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -28,32 +28,26 @@ from transformers import PreTrainedTokenizerFast
 from textebm.generation import Generation
 from textebm.networks.encoder import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
-from textebm.objective.schedules import free_bits
+from textebm.objective.contrastive import Contrastive, simclr_loss
+from textebm.objective.schedules import Weights, free_bits
+from textebm.prior.guidance import view_loss
 from textebm.prior.learning import (
+    Noisy,
     Recovery,
     ScoreMatching,
+    read_noisy,
     recovery,
     score_cross_entropy,
     score_matching,
     symbol_cross_entropy,
 )  # fmt: skip
 from textebm.prior.prior import LatentPrior
+from textebm.prior.sampling import sample
 from textebm.prior.transport import resting
 from textebm.reading import Decoder, Encoder, SymbolHead
-from textebm.text.batches import TokenBatch
+from textebm.text.batches import TokenBatch, collate_texts
 
 StageName = Literal["autoencoder", "prior", "joint"]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What each term counts for, per sentence. kl is the current value of its schedule."""
-
-    kl: float = 1.0
-    free_bits: float = 0.0
-    supervised: float = 1.0
-    cluster: float = 1.0
-    mutual_information: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class LatentBatch:
 
     posterior: Posterior
     targets: dict[str, Tensor]
+    views: Tensor | None = None  # (B, C) of unit length
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,8 @@ class TextEBM(Generation):
     def __init__(
         self, encoder: Encoder, decoder: Decoder, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
         heads: Mapping[str, SymbolHead], *, max_tokens: int = 40, word_dropout: float = 0.0,
-        learning: Literal["score_matching", "recovery"] = "score_matching", recipe: dict[str, Any] | None = None,
+        learning: Literal["score_matching", "recovery"] = "score_matching", contrastive: Contrastive | None = None,
+        recipe: dict[str, Any] | None = None,
     ):  # fmt: skip
         super().__init__()
         self.encoder = encoder
@@ -90,6 +86,7 @@ class TextEBM(Generation):
         self.max_tokens = max_tokens
         self.word_dropout = word_dropout
         self.learning = learning
+        self.contrastive = contrastive
         self.recipe = recipe
 
     def forward(
@@ -107,7 +104,8 @@ class TextEBM(Generation):
         self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Mapping[str, Tensor],
         generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
-        posterior: Posterior = self.encoder(batch.tokens, batch.lengths)
+        features = self.encoder.features(batch.tokens, batch.lengths)
+        posterior = self.encoder.posterior(features)
         draw = posterior.draw(generator)
         u = draw.u
         reconstruction = self.reconstruction_nll(batch, u, generator).mean()
@@ -126,6 +124,8 @@ class TextEBM(Generation):
                 prior_loss, encoder_term = self._joint_prior_terms(posterior, u, terms, generator)
                 loss = reconstruction + prior_loss - weights.kl * (draw.given.entropy().mean() + encoder_term)
             loss = loss + self._symbol_terms(u, targets, weights, terms)
+        if self.contrastive is not None:
+            loss = loss + self._contrastive_terms(self.contrastive, batch, features, u, stage, terms, generator)
         return Objective(loss, {**terms, "loss": loss}, posterior)
 
     def reconstruction_nll(self, batch: TokenBatch, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -134,14 +134,18 @@ class TextEBM(Generation):
             z = self.prior.transport(u)
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
-            drop = torch.rand(inputs.shape, device=inputs.device, generator=generator) < self.word_dropout
-            drop[:, 0] = False
-            inputs = inputs.masked_fill(drop, self.tokenizer.unk_token_id)
+            inputs = self._with_words_hidden(inputs, self.word_dropout, generator)
         mask = batch.mask[:, 1:]
         hidden = self.decoder.hidden(inputs, z)[mask]  # (words, E): padding never meets the softmax
         nll = self.decoder.nll(hidden, words[mask])
         sentence = torch.arange(len(z), device=z.device)[:, None].expand_as(words)[mask]
         return torch.zeros(len(z), device=z.device).index_add_(0, sentence, nll)
+
+    def _with_words_hidden(self, tokens: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
+        """tokens (B, T) with about *share* of them <unk>, the first of each sentence never."""
+        hidden = torch.rand(tokens.shape, device=tokens.device, generator=generator) < share
+        hidden[:, 0] = False
+        return tokens.masked_fill(hidden, self.tokenizer.unk_token_id)
 
     def _joint_prior_terms(
         self, posterior: Posterior, u: Tensor, terms: dict[str, Tensor], generator: torch.Generator | None
@@ -170,7 +174,7 @@ class TextEBM(Generation):
         terms: dict[str, Tensor] = {}
         with torch.no_grad():
             u = batch.posterior.sample(generator)
-        noisy: tuple[dict[str, Tensor], Tensor] | None = None
+        noisy: Noisy | None = None
         if self.prior.explicit is not None:
             loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(u).mean()
         elif self.learning == "recovery":
@@ -180,28 +184,23 @@ class TextEBM(Generation):
         else:
             matching = score_matching(self.prior, batch.posterior, generator)
             loss = self._matching_loss(matching, terms)
-            noisy = matching.logits, matching.level
+            noisy = matching.noisy
         if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:
-            loss = loss + self._noisy_symbol_loss(noisy or self._noisy_logits(u, generator), batch.targets, weights)
+            loss = loss + self._noisy_terms(noisy or read_noisy(self.prior, u, generator), batch, weights)
         loss = loss + self._symbol_terms(u, batch.targets, weights, terms)
+        if self.contrastive is not None and batch.views is not None:
+            loss = loss + self.contrastive.weight * self._view_term(u, batch.views, terms)
         return Objective(loss, {**terms, "loss": loss})
 
-    def _noisy_logits(self, u: Tensor, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
-        """The heads' logits at u_t of a uniformly drawn level, and the level (B,)."""
-        level = torch.randint(self.prior.schedule.num_levels, (len(u),), device=u.device, generator=generator)
-        u_t = self.prior.schedule.diffuse(u, level, torch.empty_like(u).normal_(generator=generator))
-        return self.prior.symbol_logits(u_t, level), level
-
-    def _noisy_symbol_loss(
-        self, noisy: tuple[dict[str, Tensor], Tensor], targets: Mapping[str, Tensor], weights: Weights
-    ) -> Tensor:
-        """Cross-entropy of p(y | u_t, t) at uniformly drawn levels, weighted by the signal that is left, ᾱ_t²."""
-        logits, level = noisy
-        signal = self.prior.schedule.alpha_bar[level].square()
+    def _noisy_terms(self, noisy: Noisy, batch: LatentBatch, weights: Weights) -> Tensor:
+        """−log p(y | u_t, t) and −cos(g(u_t, t), c) at uniformly drawn levels, weighted by the signal left, ᾱ_t²."""
+        signal = self.prior.schedule.alpha_bar[noisy.level].square()
         loss = signal.new_zeros(())
-        for name, classes in targets.items():
+        for name, classes in batch.targets.items():
             weight = weights.cluster if self.heads[name].column is None else weights.supervised
-            loss = loss + weight * symbol_cross_entropy(logits[name], classes, signal)
+            loss = loss + weight * symbol_cross_entropy(noisy.logits[name], classes, signal)
+        if self.contrastive is not None and noisy.view is not None and batch.views is not None:
+            loss = loss + self.contrastive.weight * view_loss(self.prior, noisy.view, batch.views, noisy.level, signal)
         return loss
 
     # -- symbols -------------------------------------------------------------------------------------------------
@@ -222,6 +221,34 @@ class TextEBM(Generation):
             if not supervised:
                 terms[f"mutual_information_{name}"] = symbol_mutual_information(logits[name])
                 loss = loss - weights.mutual_information * terms[f"mutual_information_{name}"]
+        return loss
+
+    # -- contrastive guidance ------------------------------------------------------------------------------------
+
+    def _contrastive_terms(
+        self, options: Contrastive, batch: TokenBatch, features: Tensor, u: Tensor, stage: StageName,
+        terms: dict[str, Tensor], generator: torch.Generator | None,
+    ) -> Tensor:  # fmt: skip
+        """Two readings of each sentence that must agree (SimCLR), and the view's density given the latent."""
+        tokens = self._with_words_hidden(batch.tokens, options.word_dropout, generator)
+        negatives = None
+        if options.negatives > 0:  # the model's own sentences: the autoencoder's are those of N(0, I)
+            drawn = torch.empty(options.negatives, self.prior.dim, device=u.device).normal_(generator=generator)
+            if stage == "joint":
+                drawn = sample(self.prior, options.negatives, generator=generator).z
+            own = collate_texts(self.decode(drawn), self.tokenizer, self.max_tokens).to(u.device)
+            negatives = self.encoder.views(self.encoder.features(own.tokens, own.lengths))
+        first, second = self.encoder.views(features), self.encoder.views(self.encoder.features(tokens, batch.lengths))
+        terms["contrastive"] = simclr_loss(first, second, negatives, temperature=options.temperature)
+        return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms))
+
+    def _view_term(self, u: Tensor, views: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        """−E cos(g(z, 0), c): all that p(c | z) adds to the bound, up to its constant. u (B, d), views (B, C)"""
+        level = torch.zeros(len(u), dtype=torch.long, device=u.device)
+        _, view = self.prior.energy.logits_and_view(self.prior.transport(u), level)
+        assert view is not None
+        loss = view_loss(self.prior, view, views, level)
+        terms["view_cosine"] = -loss
         return loss
 
     # -- files ---------------------------------------------------------------------------------------------------

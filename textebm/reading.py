@@ -90,6 +90,11 @@ class Reading(nn.Module):
         """Dimensions of the latent's layers, top first; layer numbers count from 1, the lowest."""
         return self.prior.layers
 
+    @property
+    def guided(self) -> bool:
+        """Whether the model can generate by example (trained with contrastive guidance)."""
+        return self.encoder.view is not None
+
     # -- texts in ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -114,6 +119,21 @@ class Reading(nn.Module):
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
         logits = self.prior.symbol_logits(z.to(self.device))
         return {name: f.softmax(-1).cpu() for name, f in logits.items()}
+
+    @torch.no_grad()
+    def views(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
+        if self.encoder.view is None:
+            raise TextEBMError(
+                "this model has no contrastive views to be like examples by: train it with "
+                "objective.contrastive_weight above 0 (0.3, say)"
+            )
+        found = [torch.zeros(0, self.prior.energy.view_size)]
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                found.append(self.encoder.views(self.encoder.features(batch.tokens, batch.lengths)).cpu())
+        return torch.cat(found)[inverse]
 
     def classify(self, texts: Sequence[str], head: str) -> Classification:
         """The most probable class of each text. Raises TextEBMError for an unknown head."""

@@ -112,6 +112,10 @@ class Prior(Part):
     components: int = Field(20, ge=1, description="gaussian_mixture: number of components")
     symbol_levels: Literal["all", "first"] = "all"
     strength: float = Field(2.0, ge=0, description="default strength of conditioning on symbols")
+    view_size: int = Field(
+        32, ge=2, description="dimension of contrastive views, where objective.contrastive_weight > 0"
+    )
+    like_strength: float = Field(2.0, ge=0, description="default strength of being like examples; 1 is Bayes' rule")
 
 
 class Head(Part):
@@ -143,6 +147,14 @@ class Objective(Part):
     cluster_start: float = Field(
         0.7, ge=0, le=1, description="share of a text stage after which clusters begin to teach the encoder"
     )
+    contrastive_weight: float = Field(
+        0.0, ge=0, description="contrastive guidance (generation by example): weight of SimCLR and of the prior's view"
+    )
+    contrastive_temperature: float = Field(0.1, gt=0)
+    contrastive_word_dropout: float = Field(
+        0.2, ge=0, lt=1, description="share of the words hidden in the second reading of a sentence"
+    )
+    contrastive_negatives: int = Field(16, ge=0, description="the model's own sentences among the negatives of a batch")
     cluster_residual: bool = Field(True, description="cluster what the supervised heads' labels leave unexplained")
 
 

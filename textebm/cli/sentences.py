@@ -35,6 +35,13 @@ def generate(
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many sentences.")] = 10,
     symbol: SymbolOption = None,
     strength: StrengthOption = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option("--like", metavar="TEXT", help="An example that the sentences shall be like; may be repeated."),
+    ] = None,
+    like_strength: Annotated[
+        float | None, typer.Option("--like-strength", min=0.0, help="How strongly; 1 is Bayes' rule.")
+    ] = None,
     seed: SeedOption = 0,
     resample_from_layer: Annotated[
         int | None,
@@ -52,11 +59,15 @@ def generate(
     beams: BeamsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write new sentences, freely or under chosen symbols."""
+    """Write new sentences: freely, under chosen symbols, or like examples."""
     symbols = parse_symbols(symbol)
     options = decoding_options(decoding, temperature, top_k, top_p, beams)
     if strength is not None and not symbols:
         raise TextEBMError("--strength has no effect here; it needs --symbol HEAD=CLASS")
+    if like_strength is not None and not like:
+        raise TextEBMError("--like-strength has no effect here; it needs --like TEXT")
+    if like:
+        options.update(like=like, like_strength=like_strength)
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
     model = load_model(run)

@@ -19,13 +19,14 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from torch import Tensor
 
 from textebm.errors import CorpusError, did_you_mean
-from textebm.evaluation import control, fluency, interpretability, latent, reconstruction
+from textebm.evaluation import control, fluency, guidance, interpretability, latent, reconstruction
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 
 __all__ = ["Evaluation", "Model", "evaluate"]
 
 MORE_STEPS = 4
 MAX_POSTERIORS = 10_000  # for I(x; z), whose time is quadratic
+MAX_EXAMPLES = 100  # to generate by
 MAX_JUDGE_SENTENCES = 100_000
 KEPT_FREE, KEPT_PER_CLASS, KEPT_PER_CODE, KEPT_PAIRS = 50, 10, 3, 20
 PACKAGES = ("torch", "transformers", "sacrebleu", "scikit-learn", "textebm")
@@ -71,6 +72,8 @@ class Model(Protocol):
     def heads(self) -> Mapping[str, Head]: ...
     @property
     def layers(self) -> Sequence[int]: ...
+    @property
+    def guided(self) -> bool: ...
     def encode(self, texts: list[str], /) -> Encoding: ...
     def elbo_terms(self, texts: list[str], /, *, seed: int = 0) -> ElboTerms: ...
     def reconstruct(self, texts: list[str], /, *, decoding: Literal["greedy"] = "greedy") -> list[str]: ...
@@ -81,6 +84,7 @@ class Model(Protocol):
         *,
         symbols: dict[str, str | int] | None = None,
         strength: float | None = None,
+        like: Sequence[str] = (),
         seed: int = 0,
         steps_factor: int = 1,
     ) -> list[str]: ...
@@ -185,6 +189,7 @@ def evaluate(
     _probes(run, encoding)
     _codes(run, encoding)
     _control(run, encoding)
+    _guidance(run, reconstructions)
     return result
 
 
@@ -360,6 +365,23 @@ def _control(run: _Run, encoding: Encoding) -> None:
         )
         result.add(f"composition_joint_{pair[0]}_{pair[1]}", both.joint, both.n)
         result.add(f"composition_geometric_{pair[0]}_{pair[1]}", both.geometric_mean, both.n)
+
+
+def _guidance(run: _Run, reconstructions: list[str]) -> None:
+    """Likeness to examples, where the model can generate by them."""
+    if not run.model.guided:
+        return
+    run.progress("generation by example")
+    chosen = np.random.default_rng(run.seed).permutation(len(run.texts))[:MAX_EXAMPLES].tolist()
+    examples, made = [run.texts[i] for i in chosen], [reconstructions[i] for i in chosen]
+    try:
+        found = guidance.likeness(run.model, examples, made, list(_texts(run.corpus["train"])), seed=run.seed)
+    except UndefinedMetricError as reason:
+        run.result.note(f"like_similarity: left out, {reason}")
+        return
+    for name in ("generated", "free", "real", "reconstruction"):
+        metric = "like_similarity" if name == "generated" else f"like_similarity_{name}"
+        run.result.add(metric, getattr(found, name), found.n if name in ("generated", "free") else len(examples))
 
 
 def _judge(run: _Run, head: str) -> control.Judge:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
+from textebm.networks.view import ViewHead
 
 
 @dataclass(frozen=True)
@@ -271,7 +272,24 @@ def _statistics(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 Head = PosteriorHead | TopDownHead
 
 
-class RecurrentEncoder(nn.Module):
+class EncoderHeads(nn.Module):
+    """What is read off a body's features."""
+
+    head: Head | None
+    view: ViewHead | None
+
+    def posterior(self, features: Tensor) -> Posterior:
+        """q(u|x) from features (B, F)."""
+        assert self.head is not None
+        return self.head(features)
+
+    def views(self, features: Tensor) -> Tensor:
+        """Contrastive views, (B, C) of unit length."""
+        assert self.view is not None
+        return self.view(features)
+
+
+class RecurrentEncoder(EncoderHeads):
     """GRU or LSTM layers in one or two directions; the feature is the mean and the last output of each direction."""
 
     def __init__(
@@ -292,6 +310,7 @@ class RecurrentEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.num_features = 2 * directions * hidden_size
         self.head = head
+        self.view: ViewHead | None = None
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
@@ -311,11 +330,10 @@ class RecurrentEncoder(nn.Module):
         return torch.cat([average, *last], dim=-1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
-        assert self.head is not None
-        return self.head(self.features(tokens, lengths))
+        return self.posterior(self.features(tokens, lengths))
 
 
-class TransformerEncoder(nn.Module):
+class TransformerEncoder(EncoderHeads):
     """Bidirectional Transformer; the feature is the masked mean and the output at <bos>."""
 
     def __init__(
@@ -330,6 +348,7 @@ class TransformerEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.num_features = 2 * hidden_size
         self.head = head
+        self.view: ViewHead | None = None
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
@@ -343,5 +362,4 @@ class TransformerEncoder(nn.Module):
         return torch.cat([average, x[:, 0]], dim=-1)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
-        assert self.head is not None
-        return self.head(self.features(tokens, lengths))
+        return self.posterior(self.features(tokens, lengths))

@@ -19,15 +19,17 @@ class EnergyNet(nn.Module):
 
     (Pang & Wu 2021, eq. 4, for one head; level-conditioned as in Yu et al. 2022.) The output layer starts at zero, so
     that a fresh network is the Gaussian reference, F = 0. With no heads given there is one anonymous head of one
-    class: a plain energy network.
+    class: a plain energy network. With a view_size C the features also give a direction in R^C, for contrastive
+    guidance (`objective.contrastive`).
     """
 
     def __init__(
         self, dim: int, num_levels: int, head_sizes: Mapping[str, int], *,
-        hidden_size: int = 256, num_blocks: int = 3, spectral_norm: bool = False,
+        hidden_size: int = 256, num_blocks: int = 3, spectral_norm: bool = False, view_size: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.head_sizes = dict(head_sizes)
+        self.view_size = view_size
         sizes = list(self.head_sizes.values()) or [1]
         self._sizes = sizes
         self.log_classes = sum(math.log(size) for size in sizes)
@@ -42,6 +44,7 @@ class EnergyNet(nn.Module):
         nn.init.normal_(self.level.weight, std=0.1)
         nn.init.zeros_(self.outputs.weight)
         nn.init.zeros_(self.outputs.bias)
+        self.view = nn.Linear(hidden_size, view_size) if view_size else None
         if spectral_norm:
             for module in [self.inputs, *(layer for block in self.blocks for layer in block)]:
                 add_spectral_norm(module)
@@ -55,7 +58,13 @@ class EnergyNet(nn.Module):
         return F.silu(x)
 
     def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
-        return list(self.outputs(self.features(u, level)).split(self._sizes, dim=-1))
+        return self.logits_and_view(u, level)[0]
+
+    def logits_and_view(self, u: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The logits of all heads, [(…, K_h)], and g(u, t) (…, C), not of unit length; None without a view."""
+        features = self.features(u, level)
+        logits = list(self.outputs(features).split(self._sizes, dim=-1))
+        return logits, None if self.view is None else self.view(features)
 
     def forward(self, u: Tensor, level: Tensor) -> dict[str, Tensor]:
         """Logits of each head, (…, K_h)."""
@@ -80,16 +89,17 @@ class LayeredEnergyNet(nn.Module):
     def __init__(
         self, sizes: Sequence[int], num_levels: int, head_sizes: Mapping[str, int], *,
         head_layers: Mapping[str, int] | None = None, hidden_size: int = 256, num_blocks: int = 3,
-        spectral_norm: bool = False,
+        spectral_norm: bool = False, view_size: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.sizes = tuple(sizes)
         self.head_sizes = dict(head_sizes)
+        self.view_size = view_size
         self._place = {name: (head_layers or {}).get(name, 0) for name in self.head_sizes}
         nets = [
             EnergyNet(
                 size, num_levels, {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
-                hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm,
+                hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm, view_size=view_size,
             )
             for place, size in enumerate(self.sizes)
         ]  # fmt: skip
@@ -97,11 +107,18 @@ class LayeredEnergyNet(nn.Module):
 
     def all_logits(self, z: Tensor, level: Tensor) -> list[Tensor]:
         """Logits of the heads in the order of `head_sizes`, then the potentials (…, 1) of the layers without one."""
+        return self.logits_and_view(z, level)[0]
+
+    def logits_and_view(self, z: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """`all_logits`, and the sum of the layers' views."""
         parts = z.split(self.sizes, dim=-1)
-        found = [net.all_logits(part, level) for net, part in zip(self.layers, parts, strict=True)]
+        both = [net.logits_and_view(part, level) for net, part in zip(self.layers, parts, strict=True)]
+        found = [logits for logits, _ in both]
+        views = [view for _, view in both if view is not None]
         named = [dict(zip(net.head_sizes, f, strict=False)) for net, f in zip(self.layers, found, strict=True)]
         plain = [f for net, f in zip(self.layers, found, strict=True) if not net.head_sizes]
-        return [named[place][name] for name, place in self._place.items()] + [f for each in plain for f in each]
+        logits = [named[place][name] for name, place in self._place.items()] + [f for each in plain for f in each]
+        return logits, torch.stack(views).sum(0) if views else None
 
     def forward(self, z: Tensor, level: Tensor) -> dict[str, Tensor]:
         """Logits of each head, (…, K_h)."""

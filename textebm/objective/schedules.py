@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What each term counts for, per sentence. kl is the current value of its schedule."""
+
+    kl: float = 1.0
+    free_bits: float = 0.0
+    supervised: float = 1.0
+    cluster: float = 1.0
+    mutual_information: float = 0.0
 
 
 def kl_weight(

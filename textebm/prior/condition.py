@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 Symbols = Mapping[str, Tensor]  # head -> class of each row (B,), −1 = not conditioned on
@@ -12,25 +13,34 @@ Symbols = Mapping[str, Tensor]  # head -> class of each row (B,), −1 = not con
 
 @dataclass(frozen=True)
 class Condition:
-    """What tilts F for each row: ``strength · Σ_h log p(y^h | u, t)``.
+    """What tilts F for each row: ``strength · Σ_h log p(y^h | u, t) + like_strength · κ_t Σ_i cos(g(u, t), c_i)``.
 
-    symbols: head -> class (B,), −1 where that row is free. Strength 1 is Bayes' rule.
+    symbols: head -> class (B,), −1 where that row is free. like (B, C): Σ_i c_i, the sum of the unit views of the
+    examples (`prior.guidance`). Strengths of 1 are Bayes' rule.
     """
 
     symbols: Symbols = field(default_factory=dict)
     strength: float = 1.0
+    like: Tensor | None = None
+    like_strength: float = 1.0
 
     @property
     def free(self) -> bool:
         """Nothing is asked: the prior itself."""
-        return not self.symbols
+        return not self.symbols and self.like is None
 
     def rows(self, chosen: slice) -> Condition:
-        return replace(self, symbols={head: classes[chosen] for head, classes in self.symbols.items()})
+        return self._each(lambda x: x[chosen])
 
     def repeated(self, times: int) -> Condition:
         """The rows, *times* over: (B, …) -> (times · B, …)."""
-        return replace(self, symbols={head: classes.repeat(times) for head, classes in self.symbols.items()})
+        return self._each(lambda x: torch.cat([x] * times))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        return replace(
+            self, symbols={head: change(classes) for head, classes in self.symbols.items()},
+            like=None if self.like is None else change(self.like),
+        )  # fmt: skip
 
 
 FREE = Condition()

@@ -21,15 +21,22 @@ from textebm.prior.transport import resting
 
 
 @dataclass(frozen=True)
+class Noisy:
+    """The energy net at u_t of the levels (B,): logits (B, K_h) of each head, and the view (B, C) if it has one."""
+
+    level: Tensor
+    logits: dict[str, Tensor]
+    view: Tensor | None
+
+
+@dataclass(frozen=True)
 class ScoreMatching:
-    """loss (B,), squared error a dimension; the u_t (B, d) and level (B,) it was computed at, F there (B,), and the
-    heads' logits."""
+    """loss (B,), squared error a dimension; and at the u_t it was computed at: F (B,), the level (B,), and what the
+    energy net says (`Noisy`)."""
 
     loss: Tensor
     potential: Tensor
-    u: Tensor
-    level: Tensor
-    logits: dict[str, Tensor]
+    noisy: Noisy
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,20 @@ def score_matching(prior: LatentPrior, posterior: Posterior, generator: torch.Ge
     diffused = posterior.diffused(prior.schedule.alpha_bar[level][:, None], generator)
     u = diffused.u.detach().requires_grad_(True)
     with resting(prior.transport):
-        logits = prior.energy.all_logits(prior.transport(u), level)
+        logits, view = prior.energy.logits_and_view(prior.transport(u), level)
     value = prior.untilted(u, logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
     error = diffused.tau * (gradient + prior.schedule.reference_score(u.detach(), level)) + diffused.noise
     named = dict(zip(prior.energy.head_sizes, logits, strict=False))
-    return ScoreMatching(error.square().mean(-1), value, u.detach(), level, named)
+    return ScoreMatching(error.square().mean(-1), value, Noisy(level, named, view))
+
+
+def read_noisy(prior: LatentPrior, u: Tensor, generator: torch.Generator | None = None) -> Noisy:
+    """What the energy net says at u_t of uniformly drawn levels. u (B, d)"""
+    level = torch.randint(prior.schedule.num_levels, (len(u),), device=u.device, generator=generator)
+    u_t = prior.schedule.diffuse(u, level, torch.empty_like(u).normal_(generator=generator))
+    logits, view = prior.energy.logits_and_view(prior.transport(u_t), level)
+    return Noisy(level, dict(zip(prior.energy.head_sizes, logits, strict=False)), view)
 
 
 def recovery(prior: LatentPrior, z: Tensor, generator: torch.Generator | None = None) -> Recovery:

@@ -16,7 +16,8 @@ With a transport T (`prior.transport`; the identity by default) F stands for F(T
 about u, and only the energy net sees T(u). Layers of the latent lie top first.
 
 Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; strength 1 is the product of experts
-(the logsumexp becomes the chosen logit). How F is learned: `prior.learning`; how u is drawn: `prior.sampling`.
+(the logsumexp becomes the chosen logit); likeness to examples adds ``κ_t Σ_i cos(g(u, t), c_i)`` (`prior.guidance`).
+How F is learned: `prior.learning`; how u is drawn: `prior.sampling`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.condition import FREE, Condition
@@ -50,13 +52,14 @@ class ChainSettings:
 
 class LatentPrior(nn.Module):
     rho: Tensor
+    view_cosine: Tensor  # (T,) running mean of cos(g(u_t, t), c): how well each level knows the view
 
     def __init__(
         self, dim: int, energy: EnergyNet | LayeredEnergyNet, schedule: NoiseSchedule, *,
         transport: Transport | None = None, layers: Sequence[int] = (),
         explicit: StandardNormal | GaussianMixture | None = None, chain: ChainSettings = ChainSettings(),
         symbol_levels: Literal["all", "first"] = "all", strength: float = 1.0, potential_penalty: float = 1e-3,
-        encoder_gradient: Literal["full", "positive_only"] = "full",
+        encoder_gradient: Literal["full", "positive_only"] = "full", like_strength: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         self.dim = dim
@@ -70,7 +73,10 @@ class LatentPrior(nn.Module):
         self.strength = strength
         self.potential_penalty = potential_penalty
         self.encoder_gradient = encoder_gradient
+        self.like_strength = like_strength
         self.register_buffer("rho", torch.full((schedule.num_levels,), 0.9))
+        if energy.view_size:
+            self.register_buffer("view_cosine", torch.zeros(schedule.num_levels))
 
     @property
     def num_levels(self) -> int:
@@ -83,7 +89,7 @@ class LatentPrior(nn.Module):
         """F(u, t), tilted by the condition. u (B, d), level (B,) -> (B,)"""
         if self.explicit is not None and condition.free:
             return self.explicit.log_ratio(u)
-        logits = self.energy.all_logits(self.transport(u), level)
+        logits, view = self.energy.logits_and_view(self.transport(u), level)
         value = self.untilted(u, logits)
         named = dict(zip(self.energy.head_sizes, logits, strict=False))
         for head, classes in condition.symbols.items():
@@ -92,6 +98,10 @@ class LatentPrior(nn.Module):
             if self.symbol_levels == "first":
                 active = active & (level == 0)
             value = value + condition.strength * torch.where(active, chosen, torch.zeros_like(chosen))
+        if condition.like is not None:
+            assert view is not None
+            kappa = concentration(self.view_cosine, self.energy.view_size)[level]
+            value = value + condition.like_strength * kappa * (F.normalize(view, dim=-1) * condition.like).sum(-1)
         return value
 
     def untilted(self, u: Tensor, logits: list[Tensor]) -> Tensor:
@@ -120,3 +130,10 @@ def explicit_log_prob(prior: LatentPrior, u: Tensor) -> Tensor:
     """log p(u) of a closed-form prior, nats. (B, d) -> (B,)"""
     assert prior.explicit is not None
     return prior.explicit.log_ratio(u) + standard_normal_log_prob(u)
+
+
+def concentration(resultant: Tensor, size: int) -> Tensor:
+    """κ of a von Mises–Fisher density on the sphere of R^size whose mean cosine is *resultant* (…,): the approximate
+    maximum-likelihood estimate r(C − r²)/(1 − r²) of Banerjee et al. 2005, eq. 4.4. 0 where the mean is not above 0."""
+    r = resultant.clamp(0.0, 0.999)
+    return r * (size - r.square()) / (1 - r.square())

@@ -84,6 +84,7 @@ class Trainer:
         self.clusters: dict[str, NDArray[np.int64]] = {}
         self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
         self._latents: Posterior | None = None
+        self._views: Tensor | None = None  # contrastive views of the training set, with _latents
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
@@ -126,7 +127,8 @@ class Trainer:
         if stage.name == "prior":
             for index in mine:
                 chosen = torch.from_numpy(index).to(self.device)
-                batch = LatentBatch(latents.unpacked(packed[chosen]), self._targets(index))
+                views = None if self._views is None else self._views[chosen]
+                batch = LatentBatch(latents.unpacked(packed[chosen]), self._targets(index), views)
                 yield self._step(stage, batch, None, 0)
         else:
             for tokens in load_batches(self.train.store, mine, {}, self.model.tokenizer):
@@ -214,24 +216,31 @@ class Trainer:
     def _encoded(self) -> Posterior:
         """Posteriors of the training set: what a resting encoder gives."""
         if self._latents is None:
-            self._latents = self._encode(np.arange(len(self.train)))
+            self._latents, self._views = self._encode(np.arange(len(self.train)))
         return self._latents
 
     @torch.no_grad()
-    def _encode(self, rows: NDArray[np.int64]) -> Posterior:
+    def _encode(self, rows: NDArray[np.int64]) -> tuple[Posterior, Tensor | None]:
+        """Posteriors of the rows, and their contrastive views where there are any."""
         self.model.eval()
+        encoder = self.model.encoder
         lengths = self.train.store.lengths[rows]
         order = np.argsort(lengths, kind="stable")
         packed = torch.empty(len(rows), 2 * self.recipe.latent.dim, device=self.device)
+        view_size = self.model.prior.energy.view_size
+        views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
         posterior: Posterior | None = None
         ids = special_ids(self.model.tokenizer)
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
             batch = collate(self.train.store, rows[chosen], {}, **ids).to(self.device)
-            posterior = self.model.encoder(batch.tokens, batch.lengths)
+            features = encoder.features(batch.tokens, batch.lengths)
+            posterior = encoder.posterior(features)
             packed[chosen] = posterior.packed
+            if views is not None:
+                views[chosen] = encoder.views(features)
         assert posterior is not None  # a split has sentences
-        return posterior.unpacked(packed)
+        return posterior.unpacked(packed), views
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
@@ -241,7 +250,7 @@ class Trainer:
             some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
             head = self.model.encoder.head
             assert head is not None
-            head.absorb_statistics(self._encode(np.sort(some)))
+            head.absorb_statistics(self._encode(np.sort(some))[0])
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
             calibrate(self.model.prior, generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
