@@ -247,6 +247,27 @@ def test_a_used_directory_and_another_recipe_are_refused(finished: runs.Run) -> 
     assert before == {path: path.read_bytes() for path in finished.directory.iterdir() if path.is_file()}
 
 
+def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path: Path) -> None:
+    only = "training.stages=[{name: prior, steps: 3}]"
+    start = f"training.start_from={finished.directory}"
+    begun = runs.train(recipe(start, only, "prior.kind=energy"), out=tmp_path / "energy", quiet=True)
+    old, new = finished.model.state_dict(), begun.model.state_dict()
+    kept = [name for name in new if name.startswith(("encoder.", "decoder."))]
+    assert kept and all(torch.equal(old[name], new[name]) for name in kept)
+    assert begun.evaluation is not None and finished.evaluation is not None
+    bleu = "reconstruction_bleu"
+    assert begun.evaluation.metrics[bleu].value == finished.evaluation.metrics[bleu].value
+    for options, message in (
+        (["prior.kind=joint_energy"], "encoder.head"),
+        (["latent.dim=6"], "latent"),
+        (["tokenizer.vocabulary_size=20"], "another vocabulary"),
+        (["objective.contrastive_weight=1"], "encoder.view"),
+        (["training.start_from=nowhere"], "nowhere"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            runs.train(recipe(start, only, *options), out=tmp_path / "wrong", quiet=True)
+
+
 def test_evaluate_run_measures_again(finished: runs.Run) -> None:
     parts: list[str] = []
     evaluation = runs.evaluate_run(finished.directory, seed=0, progress=parts.append)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from textebm.build import model_config, rebuild_model
@@ -53,6 +54,32 @@ def load(name: str | Path) -> TextEBM:
             f"{directory}: weights and config.json do not belong together, or come from another version: {error}"
         ) from error
     return model.eval()
+
+
+@torch.no_grad()
+def adopt(model: TextEBM, name: str | Path) -> None:
+    """Give *model* the encoder, decoder and transport of a saved one; its prior begins fresh.
+
+    What the saved model has beyond that is left. Raises CheckpointError where a weight is missing or has another
+    shape, and where the vocabularies differ.
+    """
+    other = load(name)
+    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise CheckpointError(
+            f"training.start_from: {name} has another vocabulary ({len(other.tokenizer):,} entries, here "
+            f"{len(model.tokenizer):,}); use the data and tokenizer options it was trained with"
+        )
+    weights = other.state_dict()
+    for key, value in model.state_dict().items():
+        if not key.startswith(("encoder.", "decoder.", "prior.transport.")):
+            continue
+        if key not in weights or weights[key].shape != value.shape:
+            found = f"has shape {tuple(weights[key].shape)}" if key in weights else "does not exist"
+            raise CheckpointError(
+                f"training.start_from: {key} {found} in {name}, expected {tuple(value.shape)}; encoder, decoder, "
+                "latent, prior.transport and (for generation by example) objective.contrastive_weight must fit it"
+            )
+        value.copy_(weights[key])
 
 
 def _read_tokenizer(directory: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:

@@ -169,6 +169,9 @@ class Training(Part):
         Stage(name="autoencoder", epochs=5),
         Stage(name="prior", steps=2000),
     )
+    start_from: str | None = Field(
+        None, description="a run or saved model whose encoder, decoder and transport this one begins with"
+    )
     batch_size: int = Field(128, ge=1)
     prior_batch_size: int = Field(256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)

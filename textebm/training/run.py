@@ -18,7 +18,7 @@ from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_me
 from textebm.evaluation.suite import Evaluation
 from textebm.evaluation.suite import evaluate as run_suite
 from textebm.model import TextEBM
-from textebm.pretrained import load, model_card, save
+from textebm.pretrained import adopt, load, model_card, save
 from textebm.recipe import Recipe
 from textebm.recipe_io import dump_recipe, load_recipe
 from textebm.text import grammar
@@ -64,6 +64,8 @@ def train(
                     f"the {name} split of {recipe.data.corpus!r} holds {len(split)} sentences; expected at least 2"
                 )
         model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+        if recipe.training.start_from is not None and not (resume and checkpoint.latest(directory)):
+            adopt(model, recipe.training.start_from)
         trainer = Trainer(model, splits["train"], splits["validation"], recipe)
         evaluation = None
         if trainer.accelerator.is_main_process:
