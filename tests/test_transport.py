@@ -170,15 +170,17 @@ def test_layered_potential_is_the_sum_of_its_layers() -> None:
     assert net.potential(z, level).abs().max() < 1e-6, "zero logits must mean F = 0"
     for each in net.layers:
         nn.init.normal_(each.outputs.weight)
-    assert [list(each.head_sizes) for each in net.layers] == [["b", "c"], [], ["a"]]
-    parts = z.split([2, 3, 1], dim=-1)
+    assert [list(each.head_sizes) for each in net.layers] == [["c"], [], ["a"], ["b"]]  # the last one reads all of z
+    parts = [*z.split([2, 3, 1], dim=-1), z]
     by_layer = [each.potential(part, level) for each, part in zip(net.layers, parts, strict=True)]
     torch.testing.assert_close(net.potential(z, level), torch.stack(by_layer).sum(0))
     logits = net(z, level)
     assert {name: f.shape[-1] for name, f in logits.items()} == {"a": 4, "b": 2, "c": 3}
     assert list(logits) == ["a", "b", "c"] == list(net.head_sizes)
     torch.testing.assert_close(logits["a"], net.layers[2](parts[2], level)["a"])
+    torch.testing.assert_close(logits["b"], net.layers[3](z, level)["b"])
     torch.testing.assert_close(logits["c"], net.layers[0](parts[0], level)["c"])
+    assert len(LayeredEnergyNet((2, 3), 1, {"a": 2}, head_layers={"a": 1}).layers) == 2  # no head, no such net
 
 
 def test_learning_moves_the_potential_and_leaves_the_transport() -> None:

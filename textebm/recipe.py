@@ -126,7 +126,7 @@ class Head(Part):
     layer: int | None = Field(
         None,
         ge=1,
-        description="layer of the latent that it reads, 1 the lowest (layer-wise potentials only); default top",
+        description="layer of the latent that it reads, 1 the lowest (layer-wise potentials only); default all",
     )
 
 

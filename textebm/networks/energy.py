@@ -82,8 +82,9 @@ class EnergyNet(nn.Module):
 class LayeredEnergyNet(nn.Module):
     """F(z, t) = Σ_l F_l(z^l, t), an `EnergyNet` a layer of the latent, with the interface of one (arXiv 2306.06323).
 
-    sizes: the layers' dimensions, top first. Each symbol head reads one layer: head_layers gives its place in *sizes*
-    (default 0, the top). A layer without a head has a plain potential.
+    sizes: the layers' dimensions, top first. A symbol head may read one layer, whose place in *sizes* head_layers gives;
+    the others read all of z, through one more potential beside the layers': what a symbol says is seldom in one layer.
+    A layer without a head has a plain potential.
     """
 
     def __init__(
@@ -95,13 +96,15 @@ class LayeredEnergyNet(nn.Module):
         self.sizes = tuple(sizes)
         self.head_sizes = dict(head_sizes)
         self.view_size = view_size
-        self._place = {name: (head_layers or {}).get(name, 0) for name in self.head_sizes}
+        everything = len(self.sizes)  # the place of the net that reads all layers
+        self._place = {name: (head_layers or {}).get(name, everything) for name in self.head_sizes}
+        seen = [*self.sizes, sum(self.sizes)] if everything in self._place.values() else list(self.sizes)
         nets = [
             EnergyNet(
                 size, num_levels, {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
                 hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm, view_size=view_size,
             )
-            for place, size in enumerate(self.sizes)
+            for place, size in enumerate(seen)
         ]  # fmt: skip
         self.layers = cast("Sequence[EnergyNet]", nn.ModuleList(nets))
 
@@ -111,7 +114,7 @@ class LayeredEnergyNet(nn.Module):
 
     def logits_and_view(self, z: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """`all_logits`, and the sum of the layers' views."""
-        parts = z.split(self.sizes, dim=-1)
+        parts = [*z.split(self.sizes, dim=-1), z][: len(self.layers)]
         both = [net.logits_and_view(part, level) for net, part in zip(self.layers, parts, strict=True)]
         found = [logits for logits, _ in both]
         views = [view for _, view in both if view is not None]
