@@ -40,11 +40,8 @@ def densities(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train priors on known densities and measure their samples against the truth.
-
-    The least and the most of the modes' masses and the variances are in units of the true ones: 1 is right. "×2": the
-    same model with twice the steps, which must change nothing.
-    """
+    """Train priors on known densities and measure their samples against the truth: 1 is right, ×2 twice the steps."""
+    # masses (least and most) and variances are in units of the true ones; twice the steps must change nothing
     if out is not None and out.exists() and not out.is_dir():
         raise TextEBMError(f"--out {str(out)!r} is a file, expected a directory")
     with stdout_kept_clean():
