@@ -31,6 +31,7 @@ ALLOWED = {
     "model": {"errors", "reading", "generation", "prior", "networks", "objective", "text"},
     "build": {"errors", "recipe", "model", "reading", "networks", "prior", "objective", "text"},
     "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
+    "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
     "evaluation": {"errors", "text"},
     "inspection": {"errors", "text", "evaluation", "model", "reading"},
     "training": {

@@ -65,8 +65,7 @@ def test_zero_net_samples_the_standard_normal(levels: int, start: Start) -> None
     torch.testing.assert_close(drawn.z.T.cov(), torch.eye(2), atol=0.04, rtol=0)
     assert drawn.z[:, 0].pow(4).mean().item() == pytest.approx(3.0, abs=0.3)
     torch.testing.assert_close(drawn.acceptance, torch.ones(levels), atol=1e-4, rtol=0)
-    tweedie = levels - 1 if start == "tweedie" else 0
-    assert drawn.evaluations == levels * (3 + 1) + tweedie
+    assert drawn.evaluations == levels * (3 + 1)  # the Tweedie start reuses the last gradient of the level above
 
 
 def gaussian_potential(schedule: NoiseSchedule, mean: float, variance: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -136,11 +135,38 @@ def test_same_seed_same_bits() -> None:
 
 def test_calibration_reaches_the_target_acceptance() -> None:
     net = HandSet(4, 3, {}, lambda u, t: -4 * u.square().sum(-1, keepdim=True))
-    prior = LatentPrior(4, net, ladder(3), chain=ChainSettings(steps=5, acceptance=0.8))
+    prior = LatentPrior(4, net, ladder(3), chain=ChainSettings(steps=5, acceptance=0.8, start="reference"))
     calibrate(prior, n=500, generator=generator())
     acceptance = sample(prior, 2000, generator=generator(1)).acceptance
     torch.testing.assert_close(acceptance, torch.full((3,), 0.8), atol=0.06, rtol=0)
     assert ((prior.rho > 0) & (prior.rho < 1)).all()
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_training_learns_the_spread_of_each_level(reference: Reference) -> None:
+    """Of N(0.3, v): Var(u_t | u_{t+1}) = v_t σ²/(a² v_t + σ²), v_t = ᾱ_t² v + 1 − ᾱ_t². Few steps then suffice."""
+    schedule, variance, noise = ladder(5, reference), 0.09, generator()
+    potential = gaussian_potential(schedule, 0.3, variance)
+    net = HandSet(4, 5, {}, lambda u, t: potential(u, t).sum(-1, keepdim=True))
+    prior = LatentPrior(4, net, schedule, chain=ChainSettings(steps=4, metropolis=True))
+    for _ in range(300):
+        mean = 0.3 + (variance - 0.01) ** 0.5 * torch.empty(200, 4).normal_(generator=noise)
+        score_matching(prior, Posterior(mean, torch.full_like(mean, 0.1)), noise)
+    calibrate(prior, n=1000, generator=noise)
+    v = schedule.alpha_bar.square() * variance + 1 - schedule.alpha_bar.square()
+    a, sigma = schedule.step_a[:-1], schedule.step_sigma[:-1]
+    exact = v[:-1] * sigma**2 / (a**2 * v[:-1] + sigma**2)
+    learned = prior.spread[:-1].mean(-1) * schedule.reverse_stddev[:-1] ** 2
+    torch.testing.assert_close(learned, exact, atol=0, rtol=0.05)
+    drawn = sample(prior, 20_000, generator=generator(1))
+    assert drawn.z.var().item() == pytest.approx(variance, rel=0.04 if reference == "stationary" else 0.12)
+
+
+def test_a_prior_saved_before_it_observed_scores_loads() -> None:
+    prior = LatentPrior(2, EnergyNet(2, 3, {}, hidden_size=4, num_blocks=1), ladder(3))
+    old = {name: value for name, value in prior.state_dict().items() if name != "score_square"}
+    prior.load_state_dict(old)
+    torch.testing.assert_close(prior.spread, torch.ones(3, 2))
 
 
 # -- conditioning --------------------------------------------------------------------------------------------------

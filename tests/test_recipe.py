@@ -185,7 +185,7 @@ ERRORS = [
     ("training: {batch_size: }", "training.batch_size: expected a whole number, got null"),
     ("data: {limit: x}", "data.limit: expected a whole number or null, got text 'x'"),
     ("encoder: {dropout: [1]}", "encoder.dropout: expected a number, got a list"),
-    ("prior: {metropolis: 1}", "prior.metropolis: expected true or false, got 1"),
+    ("prior: {metropolis: 1}", "prior.metropolis: expected true or false or null, got 1"),
     ("data: {text_column: 5}", "data.text_column: expected text, got 5; put it in quotes"),
     ("data: {label_columns: act}", "data.label_columns: expected a list of text, got text 'act'; write [act]"),
     ("data: yelp", "data: expected a section (option: value), got text 'yelp'"),

@@ -159,7 +159,7 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
     transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
     chain = ChainSettings(
         options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
-        options.metropolis, options.start,
+        options.learning == "score_matching" if options.metropolis is None else options.metropolis, options.start,
     )  # fmt: skip
     return LatentPrior(
         dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,

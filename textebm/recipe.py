@@ -103,7 +103,9 @@ class Prior(Part):
         "tweedie", description="where a level's chain begins: at the denoised mean, or at a draw of the Gaussian"
     )
     acceptance: float = Field(0.9, gt=0, lt=1, description="semi_implicit: rho is adapted to this acceptance")
-    metropolis: bool = Field(False, description="correct generation by Metropolis-Hastings")
+    metropolis: bool | None = Field(
+        None, description="reject proposals (Metropolis-Hastings); default true, but false for recovery, which diverges"
+    )
     hidden_size: int = Field(256, ge=1)
     num_blocks: int = Field(3, ge=1)
     spectral_norm: bool = False

@@ -58,13 +58,14 @@ class EnergyNet(nn.Module):
         return F.silu(x)
 
     def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
-        return self.logits_and_view(u, level)[0]
+        return list(self.outputs(self.features(u, level)).split(self._sizes, dim=-1))
 
     def logits_and_view(self, u: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """The logits of all heads, [(…, K_h)], and g(u, t) (…, C), not of unit length; None without a view."""
+        if self.view is None:
+            return self.all_logits(u, level), None
         features = self.features(u, level)
-        logits = list(self.outputs(features).split(self._sizes, dim=-1))
-        return logits, None if self.view is None else self.view(features)
+        return list(self.outputs(features).split(self._sizes, dim=-1)), self.view(features)
 
     def forward(self, u: Tensor, level: Tensor) -> dict[str, Tensor]:
         """Logits of each head, (…, K_h)."""

@@ -16,7 +16,7 @@ from textebm.networks.encoder import Posterior
 from textebm.prior.condition import FREE
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
-from textebm.prior.sampling import adapt_rho, run_chain
+from textebm.prior.sampling import adapt_rho, observe_scores, run_chain
 from textebm.prior.transport import resting
 
 
@@ -65,7 +65,9 @@ def score_matching(prior: LatentPrior, posterior: Posterior, generator: torch.Ge
         logits, view = prior.energy.logits_and_view(prior.transport(u), level)
     value = prior.untilted(u, logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
-    error = diffused.tau * (gradient + prior.schedule.reference_score(u.detach(), level)) + diffused.noise
+    score = gradient + prior.schedule.reference_score(u.detach(), level)
+    observe_scores(prior, level, score)
+    error = diffused.tau * score + diffused.noise
     named = dict(zip(prior.energy.head_sizes, logits, strict=False))
     return ScoreMatching(error.square().mean(-1), value, Noisy(level, named, view))
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,11 @@ class ChainSettings:
 
 
 class LatentPrior(nn.Module):
+    """rho (T,): the chain's step at each level. score_square (T, d): E (∂ log p_t/∂u_i)² over the diffused data."""
+
     rho: Tensor
     view_cosine: Tensor  # (T,) running mean of cos(g(u_t, t), c): how well each level knows the view
+    score_square: Tensor
 
     def __init__(
         self, dim: int, energy: EnergyNet | LayeredEnergyNet, schedule: NoiseSchedule, *,
@@ -77,6 +80,12 @@ class LatentPrior(nn.Module):
         self.register_buffer("rho", torch.full((schedule.num_levels,), 0.9))
         if energy.view_size:
             self.register_buffer("view_cosine", torch.zeros(schedule.num_levels))
+        reference = 1.0 if schedule.reference == "stationary" else 0.0  # what F = 0 has, where every spread is 1
+        self.register_buffer("score_square", torch.full((schedule.num_levels, dim), reference))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(prefix + "score_square", self.score_square.clone())  # priors saved before there was one
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @property
     def num_levels(self) -> int:
@@ -124,6 +133,16 @@ class LatentPrior(nn.Module):
     def reference_score(self, u: Tensor, level: Tensor) -> Tensor:
         """∇ log of what F is the ratio to, at u. (B, d)"""
         return -u if self.explicit is not None else self.schedule.reference_score(u, level)
+
+    @property
+    def spread(self) -> Tensor:
+        """κ_{t,i} = E Var(u_{t,i} | u_{t+1}) / s_t², (T, d), from E Var = (1 − σ² E score_i²) σ²/a²: Tweedie's second
+        order averaged by E ∇² log p = −E score scoreᵀ (Bao et al. 2022, arXiv 2201.06503). 1 at the top level."""
+        schedule = self.schedule
+        a, sigma = schedule.step_a[:-1, None], schedule.step_sigma[:-1, None]
+        variance = (1 - sigma.square() * self.score_square[1:]) * (sigma / a).square()
+        below = (variance / schedule.reverse_stddev[:-1, None].square()).clamp(0.05, 1.5)
+        return torch.cat([below, torch.ones_like(self.score_square[:1])])
 
 
 def explicit_log_prob(prior: LatentPrior, u: Tensor) -> Tensor:

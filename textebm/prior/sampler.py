@@ -2,8 +2,9 @@
 
 Two proposals, both with an optional Metropolis–Hastings correction:
 
-- `semi_implicit`: pCN-Langevin (Cotter et al. 2013, "∞-MALA"), which leaves the Gaussian part exactly invariant:
-  ``w' = m + ρ (w − m) + (1 − ρ) s² ∇F(w) + sqrt(1 − ρ²) s ξ``
+- `semi_implicit`: pCN-Langevin (Cotter et al. 2013, "∞-MALA"), which leaves the Gaussian N(m, v) exactly invariant:
+  ``w' = m + ρ (w − m) + (1 − ρ) v ∇G(w) + sqrt(1 − ρ²) v^½ ξ`` with π(w) ∝ exp G(w) · N(w ; m, v). With v = κ s² the
+  Gaussian takes over the curvature F has on average: G(w) = F(w) − ‖w − m‖² (1 − 1/κ) / (2 s²). The plain form is κ = 1
 - `langevin`: unadjusted Langevin on the whole density, step ε = step_size · s (Nijkamp et al. 2020).
 
 A chain is a loop of `Proposal`s. Randomness comes from the caller's generator.
@@ -22,10 +23,11 @@ Potential = Callable[[Tensor], Tensor]  # (B, d) -> (B,)
 
 @dataclass(frozen=True)
 class ChainResult:
-    """w (B, d); acceptance (B,) is the mean Metropolis acceptance, measured even where every proposal is taken;
-    evaluations of F for each row."""
+    """w (B, d) and ∇F there; acceptance (B,) is the mean Metropolis acceptance, measured even where every proposal is
+    taken; evaluations of F for each row."""
 
     w: Tensor
+    gradient: Tensor
     acceptance: Tensor
     evaluations: int
 
@@ -51,16 +53,20 @@ def tame(drift: Tensor, limit: Tensor | float) -> Tensor:
 @torch.no_grad()
 def semi_implicit(
     potential: Potential, w: Tensor, mean: Tensor, stddev: Tensor | float, rho: Tensor | float, steps: int, *,
-    generator: torch.Generator | None = None, metropolis: bool = False, tamed: bool = True,
+    spread: Tensor | float = 1.0, generator: torch.Generator | None = None, metropolis: bool = False,
+    tamed: bool = True,
 ) -> ChainResult:  # fmt: skip
-    """*steps* pCN-Langevin steps from w (B, d). mean (B, d); stddev and rho are numbers or (B, 1)."""
+    """*steps* pCN-Langevin steps from w (B, d). mean (B, d); stddev and rho are numbers or (B, 1); spread is κ, a
+    number, (d,) or (B, d)."""
     stddev = torch.as_tensor(stddev, dtype=w.dtype, device=w.device)
     rho = torch.as_tensor(rho, dtype=w.dtype, device=w.device)
-    noise_scale = (1 - rho.square()).sqrt() * stddev
+    variance = stddev.square() * spread
+    noise_scale = (1 - rho.square()).sqrt() * variance.sqrt()
+    curvature = 1 / stddev.square() - 1 / variance
     limit = stddev * w.shape[-1] ** 0.5
 
     def proposal_mean(point: Tensor, gradient: Tensor) -> Tensor:
-        drift = (1 - rho) * stddev.square() * gradient
+        drift = (1 - rho) * variance * (gradient - curvature * (point - mean))
         return mean + rho * (point - mean) + (tame(drift, limit) if tamed else drift)
 
     return _chain(potential, w, proposal_mean, noise_scale, mean, stddev, steps, generator, metropolis)
@@ -106,5 +112,6 @@ def _chain(
             take = (uniform < probability)[:, None]
             new, new_centre = torch.where(take, new, w), torch.where(take, new_centre, centre)
             new_value = torch.where(take[:, 0], new_value, value)
-        w, value, centre = new, new_value, new_centre
-    return ChainResult(w, accepted / max(steps, 1), steps + 1)
+            new_gradient = torch.where(take, new_gradient, gradient)
+        w, value, centre, gradient = new, new_value, new_centre, new_gradient
+    return ChainResult(w, gradient, accepted / max(steps, 1), steps + 1)

@@ -50,23 +50,31 @@ def sample(
         drawn = _sample_explicit(prior, n, condition, steps, generator)
         return replace(drawn, path=drawn.z[None]) if keep_path else drawn
     below, u = (prior.schedule.num_levels, torch.zeros(n, prior.dim, device=device)) if start is None else start
-    evaluations, visited = 0, []
+    evaluations, visited, spread = 0, [], prior.spread
+    k = 0 if held is None else held.shape[-1]
 
     def descend(u: Tensor, below: int, path: list[Tensor] | None) -> Tensor:
         """u_0 from u at level *below*; path: what the held coordinates are at each level."""
         nonlocal evaluations
+        gradient: Tensor | None = None  # at u, of the level above: its chain has already computed it
         for t in range(below - 1, -1, -1):
             level = torch.full((n,), t, dtype=torch.long, device=device)
             mean = prior.schedule.reverse_scale[t] * u
             stddev = prior.schedule.reverse_stddev[t]
-            w = mean + stddev * torch.empty_like(u).normal_(generator=generator)
+            noise = torch.empty_like(u).normal_(generator=generator)
+            w = mean + stddev * noise
             if prior.chain.start == "tweedie" and t < prior.schedule.num_levels - 1:
-                w = w + _tweedie_shift(prior, u, t, condition)
-                evaluations += 1
+                if gradient is None:
+                    gradient = _gradient(prior, u, level + 1, condition)[:, k:]
+                    evaluations += 1
+                score = gradient + prior.reference_score(u, level + 1)[:, k:]
+                free = mean[:, k:] + _tweedie_shift(prior, u[:, k:], t, score)
+                w = torch.cat([w[:, :k], free + stddev * spread[t, k:].sqrt() * noise[:, k:]], dim=-1)
             chain = run_chain(
-                prior, w, mean, stddev, level, condition, steps, generator, None if path is None else path[t]
-            )
-            u = chain.w
+                prior, w, mean, stddev, level, condition, steps, generator, None if path is None else path[t],
+                spread[t, k:],
+            )  # fmt: skip
+            u, gradient = chain.w, chain.gradient
             if keep_path:
                 visited.append(u)
             acceptance[t] = chain.acceptance.mean()
@@ -78,7 +86,7 @@ def sample(
     if held is None:
         u = descend(u, below, None)
         return LatentSample(u, acceptance, evaluations, torch.stack(visited) if visited else None)
-    k, top = held.shape[-1], below - 1
+    top = below - 1
     u = descend(u, below, _forward_path(prior, held, generator))
     for level in range(top, 0, -1):
         path = _forward_path(prior, u, generator)
@@ -125,12 +133,13 @@ def perturb(
     return run_chain(prior, z, torch.zeros_like(z), z.new_ones(1), level, condition, steps, generator).w
 
 
-def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, condition: Condition) -> Tensor:
+def _gradient(prior: LatentPrior, u: Tensor, level: Tensor, condition: Condition) -> Tensor:
+    return potential_and_gradient(lambda w: prior.potential(w, level, condition), u)[1]
+
+
+def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) -> Tensor:
     """E[u_t | u_{t+1}] − c_t u_{t+1} from the score one level up (Tweedie; Robbins 1956): a chain that starts there
     has almost nothing left to do."""
-    above = torch.full((len(u_next),), t + 1, dtype=torch.long, device=u_next.device)
-    _, gradient = potential_and_gradient(lambda w: prior.potential(w, above, condition), u_next)
-    score = gradient + prior.reference_score(u_next, above)
     a, sigma = prior.schedule.step_a[t], prior.schedule.step_sigma[t]
     shift = (u_next + sigma.square() * score) / a - prior.schedule.reverse_scale[t] * u_next
     limit = prior.schedule.reverse_stddev[t] * prior.dim**0.5
@@ -139,9 +148,10 @@ def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, condition: Condit
 
 def run_chain(
     prior: LatentPrior, w: Tensor, mean: Tensor, stddev: Tensor, level: Tensor, condition: Condition, steps: int,
-    generator: torch.Generator | None, held: Tensor | None = None,
+    generator: torch.Generator | None, held: Tensor | None = None, spread: Tensor | float = 1.0,
 ) -> ChainResult:  # fmt: skip
-    """The chain from w; with *held* (B, k), the first k coordinates stand there and the chain moves the others."""
+    """The chain from w; with *held* (B, k), the first k coordinates stand there and the chain moves the others, to
+    which *spread* (d − k,) belongs. Recovery's chains have none: an F half learned does not bear such long steps."""
     k = 0 if held is None else held.shape[-1]
 
     def whole(point: Tensor) -> Tensor:
@@ -158,7 +168,7 @@ def run_chain(
         )  # fmt: skip
     else:
         chain = semi_implicit(
-            potential, w, mean, stddev, prior.rho[level][:, None], steps,
+            potential, w, mean, stddev, prior.rho[level][:, None], steps, spread=spread,
             generator=generator, metropolis=prior.chain.metropolis,
         )  # fmt: skip
     return replace(chain, w=whole(chain.w))
@@ -171,6 +181,16 @@ def adapt_rho(prior: LatentPrior, level: Tensor, acceptance: Tensor, rate: float
     count = torch.bincount(level, minlength=len(prior.rho))
     error = torch.where(count > 0, total / count.clamp_min(1) - prior.chain.acceptance, torch.zeros_like(total))
     prior.rho.copy_(1 - ((1 - prior.rho) * (rate * error).exp()).clamp(1e-3, 1.0))
+
+
+@torch.no_grad()
+def observe_scores(prior: LatentPrior, level: Tensor, score: Tensor, rate: float = 0.02) -> None:
+    """Running means of the squared score (B, d) at data diffused to *level* (B,), for `LatentPrior.spread`: scores at
+    the model's own samples would feed their errors back."""
+    total = torch.zeros_like(prior.score_square).index_add_(0, level, score.detach().square())
+    count = torch.bincount(level, minlength=len(total))[:, None]
+    moved = prior.score_square.lerp(total / count.clamp_min(1), rate)
+    prior.score_square.copy_(torch.where(count > 0, moved, prior.score_square))
 
 
 def calibrate(prior: LatentPrior, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None) -> None:
