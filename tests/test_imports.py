@@ -26,17 +26,18 @@ ALLOWED = {
     "networks": {"errors"},
     "objective": {"errors"},
     "prior": {"errors", "networks"},
-    "reading": {"errors", "prior", "networks", "text"},
+    "inference": {"errors", "prior", "networks"},  # chains on the posterior: between the prior and what reads with them
+    "reading": {"errors", "inference", "prior", "networks", "text"},
     "generation": {"errors", "prior", "networks", "text", "reading"},
-    "model": {"errors", "reading", "generation", "prior", "networks", "objective", "text"},
-    "build": {"errors", "recipe", "model", "reading", "networks", "prior", "objective", "text"},
+    "model": {"errors", "inference", "reading", "generation", "prior", "networks", "objective", "text"},
+    "build": {"errors", "recipe", "inference", "model", "reading", "networks", "prior", "objective", "text"},
     "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
     "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
     "evaluation": {"errors", "text"},
     "inspection": {"errors", "text", "evaluation", "model", "reading"},
     "training": {
-        *("errors", "recipe", "build", "pretrained", "model", "reading", "objective", "prior", "networks", "text"),
-        *("evaluation", "inspection"),
+        *("errors", "recipe", "build", "pretrained", "model", "reading", "inference", "objective", "prior"),
+        *("networks", "text", "evaluation", "inspection"),
     },
     "cli": {"*"},
     "__main__": {"cli"},

@@ -74,6 +74,27 @@ class Latent(Part):
     max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
 
 
+class Inference(Part):
+    kind: Literal["amortized", "refined", "short_run"] = Field(
+        "amortized",
+        description="an encoder; an encoder and Langevin steps on the true posterior; such steps from noise, without "
+        "an encoder (encoder.*, latent.standardize and latent.max_stddev then have no part)",
+    )
+    steps: int | None = Field(None, ge=1, description="Langevin steps; default 5 (refined) or 15 (short_run)")
+    step_size: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="refined: in standard deviations of the encoder's posterior, default 0.7; "
+        "short_run: where its learned sizes begin, default 0.3",
+    )
+    elbo_weight: float | None = Field(
+        None,
+        ge=0,
+        description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1",
+    )
+
+
 class Prior(Part):
     kind: Literal[
         "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"
@@ -201,6 +222,7 @@ class Recipe(Part):
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     latent: Latent = Latent()
+    inference: Inference = Inference()
     heads: tuple[Head, ...] = ()
     prior: Prior = Prior()
     objective: Objective = Objective()
