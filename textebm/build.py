@@ -36,7 +36,7 @@ STEPS = {
 
 
 # inference of each kind where the recipe leaves it open
-INFERENCE_STEPS = {"refined": 5, "short_run": 15}
+INFERENCE_STEPS = {"refined": 5, "short_run": 10}
 INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 

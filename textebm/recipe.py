@@ -80,7 +80,7 @@ class Inference(Part):
         description="an encoder; an encoder and Langevin steps on the true posterior; such steps from noise, without "
         "an encoder (encoder.*, latent.standardize and latent.max_stddev then have no part)",
     )
-    steps: int | None = Field(None, ge=1, description="Langevin steps; default 5 (refined) or 15 (short_run)")
+    steps: int | None = Field(None, ge=1, description="Langevin steps; default 5 (refined) or 10 (short_run)")
     step_size: float | None = Field(
         None,
         gt=0,
