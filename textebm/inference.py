@@ -130,8 +130,8 @@ def text_noise(tokens: Tensor, lengths: Tensor, count: int, dim: int, seed: int)
     """Standard normal noise (count, B, dim) that the text and the seed alone decide, whatever the batch around it."""
     rows = []
     for text, length in zip(tokens.cpu(), lengths.tolist(), strict=True):
-        key = zlib.crc32(text[:length].numpy().tobytes()) + (seed << 32)
-        rows.append(torch.randn(count, dim, generator=torch.Generator().manual_seed(key % 2**63)))
+        key = zlib.crc32(text[:length].numpy().tobytes(), seed % 2**32)  # torch's generator takes 32 bits of a seed
+        rows.append(torch.randn(count, dim, generator=torch.Generator().manual_seed(key)))
     return torch.stack(rows, dim=1).to(tokens.device)
 
 
