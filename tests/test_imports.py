@@ -47,7 +47,10 @@ LAZY = {"model": {"pretrained"}}
 # Keyword arguments that let a file run code.
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.
-PARTS = {"decoding": "generation", "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe"}
+PARTS = {
+    "decoding": "generation", "scoring": "generation",
+    "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe",
+}  # fmt: skip
 
 
 def parse(path: Path) -> ast.Module:
