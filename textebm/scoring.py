@@ -35,8 +35,8 @@ from textebm.prior.prior import LatentPrior
 from textebm.text.batches import collate_texts
 
 if TYPE_CHECKING:
-    from textebm.reading import Reading
     from textebm.networks.encoder import Draw
+    from textebm.reading import Reading
 
 FOLDS = 4
 Progress = Callable[[int, int], None]  # sentences done, sentences in all
