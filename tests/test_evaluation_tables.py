@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from datasets import ClassLabel, DatasetDict, Features, Value
 from test_evaluation_suite import NOUNS, FakeModel, all_rows, corpus, parse, sentence
+from tiny import recipe
+from typer.testing import CliRunner
 
+from textebm.cli import app
+from textebm.errors import TextEBMError
 from textebm.evaluation import baselines, outliers
 from textebm.evaluation.interpretability import match_codes_to_labels, purity
 from textebm.evaluation.language_model import LanguageModel, LanguageModelSettings, TextScores, fit_language_model
@@ -21,6 +26,7 @@ from textebm.evaluation.several import summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import TABLES, field_tables
 from textebm.text.tokenizer import train_word
+from textebm.training.measure import check_suite, effort_of
 
 torch.set_num_threads(1)
 TINY = LanguageModelSettings(embedding_size=16, hidden_size=24, epochs=6, batch_size=16, learning_rate=1e-2)
@@ -56,7 +62,7 @@ def test_its_score_is_that_of_its_own_steps_and_padding_is_inert(model: Language
         state, total = model.start(torch.zeros(1, 0)), 0.0
         for given, wanted in zip([TOKENIZER.bos_token_id, *ids], [*ids, TOKENIZER.eos_token_id], strict=True):
             logits, state = model.step(torch.tensor([given]), torch.zeros(1, 0), state)
-            total -= float(logits.log_softmax(-1)[0, wanted])
+            total -= float(logits.detach().log_softmax(-1)[0, wanted])
         assert total == pytest.approx(nll, abs=1e-3)
 
 
@@ -219,3 +225,77 @@ def test_an_evaluation_read_again_is_the_same(measured: Evaluation, tmp_path: Pa
     again = Evaluation.load(measured.save(tmp_path / "evaluation.json"))
     assert again.to_json() == measured.to_json()
     assert np.isfinite([metric.value for metric in again.metrics.values()]).all()
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for value, run in enumerate(runs):
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        made(float(value), kl=2.0).save(run / "evaluation.json")
+    return runs
+
+
+def test_saved_runs_are_averaged(two_runs: list[Path]) -> None:
+    found = json.loads(command(*two_runs, "--saved", "--json").stdout)
+    assert found["metrics"]["wkl"]["mean"] == 0.5 and found["metrics"]["wkl"]["stddev"] == pytest.approx(0.5**0.5)
+    assert found["metrics"]["kl"]["stddev"] == 0.0 and found["runs"] == [str(run) for run in two_runs]
+    assert "0.5 ± 0.7071" in command(*two_runs, "--saved").stdout
+
+
+def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
+    one, two = two_runs
+    for arguments, words in (
+        ((one, "--samples", 50), "it needs --suite"),
+        ((one, two, "--saved", "--suite", "all"), "leave --suite and --limit out"),
+        ((one, one, "--saved"), "given twice"),
+        ((one, two / "gone", "--saved"), "does not exist"),
+    ):
+        result = command(*arguments)
+        assert result.exit_code == 2 and words in result.stderr and not result.stdout
+    (two / "evaluation.json").write_text("{")
+    assert "make it with: textebm evaluate" in command(one, two, "--saved").stderr
+
+
+def test_the_suite_of_another_corpus_is_refused() -> None:
+    check_suite("all", recipe())
+    check_suite(None, recipe())
+    with pytest.raises(TextEBMError, match="this run is on 'grammar': use --suite all"):
+        check_suite("ptb", recipe())
+    with pytest.raises(TextEBMError, match="use --suite yelp or --suite all"):
+        check_suite("ptb", recipe("data.corpus=yelp", "heads=[]"))
+
+
+def test_recipe_options_reach_the_evaluation() -> None:
+    given = recipe(
+        "evaluation.decoding=sample", "evaluation.temperature=0.8", "evaluation.draws=5", "evaluation.temperatures=7",
+        "evaluation.chains=3", "evaluation.language_model.samples=99", "evaluation.language_model.hidden_size=31",
+        "evaluation.language_model.max_epochs=2",
+    )  # fmt: skip
+    effort = effort_of(given)
+    assert (effort.decoding, effort.temperature, effort.draws, effort.temperatures, effort.chains) == (
+        "sample", 0.8, 5, 7, 3,
+    )  # fmt: skip
+    assert effort.language_samples == 99 and effort_of(given, 50).language_samples == 50
+    assert (effort.language_model.hidden_size, effort.language_model.epochs) == (31, 2)
+
+
+def test_symbols_are_written_as_the_recipe_says() -> None:
+    asked = []
+
+    class Recorder(FakeModel):
+        def generate(self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0) -> list[str]:
+            asked.append((decoding, temperature))
+            return super().generate(n, symbols=symbols)
+
+    data = DatasetDict(train=corpus(all_rows(4)), test=corpus(all_rows(1)))
+    evaluate(Recorder(), data, parser=parse, effort=Effort(6, 6, decoding="sample", temperature=0.7))
+    assert set(asked) == {("sample", 0.7), ("greedy", 1.0)}  # greedy: the free samples of this fake
