@@ -19,9 +19,10 @@ from textebm.errors import TextEBMError, did_you_mean
 from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import Posterior, RecurrentEncoder, TransformerEncoder
-from textebm.prior.likelihood import log_prob_bound
+from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
+from textebm.scoring import NllInterval, Progress, nll_interval
 from textebm.text.batches import TokenBatch, collate_texts
 
 Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
@@ -217,6 +218,20 @@ class Reading(nn.Module):
         if not nll:
             return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
+
+    def nll_interval(
+        self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
+        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None,
+    ) -> NllInterval:  # fmt: skip
+        """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
+
+        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        """
+        annealing = Annealing(temperatures, burn_in, chains)
+        with self._evaluating():
+            return nll_interval(
+                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress
+            )
 
     @torch.no_grad()
     def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
