@@ -29,6 +29,11 @@ class Condition:
         """Nothing is asked: the prior itself."""
         return not self.symbols and self.like is None
 
+    @property
+    def symbols_only(self) -> bool:
+        """Nothing but symbols tilts F: its gradient has a closed form (`prior.fixed`)."""
+        return self.like is None
+
     def rows(self, chosen: slice) -> Condition:
         return self._each(lambda x: x[chosen])
 

@@ -48,6 +48,7 @@ class ChainSettings:
     acceptance: float = 0.8
     metropolis: bool = False
     start: Literal["tweedie", "reference"] = "tweedie"
+    dtype: torch.dtype = torch.float32  # of the energy net's matrix products in a chain (`prior.fixed`)
 
 
 class LatentPrior(nn.Module):

@@ -33,7 +33,11 @@ class ChainResult:
 
 
 def potential_and_gradient(potential: Potential, w: Tensor) -> tuple[Tensor, Tensor]:
-    """F(w) (B,) and ∇F(w) (B, d), both detached."""
+    """F(w) (B,) and ∇F(w) (B, d), both detached: by the potential itself if it has `with_gradient` (`prior.fixed`),
+    else by autograd."""
+    own: Callable[[Tensor], tuple[Tensor, Tensor]] | None = getattr(potential, "with_gradient", None)
+    if own is not None:
+        return own(w.detach())
     with torch.enable_grad():
         leaf = w.detach().requires_grad_(True)
         value = potential(leaf)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from textebm.prior.condition import FREE, Condition
+from textebm.prior.fixed import fixed_potential
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit
 
@@ -134,7 +135,7 @@ def perturb(
 
 
 def _gradient(prior: LatentPrior, u: Tensor, level: Tensor, condition: Condition) -> Tensor:
-    return potential_and_gradient(lambda w: prior.potential(w, level, condition), u)[1]
+    return potential_and_gradient(fixed_potential(prior, level, condition), u)[1]
 
 
 def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) -> Tensor:
@@ -157,9 +158,10 @@ def run_chain(
     def whole(point: Tensor) -> Tensor:
         return point if held is None else torch.cat([held, point], dim=-1)
 
-    def potential(point: Tensor) -> Tensor:
+    def partly(point: Tensor) -> Tensor:
         return prior.potential(whole(point), level, condition)
 
+    potential = fixed_potential(prior, level, condition) if held is None else partly
     w, mean = w[:, k:], mean[:, k:]
     if prior.chain.sampler == "langevin":
         chain = langevin(

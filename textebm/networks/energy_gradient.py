@@ -1,0 +1,74 @@
+"""An `EnergyNet` at fixed weights and levels: its logits, and their gradient in u without an autograd graph.
+
+A chain asks one small network for ∇F tens of times. What does not change between its steps is done once: spectral norms
+are divided out, the level's shift is added to the bias of each block's first layer, weights are cast. The backward pass
+is written out and uses the forward pass's sigmoids again (silu'(x) = σ(x) + silu(x)(1 − σ(x))).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from textebm.networks.energy import EnergyNet
+
+Slopes = list[Tensor]
+
+
+@dataclass(frozen=True)
+class FixedEnergy:
+    """weight (in, out) of each layer; bias (out,), or (B, out) where the rows' levels differ."""
+
+    inputs: tuple[Tensor, Tensor]
+    blocks: list[tuple[Tensor, Tensor, Tensor, Tensor]]
+    outputs: tuple[Tensor, Tensor]
+    sizes: list[int]
+
+    def logits(self, u: Tensor) -> tuple[list[Tensor], Slopes]:
+        """u (B, d) -> what `EnergyNet.all_logits` gives, and what `pull_back` needs."""
+        slopes: Slopes = []
+        x = torch.addmm(self.inputs[1], u.to(self.inputs[0].dtype), self.inputs[0])
+        for weight1, bias1, weight2, bias2 in self.blocks:
+            a = _silu(x, slopes)
+            a = _silu(torch.addmm(bias1, a, weight1), slopes)
+            x = x.add_(torch.addmm(bias2, a, weight2))
+        found = torch.addmm(self.outputs[1], _silu(x, slopes), self.outputs[0])
+        return list(found.float().split(self.sizes, dim=-1)), slopes
+
+    def pull_back(self, gradients: list[Tensor], slopes: Slopes) -> Tensor:
+        """Gradients in each head's logits, [(B, K_h)] -> the gradient in u, (B, d) float32. Uses *slopes* up."""
+        outputs = self.outputs[0]
+        g = (torch.cat(gradients, dim=-1).to(outputs.dtype) @ outputs.t()).mul_(slopes.pop())
+        for weight1, _, weight2, _ in reversed(self.blocks):
+            inner = (g @ weight2.t()).mul_(slopes.pop())
+            g = g.add_((inner @ weight1.t()).mul_(slopes.pop()))
+        return (g @ self.inputs[0].t()).float()
+
+
+def _silu(x: Tensor, slopes: Slopes) -> Tensor:
+    """x σ(x); its derivative goes to *slopes*."""
+    gate = torch.sigmoid(x)
+    value = x * gate
+    slopes.append(torch.addcmul(gate, value, 1 - gate))
+    return value
+
+
+@torch.no_grad()
+def fix(net: EnergyNet, level: Tensor, dtype: torch.dtype = torch.float32) -> FixedEnergy:
+    """*net* at the levels (B,), or at one level () that all rows share."""
+    shifts = net.level(level).chunk(len(net.blocks), dim=-1)
+    blocks = [
+        (first.weight.t(), (first.bias + shift), second.weight.t(), second.bias)
+        for (first, second), shift in zip(net.blocks, shifts, strict=True)
+    ]
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype)
+
+    return FixedEnergy(
+        (cast(net.inputs.weight.t()), cast(net.inputs.bias)),
+        [(cast(w1), cast(b1), cast(w2), cast(b2)) for w1, b1, w2, b2 in blocks],
+        (cast(net.outputs.weight.t()), cast(net.outputs.bias)), net._sizes,
+    )  # fmt: skip

@@ -1,0 +1,70 @@
+"""The potential as a chain sees it: level, condition and weights stand still, and only the point moves.
+
+`fixed_potential` gives what `LatentPrior.potential` gives. Where it can, it also knows its own gradient
+(`networks.energy_gradient`), which costs no autograd graph; a ladder, layer-wise potentials and closed-form priors go
+by autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from textebm.networks.energy import EnergyNet
+from textebm.networks.energy_gradient import FixedEnergy, fix
+from textebm.prior.condition import FREE, Condition
+from textebm.prior.prior import LatentPrior
+from textebm.prior.sampler import Potential
+from textebm.prior.transport import Identity
+
+
+class FixedPotential:
+    """F(·, t) tilted by symbols. `sampler.potential_and_gradient` finds `with_gradient` and uses it.
+
+        F = Σ_h logsumexp f^h − log K + s Σ_h log p(y^h)        ∂F/∂f^h = (1 − s a_h) softmax f^h + s a_h onehot(y^h)
+
+    with a_h = 1 in the rows where head h is asked for something.
+    """
+
+    def __init__(self, net: EnergyNet, energy: FixedEnergy, asked: dict[int, tuple[Tensor, Tensor]]):
+        self.net, self.energy = net, energy
+        self.asked = asked  # head's place -> class of each row (B, 1), and strength there (B, 1), 0 where it is free
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """w (B, d) -> (B,)"""
+        return self._value(self.energy.logits(w)[0])
+
+    @torch.no_grad()
+    def with_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """F (B,) and ∇F (B, d)."""
+        logits, slopes = self.energy.logits(w)
+        gradients = []
+        for place, found in enumerate(logits):
+            gradient = found.softmax(-1)
+            if place in self.asked:
+                classes, strength = self.asked[place]
+                gradient = ((1 - strength) * gradient).scatter_add_(1, classes, strength)
+            gradients.append(gradient)
+        return self._value(logits), self.energy.pull_back(gradients, slopes)
+
+    def _value(self, logits: list[Tensor]) -> Tensor:
+        value = self.net.sum_heads(logits)
+        for place, (classes, strength) in self.asked.items():
+            chosen = logits[place].log_softmax(-1).gather(-1, classes)
+            value = value + (strength * chosen)[:, 0]
+        return value
+
+
+def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FREE) -> Potential:
+    """F(·, t) under *condition* at the rows' levels (B,), for many points w (B, d) without gradients in the weights."""
+    net = prior.energy
+    closed = isinstance(prior.transport, Identity) and prior.explicit is None and condition.symbols_only
+    if type(net) is not EnergyNet or not closed:  # a subclass may compute something else
+        return lambda w: prior.potential(w, level, condition)
+    names, asked = list(net.head_sizes), {}
+    for head, classes in condition.symbols.items():
+        active = classes >= 0
+        if prior.symbol_levels == "first":
+            active = active & (level == 0)
+        asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
+    return FixedPotential(net, fix(net, level, prior.chain.dtype), asked)
