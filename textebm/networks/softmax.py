@@ -81,10 +81,10 @@ def _chunked(
         real, target = part.stop - part.start, targets[part, None]
         x = small_hidden[start : start + rows]
         logits = (x @ small_weight.t()).float().add_(bias)  # (rows, V)
-        normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+        residual = logits.softmax(-1)  # one fused pass; its largest entry, at least 1/V, gives the normaliser
+        normaliser = logits.amax(-1, keepdim=True) - residual.amax(-1, keepdim=True).log()
         losses[part] = (normaliser[:real] - logits[:real].gather(1, target))[:, 0]
-        if wanted:
-            residual = logits.sub_(normaliser).exp_()  # softmax − one-hot, the logits' gradient
+        if wanted:  # softmax − one-hot is the logits' gradient
             residual[:real].scatter_add_(1, target, -torch.ones_like(normaliser[:real]))
             residual[real:] = 0
             if row_weight is not None:

@@ -72,7 +72,7 @@ class Trainer:
                 {"params": [*model.encoder.parameters(), *model.decoder.parameters()], "lr": options.learning_rate},
                 {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
             ],
-            weight_decay=options.weight_decay, betas=(0.9, 0.99),
+            weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         # each process draws its own noise; process 0 of any number draws what a single process would
