@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
@@ -178,6 +179,7 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
     chain = ChainSettings(
         options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
         options.learning == "score_matching" if options.metropolis is None else options.metropolis, options.start,
+        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
     )  # fmt: skip
     return LatentPrior(
         dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,

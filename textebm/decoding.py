@@ -16,7 +16,7 @@ from transformers.generation.logits_process import (
 )
 
 from textebm.errors import TextEBMError
-from textebm.networks.decoder import Decoder
+from textebm.networks.decoder import Decoder, FindsBestWord
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,24 @@ def _one_by_one(
     tokens = torch.full_like(rows, tokenizer.bos_token_id)
     state = decoder.start(z)
     alive = torch.ones_like(rows, dtype=torch.bool)
-    for position in range(options.max_tokens):
-        logits, state = decoder.step(tokens, z, state)
+    quick = decoder if options.decoding == "greedy" and isinstance(decoder, FindsBestWord) else None
+    best_word = None if quick is None else quick.best_word(never)
+
+    def choose(logits: Tensor, before: Tensor) -> Tensor:
         logits = logits.float()
         logits[:, never] = -torch.inf
         if options.decoding == "greedy":
-            tokens = logits.argmax(-1)
+            return logits.argmax(-1)
+        probabilities = warpers(cast("torch.LongTensor", before), logits).softmax(-1)
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+    for position in range(options.max_tokens):
+        if quick is not None and best_word is not None:
+            hidden, state = quick.advance(tokens, z, state)
+            tokens = best_word(hidden)
         else:
-            before = cast("torch.LongTensor", output[rows, :position])
-            probabilities = warpers(before, logits).softmax(-1)
-            tokens = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            logits, state = decoder.step(tokens, z, state)
+            tokens = choose(logits, output[rows, :position])
         tokens = torch.where(alive, tokens, eos)
         output[rows, position] = tokens
         alive = alive & (tokens != eos)

@@ -127,6 +127,9 @@ class Prior(Part):
     metropolis: bool | None = Field(
         None, description="reject proposals (Metropolis-Hastings); default true, but false for recovery, which diverges"
     )
+    chain_precision: Literal["float32", "bf16"] = Field(
+        "bf16", description="of a chain's matrix products; bf16 only where the hardware has it"
+    )
     hidden_size: int = Field(256, ge=1)
     num_blocks: int = Field(3, ge=1)
     spectral_norm: bool = False

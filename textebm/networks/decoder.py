@@ -1,7 +1,8 @@
 """Decoders: p(x|z), teacher-forced for training and step by step for generation.
 
 One protocol: ``hidden(inputs, z)`` -> (B, T, E) states ready for the output layer; ``nll(hidden, targets)``;
-``start(z)`` -> state and ``step(tokens, z, state)`` -> (logits, state). A state is a flat tuple of tensors whose first
+``start(z)`` -> state and ``step(tokens, z, state)`` -> (logits, state), or ``advance`` -> (hidden, state) where the
+logits are not wanted. A state is a flat tuple of tensors whose first
 dimension is the batch, so that a caller can drop or reorder sentences with ``index_select``.
 The latent enters as the initial state and as an input at every step. The output layer shares the embedding's weights
 (Press & Wolf 2017).
@@ -10,12 +11,13 @@ The latent enters as the initial state and as an input at every step. The output
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textebm.networks.best_word import BestWord
 from textebm.networks.recurrent import Cell, RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -33,6 +35,15 @@ class Decoder(Protocol):
     def start(self, z: Tensor, /) -> DecoderState: ...
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState, /) -> tuple[Tensor, DecoderState]: ...
+
+
+@runtime_checkable
+class FindsBestWord(Protocol):
+    """What greedy decoding asks beside: the state without its logits, and the most probable word by a quicker way."""
+
+    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState, /) -> tuple[Tensor, DecoderState]: ...
+
+    def best_word(self, banned: Sequence[int], /) -> BestWord: ...
 
 
 def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
@@ -103,13 +114,22 @@ class RecurrentDecoder(nn.Module):
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """tokens (B,), z (B, d) -> logits (B, V) and the next state."""
+        hidden, state = self.advance(tokens, z, state)
+        return self.logits(hidden), state
+
+    def best_word(self, banned: Sequence[int]) -> BestWord:
+        """What finds the most probable word of each row that `advance` gives."""
+        return BestWord(self.embedding.weight, self.output_bias, banned)
+
+    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the next state."""
         x = self.embedding(tokens)
         new: list[Tensor] = []
         for layer, rung, layer_state in zip(self.layers, self.rungs, self._by_layer(state), strict=True):
             layer_state = layer.step(torch.cat([x, z[:, rung].to(x.dtype)], dim=-1), layer_state)
             new.extend(layer_state)
             x = layer_state[0]
-        return self.logits(self.project(x)), tuple(new)
+        return self.project(x), tuple(new)
 
     def _by_layer(self, state: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         count = self.layers[0].num_states
@@ -158,11 +178,20 @@ class TransformerDecoder(nn.Module):
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """tokens (B,), z (B, d) -> logits (B, V) and the grown cache."""
+        hidden, state = self.advance(tokens, z, state)
+        return self.logits(hidden), state
+
+    def best_word(self, banned: Sequence[int]) -> BestWord:
+        """What finds the most probable word of each row that `advance` gives."""
+        return BestWord(self.embedding.weight, self.output_bias, banned)
+
+    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the grown cache."""
         x = (self.inputs(self.embedding(tokens)) + self.every_step(z))[:, None]
         offset = state[0].shape[2]
         x = x + sinusoidal_positions(1, x.shape[2], offset=offset, device=x.device)
         x, state = self._run(x, state)
-        return self.logits(self.project(self.norm(x[:, 0]))), state
+        return self.project(self.norm(x[:, 0])), state
 
     def _run(self, x: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
         new: list[Tensor] = []

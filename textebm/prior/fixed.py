@@ -12,6 +12,7 @@ from torch import Tensor
 
 from textebm.networks.energy import EnergyNet
 from textebm.networks.energy_gradient import FixedEnergy, fix
+from textebm.networks.hardware import has_bfloat16_products
 from textebm.prior.condition import FREE, Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import Potential
@@ -67,4 +68,5 @@ def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FR
         if prior.symbol_levels == "first":
             active = active & (level == 0)
         asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
-    return FixedPotential(net, fix(net, level, prior.chain.dtype), asked)
+    quick = prior.chain.dtype != torch.bfloat16 or has_bfloat16_products(level.device)
+    return FixedPotential(net, fix(net, level, prior.chain.dtype if quick else torch.float32), asked)
