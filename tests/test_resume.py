@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -126,7 +127,7 @@ def child(
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(180)  # a busy machine may take long
     codes = [process.exitcode for process in processes]
     for process in processes:
         if process.is_alive():
@@ -255,6 +256,39 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(overrides: tupl
     assert child(broken, overrides, resume=True, ranks=2) == [0, 0], log_of(broken)
     first, second = remains(whole), remains(broken)
     assert [name for name in first if first[name] != second.get(name)] == []
+
+
+SHORT = "training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 4}]"
+EACH = ("training.evaluate_every=1", "encoder.dropout=0")
+
+
+def losses(directory: Path) -> list[float]:
+    """The loss of every step, as the run has logged it."""
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["train_loss"] for line in lines]
+
+
+def test_two_processes_do_what_one_does_that_accumulates_two_batches(tmp_path: Path) -> None:
+    overrides = (*EACH, SHORT, "decoder.word_dropout=0.2")
+    assert child(tmp_path / "two", overrides, ranks=2) == [0, 0], log_of(tmp_path / "two")
+    assert child(tmp_path / "one", (*overrides, "training.accumulate=2")) == [0], log_of(tmp_path / "one")
+    two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
+    assert len(one) == 10 and one[0] != pytest.approx(one[5], rel=1e-2)
+    assert two == pytest.approx(one, rel=2e-4)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> None:
+    """Where a batch's loss is a mean over its sentences: no statistics of the batch, hardly any noise."""
+    overrides = (
+        *EACH, "training.stages=[{name: autoencoder, steps: 9}]", "latent.standardize=false", "latent.max_stddev=2e-4",
+        "heads=[{name: code, classes: 3}]", "objective.mutual_information_weight=0",
+    )  # fmt: skip
+    assert child(tmp_path / "two", overrides, ranks=2) == [0, 0], log_of(tmp_path / "two")
+    assert child(tmp_path / "one", (*overrides, "training.batch_size=64")) == [0], log_of(tmp_path / "one")
+    assert child(tmp_path / "other", overrides) == [0], log_of(tmp_path / "other")
+    two, one, other = (losses(tmp_path / name) for name in ("two", "one", "other"))
+    assert two == pytest.approx(one, rel=2e-4)
+    assert other != pytest.approx(one, rel=2e-3), "half the batch is something else"
 
 
 @pytest.mark.slow

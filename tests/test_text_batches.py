@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textebm.text.batches import BatchOrder, collate, collate_texts, load_batches, padding_share, prefetch, shard
+from textebm.text.batches import BatchOrder, collate, collate_texts, load_batches, padding_share, parts, prefetch
 from textebm.text.tokenizer import TokenStore, train_word
 
 STORE = TokenStore(np.array([5, 6, 7, 8, 9, 4], dtype=np.int32), np.array([0, 3, 3, 5, 6]))
@@ -81,12 +81,12 @@ def test_clusters_are_drawn_uniformly_and_rows_within_them() -> None:
         BatchOrder(LENGTHS, 32).epoch(0, np.full(10_000, -1))
 
 
-@given(st.integers(1, 40), st.integers(1, 9))
-def test_shards_are_equally_long_and_leave_nothing_out(n: int, world: int) -> None:
-    shards = [shard(list(range(n)), rank, world) for rank in range(world)]
-    assert len({len(each) for each in shards}) == 1
-    assert set(itertools.chain(*shards)) == set(range(n))
-    assert len(shards[0]) == -(-n // world)
+@pytest.mark.parametrize(("n", "number"), [(8, 2), (7, 3), (2, 5), (1, 1)])
+def test_parts_leave_nothing_out_and_none_is_empty(n: int, number: int) -> None:
+    dealt = parts(np.arange(n), number)
+    assert len(dealt) == number and all(len(each) for each in dealt)
+    assert set(itertools.chain(*dealt)) == set(range(n))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
 def prefetch_threads() -> int:

@@ -296,3 +296,12 @@ def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: p
     assert TextEBM.from_pretrained(tmp_path / "run").generate(2) == stopped.model.generate(2)
     monkeypatch.setattr(runs, "measure", evaluate)
     assert runs.train(recipe(), out=tmp_path / "run", resume=True, quiet=True).evaluation is not None
+
+
+def test_accumulated_batches_make_one_step_of_all_their_sentences() -> None:
+    one, two = trainer(), trainer("training.accumulate=2")
+    assert two.plan[0].batches_per_epoch == -(-one.plan[0].batches_per_epoch // 2)
+    total = sum(step.tokens for step, _ in zip(two.steps(), range(two.plan[0].batches_per_epoch), strict=False))
+    assert total == int(two.train.store.lengths.sum() + len(two.train)), "each sentence once an epoch, with its end"
+    assert (abs(two.means).sum(1) > 0).all(), "and its posterior mean was kept"
+    assert set(two._noise) == {"noise", "noise_1"}

@@ -200,6 +200,9 @@ class Training(Part):
     )
     batch_size: int = Field(128, ge=1)
     prior_batch_size: int = Field(256, ge=1)
+    accumulate: int = Field(
+        1, ge=1, description="batches whose gradients are added up for one step; two are what two processes are"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     prior_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)

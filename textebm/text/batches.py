@@ -127,12 +127,10 @@ def draw_by_cluster(clusters: NDArray[np.integer], rng: np.random.Generator) -> 
     return order[starts[chosen] + rng.integers(sizes[chosen])]
 
 
-def shard(batches: Sequence[T], rank: int, world: int) -> list[T]:
-    """Every *world*-th batch from *rank* on; the first ones are used again so that every process gets as many."""
-    if not batches:
-        return []
-    each = -(-len(batches) // world)
-    return [batches[(rank + step * world) % len(batches)] for step in range(each)]
+def parts(rows: Rows, number: int) -> list[Rows]:
+    """*rows* dealt out like cards to *number* parts, which are then of similar lengths; a part that would be empty
+    holds the first row again."""
+    return [rows[first::number] if first < len(rows) else rows[:1] for first in range(number)]
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Iterable[NDArray[np.integer]]) -> float:

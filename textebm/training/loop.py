@@ -9,7 +9,8 @@ for bit, also in mid-epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,10 @@ from textebm.inference import ShortRun
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
-from textebm.objective.schedules import learning_rate_factor
+from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
-from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, shard, special_ids
+from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, parts, special_ids
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
 from textebm.training.state import pack, pack_random, unpack, unpack_random
@@ -75,11 +76,15 @@ class Trainer:
             weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        # each process draws its own noise; process 0 of any number draws what a single process would
-        self.generator = torch.Generator(self.device).manual_seed(recipe.seed + 7919 * self.accelerator.process_index)
+        # A step's batch is dealt out to places, `accumulate` in each process. Each place draws its own noise, so
+        # that two processes do what one does that accumulates two; place 0 of any number draws what a single would.
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.places = options.accumulate * world
+        self.mine = [rank + world * turn for turn in range(options.accumulate)]
+        self.generators = [torch.Generator(self.device).manual_seed(recipe.seed + 7919 * place) for place in self.mine]
         self.labels = known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed)
         self.unsupervised = [name for name, head in model.heads.items() if head.column is None]
-        self.order = BatchOrder(train.store.lengths, options.batch_size, recipe.seed)
+        self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed)
         self.plan = [self._plan(stage) for stage in options.stages]
         self.stage_index = self.stage_step = self.number = 0
         self.clusters: dict[str, NDArray[np.int64]] = {}
@@ -89,7 +94,7 @@ class Trainer:
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
-        batches = math.ceil(math.ceil(len(self.train) / size) / self.accelerator.num_processes)
+        batches = math.ceil(len(self.train) / (size * self.places))
         return StagePlan(stage.name, stage.steps or max(1, round((stage.epochs or 1) * batches)), batches)
 
     @property
@@ -116,7 +121,7 @@ class Trainer:
             packed = latents.packed
             if first == 0 and epoch == 0:
                 self._cluster(latents.mean.cpu().numpy())
-            size = self.recipe.training.prior_batch_size
+            size = self.recipe.training.prior_batch_size * self.places
             rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
             batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         else:
@@ -124,44 +129,80 @@ class Trainer:
                 self._end_text_epoch(self.stage_step / stage.steps)
             clusters = next(iter(self.clusters.values()), None) if self.recipe.objective.cluster_sampling else None
             batches = self.order.epoch(1000 * self.stage_index + epoch, clusters)
-        mine = shard(batches, self.accelerator.process_index, self.accelerator.num_processes)[first:last]
+        batches = batches[first:last]
+        shares = [[self._share(rows, place) for place in self.mine] for rows in batches]
+        mine = [parts(rows, self.places)[place] for rows in batches for place in self.mine]
         if stage.name == "prior":
-            for index in mine:
-                chosen = torch.from_numpy(index).to(self.device)
-                views = None if self._views is None else self._views[chosen]
-                batch = LatentBatch(latents.unpacked(packed[chosen]), self._targets(index), views)
-                yield self._step(stage, batch, None, 0)
+            held = iter(mine)
+            for share in shares:
+                yield self._step(stage, [self._latent_batch(next(held), packed) for _ in share], share)
         else:
-            for tokens in load_batches(self.train.store, mine, {}, self.model.tokenizer):
-                moved = tokens.to(self.device)
-                yield self._step(stage, moved, tokens.index.numpy(), int(tokens.lengths.sum()) - len(tokens))
+            loaded = load_batches(self.train.store, mine, {}, self.model.tokenizer)
+            for share in shares:
+                yield self._step(stage, [next(loaded).to(self.device) for _ in share], share)
 
-    def _step(
-        self, stage: StagePlan, batch: TokenBatch | LatentBatch, rows: NDArray[np.int64] | None, tokens: int
-    ) -> Step:
+    def _share(self, rows: NDArray[np.int64], place: int) -> float:
+        """What the mean over a place's part counts in the mean over the whole batch."""
+        held = len(range(place, len(rows), self.places))
+        return held / len(rows)
+
+    def _latent_batch(self, rows: NDArray[np.int64], packed: Tensor) -> LatentBatch:
+        assert self._latents is not None
+        chosen = torch.from_numpy(rows).to(self.device)
+        views = None if self._views is None else self._views[chosen]
+        return LatentBatch(self._latents.unpacked(packed[chosen]), self._targets(rows), views)
+
+    def _step(self, stage: StagePlan, batches: Sequence[TokenBatch | LatentBatch], shares: Sequence[float]) -> Step:
+        """One update from the parts of a batch that are this process's; the gradient is that of the whole batch's
+        mean."""
         self.wrapped.train()
         factor = learning_rate_factor(self.stage_step, stage.steps)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         weights = build_weights(self.recipe.objective, self.stage_step / max(stage.steps, 1))
-        targets = None if rows is None else self._targets(rows)
-        bf16 = self.recipe.training.mixed_precision == "bf16" and rows is not None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
-        values = {name: float(term.detach()) for name, term in objective.terms.items()}
-        self._check(values)
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(objective.loss)
+        values, tokens = dict[str, float](), 0
+        for turn, (batch, share, generator) in enumerate(zip(batches, shares, self.generators, strict=True)):
+            last = turn == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                terms = self._add_gradient(stage, batch, weights, share, generator)
+            for name, value in terms.items():
+                values[name] = values.get(name, 0.0) + share * value
+            if isinstance(batch, TokenBatch):
+                tokens += int(batch.lengths.sum()) - len(batch)
+        values = self._over_processes(values)
+        self._check(values)
         for group in self.optimizer.param_groups:
             norm = torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.training.gradient_clip)
             if not torch.isfinite(norm):
                 raise DivergenceError(self._advice("the gradient", float(norm)))
         self.optimizer.step()
-        if rows is not None and objective.posterior is not None:
-            self.means[rows] = objective.posterior.mean.detach().float().cpu().numpy()
         self.stage_step += 1
         self.number += 1
         return Step(self.number, stage, self.stage_step, values, tokens)
+
+    def _add_gradient(
+        self, stage: StagePlan, batch: TokenBatch | LatentBatch, weights: Weights, share: float,
+        generator: torch.Generator,
+    ) -> dict[str, float]:  # fmt: skip
+        """Backward through one part of a batch, which counts *share*; its terms."""
+        rows = batch.index.cpu().numpy() if isinstance(batch, TokenBatch) else None
+        targets = None if rows is None else self._targets(rows)
+        bf16 = self.recipe.training.mixed_precision == "bf16" and rows is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            objective: Objective = self.wrapped(batch, stage.name, weights, targets, generator)
+        # processes' gradients are averaged: each counts as many times as there are
+        self.accelerator.backward(objective.loss * (share * self.accelerator.num_processes))
+        if rows is not None and objective.posterior is not None:
+            self.means[rows] = objective.posterior.mean.detach().float().cpu().numpy()
+        return {name: float(term.detach()) for name, term in objective.terms.items()}
+
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """Terms summed over the processes, which so agree on when a run diverges."""
+        if self.accelerator.num_processes == 1:
+            return values
+        total = torch.tensor(list(values.values()), device=self.device)
+        return dict(zip(values, self.accelerator.reduce(total, "sum").tolist(), strict=True))
 
     def _targets(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         known = {**self.labels, **self.clusters}
@@ -266,13 +307,18 @@ class Trainer:
             calibrate(self.model.prior, n=64, rounds=8, generator=torch.Generator(self.device).manual_seed(1))
         return measure_health(self.model, self.validation, stage=stage)
 
+    @property
+    def _noise(self) -> dict[str, torch.Generator]:
+        """The generators of this process's places, by name."""
+        return {"noise" if not turn else f"noise_{turn}": each for turn, each in enumerate(self.generators)}
+
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together: random
         numbers, and the posterior means of its own batches, each process has for itself."""
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
-        own, own_json = pack_random({"noise": self.generator})
+        own, own_json = pack_random(self._noise)
         own["means"] = torch.from_numpy(self.means)
         processes = gather_object([(own, own_json)])
         clusters = {name: torch.from_numpy(values) for name, values in self.clusters.items()}
@@ -301,7 +347,7 @@ class Trainer:
             self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
-        unpack_random(own, state["random"][rank], {"noise": self.generator})
+        unpack_random(own, state["random"][rank], self._noise)
         self.means = own["means"].numpy().copy()
         self.clusters = {name: values.numpy().copy() for name, values in tensors["clusters"].items()}
         position = state["position"]
