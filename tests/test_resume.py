@@ -287,8 +287,8 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path) -> 
     assert child(tmp_path / "one", (*overrides, "training.batch_size=64")) == [0], log_of(tmp_path / "one")
     assert child(tmp_path / "other", overrides) == [0], log_of(tmp_path / "other")
     two, one, other = (losses(tmp_path / name) for name in ("two", "one", "other"))
-    assert two == pytest.approx(one, rel=2e-4)
-    assert other != pytest.approx(one, rel=2e-3), "half the batch is something else"
+    assert two == pytest.approx(one, rel=5e-3)  # the noise that is left is drawn for other rows
+    assert other != pytest.approx(one, rel=5e-2), "half the batch is something else"
 
 
 @pytest.mark.slow
