@@ -184,16 +184,15 @@ def test_without_guidance_nothing_is_there() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy",
                                   "hierarchical_diffusion_energy"])  # fmt: skip
 def test_every_prior_can_be_asked_by_example(kind: str) -> None:
-    model = untrained(*GUIDED, f"prior.kind={kind}", "prior.steps=3").eval()
+    model = untrained(*GUIDED, f"prior.kind={kind}", "prior.steps=3", "prior.chain_precision=float32").eval()
     model.prior.view_cosine.fill_(0.5)
     example = list(sentences(2))
     free, near = model.sample_latents(6, seed=1), model.sample_latents(6, like=example[:1], seed=1)
     both = model.sample_latents(6, like=example, symbols={"sentiment": 1}, seed=1)
     assert torch.isfinite(near).all() and not torch.equal(free, near) and not torch.equal(near, both)
-    assert torch.equal(model.sample_latents(6, like=example, like_strength=0.0, seed=1), free) or kind in (
-        "gaussian",
-        "gaussian_mixture",
-    )  # fmt: skip  (a closed-form prior is drawn from directly when nothing is asked)
+    if "gaussian" not in kind:  # a closed-form prior is drawn from directly when nothing is asked
+        nothing = model.sample_latents(6, like=example, like_strength=0.0, seed=1)
+        torch.testing.assert_close(nothing, free, atol=1e-4, rtol=1e-4)
 
 
 def test_training_makes_samples_like_their_examples() -> None:

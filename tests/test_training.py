@@ -74,9 +74,10 @@ def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:
     seen: list[int] = []
     original = worker._step
 
-    def watched(stage: Any, batch: Any, rows: Any, tokens: int) -> Any:
-        seen.extend(rows.tolist())
-        return original(stage, batch, rows, tokens)
+    def watched(stage: Any, batches: Any, shares: Any) -> Any:
+        for batch in batches:
+            seen.extend(batch.index.tolist())
+        return original(stage, batches, shares)
 
     worker._step = watched  # type: ignore[method-assign]
     steps = list(worker.steps())
@@ -301,7 +302,7 @@ def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: p
 def test_accumulated_batches_make_one_step_of_all_their_sentences() -> None:
     one, two = trainer(), trainer("training.accumulate=2")
     assert two.plan[0].batches_per_epoch == -(-one.plan[0].batches_per_epoch // 2)
-    total = sum(step.tokens for step, _ in zip(two.steps(), range(two.plan[0].batches_per_epoch), strict=False))
+    total = sum(step.tokens for _, step in zip(range(two.plan[0].batches_per_epoch), two.steps(), strict=False))
     assert total == int(two.train.store.lengths.sum() + len(two.train)), "each sentence once an epoch, with its end"
     assert (abs(two.means).sum(1) > 0).all(), "and its posterior mean was kept"
     assert set(two._noise) == {"noise", "noise_1"}
