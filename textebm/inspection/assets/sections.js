@@ -51,7 +51,7 @@ const cardOf = (head, card, goTo, map) => {
     el("p", { class: "muted small measure" }, bar(card.share, "share of the sentences"), `${plural(card.size, "sentence")}, ${percent(card.share)}`,
       card.confidence === null ? null : ` · confidence ${number(card.confidence, 2)}`),
     card.words.length ? el("p", { class: "words", dir: "auto" }, card.words.map((w, i) =>
-      el("span", { class: `word w${Math.floor(i / 3)}`, title: `c-TF-IDF ${number(w.score, 3)}, ${w.count} times` }, w.text, " "))) : null,
+      el("span", { class: `word w${Math.floor(i / 3)}`, title: `${plural(w.count, "time")}; c-TF-IDF ${number(w.score, 3)}; ${number(w.z, 3)} standard errors above the other codes` }, w.text, " "))) : null,
     groups.size ? el("dl", { class: "shares" }, [...groups].map(([label, shares]) => el("div", {}, el("dt", { dir: "auto" }, label), el("dd", {}, shares.map((s) =>
       el("span", { class: s.lift >= 1.5 ? "share strong" : "share", title: `${plural(s.count, "sentence")}` }, el("bdi", {}, s.name), ` ${percent(s.share)}`,
         el("span", { class: "muted" }, ` ×${number(s.lift, 2)}`))))))) : null,
