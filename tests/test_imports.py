@@ -33,7 +33,7 @@ ALLOWED = {
     "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
     "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
     "evaluation": {"errors", "text"},
-    "inspection": {"errors", "text", "evaluation", "model", "reading"},
+    "inspection": {"errors", "text", "evaluation", "model", "reading", "prior"},  # prior.sampling: its chains are timed
     "training": {
         *("errors", "recipe", "build", "pretrained", "model", "reading", "objective", "prior", "networks", "text"),
         *("evaluation", "inspection"),
@@ -42,8 +42,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {"*"},
 }
-# Allowed inside a function only: the model's from_pretrained and save_pretrained call what is built upon the model.
-LAZY = {"model": {"pretrained"}}
+# Allowed inside a function only: the model's from_pretrained, save_pretrained and inspect call what is built upon it.
+LAZY = {"model": {"pretrained"}, "generation": {"inspection"}}
 # Keyword arguments that let a file run code.
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.

@@ -1,4 +1,4 @@
-"""Commands for looking at what a run learned: report, codes."""
+"""Commands for looking at what a run learned: report, codes, figure."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def report(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many sentences, chosen by the seed.")] = 3000,
     split: SplitOption = "test",
+    umap: Annotated[bool, typer.Option("--umap", help="With a UMAP map beside PCA and t-SNE; needs umap-learn.")] = False,
     seed: SeedOption = 0,
     data: DataOption = None,
 ) -> None:
@@ -44,7 +45,7 @@ def report(
     with stdout_kept_clean(), spinner("report") as progress:
         from textebm.training.report import report_run
 
-        path = report_run(run, out=out, limit=limit, split=split, seed=seed, data_dir=data, progress=progress)
+        path = report_run(run, out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress)
     print(path)
 
 
@@ -80,6 +81,41 @@ def codes(
         emit([asdict(card) for card in cards], indent=2)
     elif csv_file is None:
         _show(cards)
+
+
+def figure(
+    run: RunArgument,
+    kind: Annotated[str, typer.Argument(metavar="map|codes|heatmap", help="What to draw.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .pdf, .svg or .png.")],
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="NAME", help="Head or label that colours the map; label of the heat map."),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", metavar="HEAD", help="Whose codes; those found unless given.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--map", help="pca, tsne (unless given) or umap, which needs umap-learn.")
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="With the prior's samples on the map.")] = False,
+    width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches.")] = None,
+    split: SplitOption = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many sentences (3,000, and for codes all).")
+    ] = None,
+    seed: SeedOption = 0,
+    data: DataOption = None,
+) -> None:
+    """Draw the latent map, the codes or codes against labels for a paper; needs matplotlib."""
+    check_run(run)
+    with stdout_kept_clean(), spinner("drawing"):
+        from textebm.training.report import figure_of_run
+
+        path = figure_of_run(
+            run, kind, out, by=by, head=head, layout=layout, samples=samples, limit=limit, split=split, seed=seed,
+            width=width, data_dir=data,
+        )  # fmt: skip
+    print(path)
 
 
 def _write_csv(cards: list[CodeCard], path: Path) -> None:
@@ -129,3 +165,4 @@ def _show(cards: list[CodeCard]) -> None:
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm report runs/quickstart --out quickstart.html")(report)
     app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")(codes)
+    app.command(epilog="Example: textebm figure runs/quickstart map --by sentiment --out map.pdf")(figure)
