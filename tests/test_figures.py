@@ -120,9 +120,7 @@ def test_umap_is_added_and_the_other_maps_stay(monkeypatch: pytest.MonkeyPatch) 
     assert Projection.from_json(json.loads(json.dumps(second.to_json()))).to_json() == second.to_json()
 
 
-def test_umap_that_is_not_there_is_said(
-    monkeypatch: pytest.MonkeyPatch, run_directory: Path, tmp_path: Path
-) -> None:
+def test_umap_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, run_directory: Path, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(TextEBMError, match=r"pip install 'textebm\[umap\]'"):
         project(np.zeros((3, 2)), np.zeros((0, 2)), umap=True)

@@ -177,8 +177,8 @@ def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
 
         z(t, c) = (logit p(t|c) − logit p(t|¬c)) / sqrt(1 / (tf(t, c) + a_t) + 1 / (tf(t, ¬c) + a_t))
 
-    with each frequency estimated under a Dirichlet prior a_t = tf(t) / C, one class's worth of the corpus (the informative
-    Dirichlet prior of Monroe, Colaresi & Quinn 2008, "Fightin' Words"). counts: of the C classes -> z of their words.
+    with each frequency estimated under a Dirichlet prior a_t = tf(t) / C, one class's worth of the corpus (the
+    informative prior of Monroe, Colaresi & Quinn 2008, "Fightin' Words"). counts: of the C classes -> z of their words.
     """
     total: Counter[str] = Counter()
     for own in counts:

@@ -82,14 +82,17 @@ def draw_map(
         size = float(np.clip(9000 / max(1, len(values)), 3.0, 18.0))
         counts = np.bincount(values[values >= 0], minlength=len(names))
         if (values < 0).any():
-            axes.scatter(*layout.points[values < 0].T, s=size, c=MISSING, linewidths=0, label="no label", rasterized=True)
+            axes.scatter(
+                *layout.points[values < 0].T, s=size, c=MISSING, linewidths=0, label="no label", rasterized=True
+            )
         for index, name in enumerate(names):
             if counts[index]:  # the rarer a class, the higher its marks lie
                 own = layout.points[values == index]
                 colour, shape = mark(index)
                 axes.scatter(
-                    *own.T, s=size, c=colour, marker=shape, linewidths=0, alpha=0.85, label=f"{name} ({counts[index]:,})",
-                    rasterized=len(values) > 5000, zorder=2 + 1 / (1 + counts[index]),
+                    *own.T, s=size, c=colour, marker=shape, linewidths=0, alpha=0.85,
+                    label=f"{name} ({counts[index]:,})", rasterized=len(values) > 5000,
+                    zorder=2 + 1 / (1 + counts[index]),
                 )  # fmt: skip
         if samples and len(layout.samples):
             axes.scatter(
@@ -112,7 +115,7 @@ def draw_map(
     return figure
 
 
-def draw_codes(cards: Sequence[CodeCard], *, words: int = 6, most: int = 40, width: float = 6.5) -> Figure:
+def draw_codes(cards: Sequence[CodeCard], *, width: float = 6.5, words: int = 6, most: int = 40) -> Figure:
     """Sizes of the codes as bars, the largest first, each with its words and its most lifted label."""
     shown = sorted(cards, key=lambda card: (-card.size, card.code))[:most]
     with _style():
@@ -179,7 +182,7 @@ def choose(asked: str | None, known: Sequence[str], what: str, default: str | No
     if not known:
         raise TextEBMError(f"there is no {what} here to draw by")
     if asked is None:
-        return default if default in known else known[0]
+        return default if default is not None and default in known else known[0]
     if asked not in known:
         raise TextEBMError(f"unknown {what} {asked!r}{did_you_mean(asked, known)}")
     return asked

@@ -2,7 +2,7 @@
 
 | name | a row is | columns |
 |---|---|---|
-| sentences | a sentence | text, one a label, `<head>` and `<head> confidence`, energy, loss (nats), `<map> x`, `<map> y` |
+| sentences | a sentence | text, the labels, `<head>`, `<head> confidence`, energy, loss (nats), `<map> x`, `<map> y` |
 | samples | a prior sample | text, energy (nats), `<map> x`, `<map> y` |
 | codes | a class of a head | as `textebm codes --csv` has them |
 | words | a word of a class | head, code, word, score (c-TF-IDF), count, z |
@@ -10,6 +10,8 @@
 | control | a strength of a head | head, strength, agreement, n |
 | chains | a level of the prior | level, signal, acceptance, steps, ess_position, ess_energy |
 | energies | a bin at a level | level, from, to (nats), means, draws, samples (shares) |
+
+Where a label has a head's name, the head's column is `predicted <head>`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two dimensions to look at: PCA, t-SNE and UMAP of posterior means, with prior samples among them; seeded, and stored."""
+"""Two dimensions to look at: PCA, t-SNE, UMAP of posterior means, with prior samples among them; seeded, stored."""
 
 from __future__ import annotations
 

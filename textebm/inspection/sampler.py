@@ -158,9 +158,10 @@ def energies(model: TextEBM, mean: Tensor, draw: Tensor, path: Tensor, *, seed: 
         mixed = rng.permutation(np.concatenate([draws, samples]))
         shares = [_shares(each, edges) for each in (means, draws, samples)]
         twins = [_shares(each, edges) for each in (mixed[: len(draws)], mixed[len(draws) :])]
+        of_means, of_draws, of_samples = (tuple(each.tolist()) for each in shares)
         found.append(
             Energies(
-                level, signal, float(edges[0]), float(edges[-1]), *(tuple(each.tolist()) for each in shares),
+                level, signal, float(edges[0]), float(edges[-1]), of_means, of_draws, of_samples,
                 overlap=float(np.minimum(shares[1], shares[2]).sum()), chance_overlap=float(np.minimum(*twins).sum()),
             )
         )  # fmt: skip

@@ -37,8 +37,9 @@ def report_run(
 ) -> Path:  # fmt: skip
     """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
 
-    limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The map is kept in projection.json, so that it
-    looks the same each time for the same model and sentences. Raises TextEBMError subclasses.
+    limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The maps
+    are kept in projection.json, so that they look the same each time for the same model and sentences.
+    Raises TextEBMError subclasses.
     """
     directory = Path(directory)
     if umap:
@@ -97,7 +98,7 @@ def codes_of_run(
 
 
 def figure_of_run(
-    directory: str | Path, kind: str, out: str | Path, *, by: str | None = None, head: str | None = None,
+    directory: str | Path, what: str, out: str | Path, *, by: str | None = None, head: str | None = None,
     layout: str | None = None, samples: bool = False, limit: int | None = None, split: str = "test", seed: int = 0,
     width: float | None = None, data_dir: str | Path | None = None,
 ) -> Path:  # fmt: skip
@@ -106,41 +107,42 @@ def figure_of_run(
     by: the head or label that colours the map, or the label of the heat map. head: whose codes. layout: which map. A
     map is the report's own where it is stored for the same sentences.
     """
-    figures.choose(kind, FIGURES, "figure")
+    figures.choose(what, FIGURES, "figure")
     out, directory = Path(out), Path(directory)
     figures.find_matplotlib()
     figures.check_out(out)
-    sizes = {} if width is None else {"width": width}
-    if kind == "codes":
+    if what == "codes":
         cards = codes_of_run(
             directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir
         )  # fmt: skip
-        figures.save(figures.draw_codes(cards, **sizes), out)
+        figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
     model, corpus = _open(directory, data_dir)
     rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
     encoding = model.encode(rows.texts)
-    if kind == "heatmap":
+    if what == "heatmap":
         head = figures.choose(head, list(model.heads), "head", _found_head(model))
         label = figures.choose(by, list(rows.labels), "label")
         column, codes = rows.labels[label], encoding.codes[head].numpy()
         classes = model.heads[head].classes
         counts = np.stack([label_counts(column, np.flatnonzero(codes == code)) for code in range(len(classes))])
-        drawn = figures.draw_heatmap(counts, classes, column.classes, head=head, label=label, **sizes)
+        drawn = figures.draw_heatmap(counts, classes, column.classes, head=head, label=label, width=width)
     else:
         projection = projection_of(
             model, rows, encoding, seed=seed, umap=layout == "umap", identity=_identity(directory),
             stored=_stored(directory / "projection.json"),
         )  # fmt: skip
         layout = figures.choose(layout, list(projection.layouts), "map", "tsne")
-        by = figures.choose(by, list(dict.fromkeys([*model.heads, *rows.labels])), "head or label", head or _found_head(model))
+        by = figures.choose(
+            by, list(dict.fromkeys([*model.heads, *rows.labels])), "head or label", head or _found_head(model)
+        )
         if by in rows.labels:  # what was labelled, where a head has learned the same
             names, values = rows.labels[by].classes, rows.labels[by].values
         else:
             names, values = model.heads[by].classes, encoding.codes[by].numpy()
         drawn = figures.draw_map(
             projection.layouts[layout], names, values, title=f"{directory.resolve().name}, by {by}", samples=samples,
-            **sizes,
+            width=width or 5.0,
         )  # fmt: skip
     figures.save(drawn, out)
     return out

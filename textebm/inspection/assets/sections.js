@@ -269,4 +269,5 @@ addEventListener("beforeprint", () => { before = root.dataset.theme || ""; root.
 addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; themed(); });
 build();
 themed();
+performance.mark("ready");
 root.dataset.ready = "yes";
