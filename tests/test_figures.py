@@ -143,7 +143,7 @@ def test_umap_itself() -> None:
 def test_matplotlib_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, run_directory: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     answer = CliRunner().invoke(app, ["figure", str(run_directory), "map", "--out", "/tmp/never.pdf"])
-    assert answer.exit_code == 2 and "pip install 'textebm[figure]'" in answer.stderr
+    assert answer.exit_code == 2 and "pip install 'textebm[figures]'" in answer.stderr
 
 
 def card(code: int, size: int, name: str = "", words: tuple[str, ...] = ()) -> CodeCard:
@@ -155,7 +155,7 @@ def card(code: int, size: int, name: str = "", words: tuple[str, ...] = ()) -> C
 
 
 def test_each_figure_shows_its_data() -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figure])")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figures])")
     from textebm.inspection import figures
 
     rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ def test_each_figure_shows_its_data() -> None:
     ],
 )
 def test_the_figure_command(run_directory: Path, tmp_path: Path, arguments: list[str], begins: bytes) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figure])")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figures])")
     ending = {b"%PDF": "pdf", b"<?xml": "svg", b"\x89PNG": "png"}[begins]
     files = [tmp_path / f"{name}.{ending}" for name in "ab"]
     for file in files:
@@ -208,7 +208,7 @@ def test_the_figure_command(run_directory: Path, tmp_path: Path, arguments: list
 def test_what_cannot_be_drawn_is_said(
     run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
 ) -> None:
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figure])")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figures])")
     monkeypatch.chdir(tmp_path)
     answer = CliRunner().invoke(app, ["figure", str(run_directory), *arguments])
     assert answer.exit_code == 2 and said in answer.stderr and list(tmp_path.iterdir()) == []
@@ -216,7 +216,7 @@ def test_what_cannot_be_drawn_is_said(
 
 def test_the_map_is_the_reports_own(run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stored map is drawn again, not made again."""
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figure])")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figures])")
     reports.report_run(run_directory, limit=40, out=tmp_path / "r.html")
 
     def never(*arguments: Any, **options: Any) -> Projection:

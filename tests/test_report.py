@@ -339,7 +339,8 @@ def use_everything(browser: Browser, *, buttons: bool = True) -> None:
         browser.js("document.querySelectorAll('main button, #theme').forEach(b => b.click())")
     browser.js("document.querySelectorAll('.legend .chip, .tabs button').forEach(b => b.click())")
     browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
-    browser.js("(i => { i.value = '<'; i.dispatchEvent(new Event('input')); })(document.querySelector('[type=search]'))")
+    search = "document.querySelector('[type=search]')"
+    browser.js(f"(i => {{ i.value = '<'; i.dispatchEvent(new Event('input')); }})({search})")
     browser.js("document.querySelector('.plot canvas + canvas').focus()")
     for key in ("Escape", "ArrowRight", "ArrowUp", "Enter"):
         browser.key(key)

@@ -24,7 +24,7 @@ from textebm.cli.shared import (
 from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
-    from textebm.inspection.codes import CodeCard
+    from textebm.inspection.codes import CodeCard, LabelShare
 
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
@@ -155,7 +155,7 @@ def _show(cards: list[CodeCard]) -> None:
             Text(_printable(card.name), style="bold"), f"{card.size:,}",
             "" if card.confidence is None else f"{card.confidence:.2f}",
             Text(_printable(" ".join(word.text for word in card.words[:8]))),
-            *(Text(f"{_printable(share.name)} {share.share:.0%}\nlift {share.lift:.2g}" if share else "") for share in shares),
+            *(Text(_share(share)) for share in shares),
             sentences,
         )  # fmt: skip
     out = console()
@@ -165,6 +165,10 @@ def _show(cards: list[CodeCard]) -> None:
     for card in cards:
         if card.duplicates:
             out.print(Text(f"nearly the same: {card.name} and {', '.join(card.duplicates)}"))
+
+
+def _share(share: LabelShare | None) -> str:
+    return f"{_printable(share.name)} {share.share:.0%}\nlift {share.lift:.2g}" if share else ""
 
 
 def _printable(text: str) -> str:

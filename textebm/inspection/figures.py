@@ -44,7 +44,7 @@ def find_matplotlib() -> Any:
         import matplotlib
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise TextEBMError(f"figures need matplotlib ({error}): pip install 'textebm[figure]'") from None
+        raise TextEBMError(f"figures need matplotlib ({error}): pip install 'textebm[figures]'") from None
     return matplotlib
 
 
