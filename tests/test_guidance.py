@@ -147,9 +147,10 @@ def test_layers_add_their_views() -> None:
     net = LayeredEnergyNet((2, 3), 2, {"y": 2}, hidden_size=8, num_blocks=1, view_size=4)
     z, level = torch.randn(5, 5, generator=generator()), torch.tensor([0, 1, 0, 1, 0])
     _, view = net.logits_and_view(z, level)
-    parts = [each.logits_and_view(part, level)[1] for each, part in zip(net.layers, z.split((2, 3), -1), strict=True)]
-    assert view is not None and parts[0] is not None and parts[1] is not None
-    torch.testing.assert_close(view, parts[0] + parts[1])
+    parts = [*z.split((2, 3), -1), z]  # the last net reads all layers
+    views = [each.logits_and_view(part, level)[1] for each, part in zip(net.layers, parts, strict=True)]
+    assert view is not None
+    torch.testing.assert_close(view, torch.stack([each for each in views if each is not None]).sum(0))
 
 
 # -- the whole model -------------------------------------------------------------------------------------------------

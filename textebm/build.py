@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
+from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
@@ -20,7 +21,7 @@ from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.reading import Decoder, Encoder, SymbolHead
-from textebm.recipe import LAYERS, Data, Latent, Objective, Recipe
+from textebm.recipe import LAYERS, Data, Inference, Latent, Objective, Recipe
 from textebm.text import corpora, tokenizer
 
 # a prior of each kind where the recipe leaves it open
@@ -32,6 +33,11 @@ STEPS = {
     "gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2,
     "joint_energy": 40, "hierarchical_diffusion_energy": 2,
 }  # fmt: skip
+
+
+# inference of each kind where the recipe leaves it open
+INFERENCE_STEPS = {"refined": 5, "short_run": 10}
+INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
@@ -72,8 +78,17 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[
         _encoder(recipe, len(tokenizer), layers), _decoder(recipe, len(tokenizer), layers),
         _prior(recipe, layers, heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
-        recipe=recipe.model_dump(mode="json"),
+        refinement=_refinement(recipe.inference), recipe=recipe.model_dump(mode="json"),
     )  # fmt: skip
+
+
+def _refinement(options: Inference) -> Refinement | None:
+    if options.kind != "refined":
+        return None
+    weight = 1.0 if options.elbo_weight is None else options.elbo_weight
+    return Refinement(
+        options.steps or INFERENCE_STEPS["refined"], options.step_size or INFERENCE_STEP_SIZE["refined"], weight
+    )
 
 
 def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
@@ -83,8 +98,11 @@ def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
 
 
 def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Encoder:
-    options, latent = recipe.encoder, recipe.latent
-    encoder: Encoder
+    options, latent, inference = recipe.encoder, recipe.latent, recipe.inference
+    if inference.kind == "short_run":
+        steps = inference.steps or INFERENCE_STEPS["short_run"]
+        return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
+    encoder: RecurrentEncoder | TransformerEncoder
     if options.kind == "transformer":
         encoder = TransformerEncoder(
             vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,

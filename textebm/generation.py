@@ -117,10 +117,12 @@ class Generation(Reading):
         return texts
 
     def reconstruct(
-        self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4
+        self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4, refine: int = 0
     ) -> list[str]:
-        """Decode the posterior mean of each text."""
-        return self.decode(self.encode(texts).mean, decoding=decoding, seed=seed, num_beams=num_beams)
+        """Decode the posterior mean of each text; refine: as in `encode`."""
+        return self.decode(
+            self.encode(texts, refine=refine, seed=seed).mean, decoding=decoding, seed=seed, num_beams=num_beams
+        )
 
     @torch.no_grad()
     def edit(

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
+from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
-from textebm.prior.likelihood import log_prob_bound
+from textebm.networks.encoder import Posterior, RecurrentEncoder, TransformerEncoder
+from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
+from textebm.prior.sampler import potential_and_gradient
+from textebm.scoring import NllInterval, Progress, nll_interval
 from textebm.text.batches import TokenBatch, collate_texts
 
-Encoder = RecurrentEncoder | TransformerEncoder
+Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
 Decoder = RecurrentDecoder | TransformerDecoder
 
 
@@ -79,6 +82,7 @@ class Reading(nn.Module):
     tokenizer: PreTrainedTokenizerFast
     heads: dict[str, SymbolHead]
     max_tokens: int
+    refinement: Refinement | None
     reconstruction_nll: Callable[[TokenBatch, Tensor], Tensor]
 
     @property
@@ -95,16 +99,59 @@ class Reading(nn.Module):
         """Whether the model can generate by example (trained with contrastive guidance)."""
         return self.encoder.view is not None
 
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def posterior(
+        self, batch: TokenBatch, generator: torch.Generator | None = None, *, seed: int = 0, learned_prior: bool = True,
+        refine: int = 0, features: Tensor | None = None,
+    ) -> Posterior:  # fmt: skip
+        """q(u|x): the encoder's, or the end of a short run, whose noise is the generator's or that of text and seed.
+
+        learned_prior: whether a chain's target has the prior as it is now, or N(0, I). refine: steps uphill from there.
+        features: the encoder's, where they are known.
+        """
+        if isinstance(self.encoder, ShortRun):
+            shape = (self.encoder.steps, len(batch), self.prior.dim)
+            noise = (
+                text_noise(batch.tokens, batch.lengths, shape[0], shape[2], seed)
+                if generator is None
+                else torch.empty(shape, device=self.device).normal_(generator=generator)
+            )
+            posterior = self.encoder(lambda rows: self.posterior_score(batch.rows(rows), learned_prior), noise)
+        else:
+            features = self.encoder.features(batch.tokens, batch.lengths) if features is None else features
+            posterior = self.encoder.posterior(features)
+        if refine:
+            chain = self.refinement or Refinement()
+            posterior = chain.mode(self.posterior_score(batch, learned_prior), posterior, refine)
+        return posterior
+
+    def posterior_score(self, batch: TokenBatch, learned_prior: bool = True) -> Score:
+        """∇_u log p(x, u) of the batch's texts as a function of u: no dropout, no gradient in any parameter."""
+
+        def score(u: Tensor) -> Tensor:
+            with still(self):
+                _, gradient = potential_and_gradient(lambda w: -self.reconstruction_nll(batch, w), u)
+                level = torch.zeros(len(u), dtype=torch.long, device=u.device)
+                return gradient + (self.prior.score(u, level) if learned_prior else -u)
+
+        return score
+
     # -- texts in ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 256) -> Encoding:
-        """Posterior means and symbol posteriors p(y|z) at the means."""
+    def encode(self, texts: Sequence[str], batch_size: int = 256, *, refine: int = 0, seed: int = 0) -> Encoding:
+        """Posterior means and symbol posteriors p(y|z) at the means.
+
+        refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
+        and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
+        """
+        _check_refine(refine)
         means, stddevs = [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch in self._batches([texts[i] for i in rows], batch_size):
-                posterior = self.encoder(batch.tokens, batch.lengths)
+                posterior = self.posterior(batch, seed=seed, refine=refine)
                 means.append(posterior.mean.cpu())
                 stddevs.append(posterior.stddev.cpu())
             empty = torch.zeros(0, self.prior.dim)
@@ -133,7 +180,7 @@ class Reading(nn.Module):
     @torch.no_grad()
     def views(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
-        if self.encoder.view is None:
+        if isinstance(self.encoder, ShortRun) or self.encoder.view is None:
             raise TextEBMError(
                 "this model has no contrastive views to be like examples by: train it with "
                 "objective.contrastive_weight above 0 (0.3, say)"
@@ -152,18 +199,20 @@ class Reading(nn.Module):
         return Classification(labels, probabilities)
 
     @torch.no_grad()
-    def elbo_terms(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256) -> ElboTerms:
+    def elbo_terms(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, refine: int = 0) -> ElboTerms:
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
         partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
+        _check_refine(refine)
         generator = self._generator(seed)
         nll, kl, lengths = [], [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch in self._batches([texts[i] for i in rows], batch_size):
-                draw = self.encoder(batch.tokens, batch.lengths).draw(generator)
+                draw = self.posterior(batch, seed=seed, refine=refine).draw(generator)
                 u, given = draw.u, draw.given
                 nll.append(self.reconstruction_nll(batch, u).cpu())
                 divergence = given.kl_to_standard_normal().sum(-1)
@@ -180,6 +229,20 @@ class Reading(nn.Module):
             return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
 
+    def nll_interval(
+        self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
+        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None,
+    ) -> NllInterval:  # fmt: skip
+        """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
+
+        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        """
+        annealing = Annealing(temperatures, burn_in, chains)
+        with self._evaluating():
+            return nll_interval(
+                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress
+            )
+
     @torch.no_grad()
     def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
@@ -187,7 +250,7 @@ class Reading(nn.Module):
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch in self._batches([texts[i] for i in rows], batch_size):
-                mean = self.encoder(batch.tokens, batch.lengths).mean
+                mean = self.posterior(batch).mean
                 losses.append(self.reconstruction_nll(batch, mean).cpu())
         return torch.cat(losses)[inverse] if losses else torch.zeros(0)
 
@@ -221,6 +284,11 @@ class Reading(nn.Module):
             yield
         finally:
             self.train(was_training)
+
+
+def _check_refine(steps: int) -> None:
+    if steps < 0:
+        raise TextEBMError(f"refine is a number of steps, 0 or more, got {steps}")
 
 
 def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textebm.inspection.codes import words_of
+from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
 from textebm.reading import SymbolHead
 

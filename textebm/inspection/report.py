@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 
 from textebm.errors import TextEBMError
-from textebm.evaluation.metric import Evaluation, describe
+from textebm.evaluation.catalogue import describe
+from textebm.evaluation.metric import Evaluation
 from textebm.inspection import frames, paths, sampler
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.projection import Projection, project, projection_key

@@ -39,7 +39,7 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
     means, stddevs, nll, shuffled, kls = [], [], [], [], []
     for start in range(0, n, 128):
         batch = collate(split.store, rows[start : start + 128], {}, **ids).to(model.device)
-        posterior = model.encoder(batch.tokens, batch.lengths)
+        posterior = model.posterior(batch, learned_prior=stage != "autoencoder")
         draw = posterior.draw(generator)
         nll.append(model.reconstruction_nll(batch, draw.u))
         shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0)))

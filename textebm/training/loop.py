@@ -22,6 +22,7 @@ from torch import Tensor
 
 from textebm.build import build_weights
 from textebm.errors import CheckpointError, DivergenceError
+from textebm.inference import ShortRun
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
@@ -231,14 +232,16 @@ class Trainer:
         views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
         posterior: Posterior | None = None
         ids = special_ids(self.model.tokenizer)
+        learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
             batch = collate(self.train.store, rows[chosen], {}, **ids).to(self.device)
-            features = encoder.features(batch.tokens, batch.lengths)
-            posterior = encoder.posterior(features)
-            packed[chosen] = posterior.packed
-            if views is not None:
+            features = None
+            if views is not None and not isinstance(encoder, ShortRun):
+                features = encoder.features(batch.tokens, batch.lengths)
                 views[chosen] = encoder.views(features)
+            posterior = self.model.posterior(batch, learned_prior=learned, features=features)
+            packed[chosen] = posterior.packed
         assert posterior is not None  # a split has sentences
         return posterior.unpacked(packed), views
 
@@ -248,9 +251,8 @@ class Trainer:
             buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
             some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
-            head = self.model.encoder.head
-            assert head is not None
-            head.absorb_statistics(self._encode(np.sort(some))[0])
+            if (head := self.model.encoder.head) is not None:
+                head.absorb_statistics(self._encode(np.sort(some))[0])
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
             calibrate(self.model.prior, generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
