@@ -35,7 +35,7 @@ ALLOWED = {
     "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
     # the language model that stands beside the measured one is made of the same networks and written out the same way
     "evaluation": {"errors", "text", "networks", "decoding"},
-    "inspection": {"errors", "text", "evaluation", "model", "reading"},
+    "inspection": {"errors", "text", "evaluation", "model", "reading", "prior"},  # prior.sampling: its chains are timed
     "training": {
         *("errors", "recipe", "build", "pretrained", "model", "reading", "inference", "objective", "prior"),
         *("networks", "text", "evaluation", "inspection"),
@@ -49,8 +49,8 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": {"*"},
 }
-# Allowed inside a function only: the model's from_pretrained and save_pretrained call what is built upon the model.
-LAZY = {"model": {"pretrained"}}
+# Allowed inside a function only: the model's from_pretrained, save_pretrained and inspect call what is built upon it.
+LAZY = {"model": {"pretrained"}, "generation": {"inspection"}}
 # Keyword arguments that let a file run code.
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.

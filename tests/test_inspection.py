@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import CorpusError, TextEBMError
 from textebm.evaluation import words as of_words
-from textebm.evaluation.words import c_tf_idf, top_words
+from textebm.evaluation.words import c_tf_idf, log_odds, top_words
 from textebm.inspection import codes as of_codes
 from textebm.inspection.codes import centroid_cosines, inspect_codes, spreadsheet_safe, to_rows
 from textebm.inspection.paths import compose, diffusions, edits, strength_sweep, walks
@@ -32,18 +32,41 @@ COLOUR = LabelColumn(("red", "blue"), np.array([0, 0, 1, 1, 0, -1]))
 
 def test_c_tf_idf_by_hand() -> None:
     found = c_tf_idf([{"a": 3, "b": 1}, {"a": 1, "c": 3}, {}])
-    # A = 8 words over the 2 classes that have any = 4; tf(a) = 4, tf(b) = 1, tf(c) = 3
-    assert found[0] == pytest.approx({"a": 3 * math.log(1 + 4 / 4), "b": 1 * math.log(1 + 4 / 1)})
-    assert found[1] == pytest.approx({"a": 1 * math.log(2), "c": 3 * math.log(1 + 4 / 3)})
+    # A = 8 words over the 2 classes that have any = 4; tf(a) = 4, tf(b) = 1, tf(c) = 3; either class has 4 words
+    root = math.sqrt(3 / 4)
+    assert found[0] == pytest.approx({"a": root * math.log(1 + 4 / 4), "b": 0.5 * math.log(1 + 4 / 1)})
+    assert found[1] == pytest.approx({"a": 0.5 * math.log(2), "c": root * math.log(1 + 4 / 3)})
     assert found[2] == {}
     assert c_tf_idf([]) == []
 
 
-def test_top_words_pass_over_what_everyone_says() -> None:
+def test_log_odds_by_hand() -> None:
+    one, two = log_odds([{"a": 3, "b": 1}, {"a": 1, "c": 3}])
+    # a_t = tf / 2, 4 in all. "a": (3 + 2) of (4 + 4) here, (1 + 2) of (4 + 4) in the other class
+    z = (math.log(5 / 3) - math.log(3 / 5)) / math.sqrt(1 / 5 + 1 / 3)
+    assert one["a"] == pytest.approx(z) and two["a"] == pytest.approx(-z)
+    assert one["b"] == pytest.approx((math.log(1.5 / 6.5) - math.log(0.5 / 7.5)) / math.sqrt(1 / 1.5 + 1 / 0.5))
+    assert log_odds([]) == [] and log_odds([{"a": 2}, {}]) == [{"a": 0.0}, {}]
+    assert log_odds([{"a": 2, "b": 1}]) == [{"a": 0.0, "b": 0.0}]  # a single class differs from nothing
+
+
+def test_function_words_do_not_lead() -> None:
+    """Classes of different size and length, all full of "the" and "was": none of them says so."""
+    rng = np.random.default_rng(0)
+    classes = []
+    for topic, size in (("soup", 40), ("staff", 15), ("car", 200)):
+        fill = rng.choice(["the", "was", "and", "a", "to"], size=(size, 6), p=[0.4, 0.3, 0.1, 0.1, 0.1])
+        classes.append([" ".join([*words, topic, f"{topic}{rng.integers(3)}"]) for words in fill])
+    for topic, words in zip(("soup", "staff", "car"), top_words(classes), strict=True):
+        assert [word.text.startswith(topic) for word in words[:4]] == [True] * 4
+        assert all(word.z > 1.96 for word in words)
+
+
+def test_top_words_of_little() -> None:
     red, blue, none = top_words([TEXTS[:2], TEXTS[2:4], []], n=3)
     assert [word.text for word in red] == ["red", "bus", "car"]  # equal scores: by the alphabet; no "the", no "."
     assert red[0].count == 2 and blue[0].text == "blue" and none == ()
-    (alone,) = top_words([TEXTS[:2]], n=2)  # a single code has every word as often as the corpus
+    (alone,) = top_words([TEXTS[:2]], n=2)  # a single code has no words that others have less
     assert {word.text for word in alone} == {"the", "red"}
 
 

@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, Metric
 from textebm.inspection.page import embed, render
+from textebm.inspection.paths import layers
 from textebm.inspection.report import RunFacts, inspect, page_data
-from textebm.inspection.rows import Rows, choose_rows
+from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.pretrained import save
 from textebm.text.grammar import corpus
 from textebm.training import report as reports
@@ -44,7 +47,15 @@ SHAPES = (
     "<a href=javascript:{}>x</a>",
     "<object data=http://127.0.0.1:9>{}", "<details open ontoggle={}>", "__proto__{}",
 )  # fmt: skip
-CODES = (SCRIPT, "throw Error(1)", "window.open('http://127.0.0.1:9')", "document.location='http://127.0.0.1:9'")
+CODES = (
+    SCRIPT, "throw Error(1)", "window.open('http://127.0.0.1:9')", "document.location='http://127.0.0.1:9'",
+    "console.log('hurt')", "alert`1`", "prompt(1)", "confirm(1)", "print()", "import('http://127.0.0.1:9/x.js')",
+    "new Image().src='http://127.0.0.1:9'", "navigator.sendBeacon('http://127.0.0.1:9')",
+    "new WebSocket('ws://127.0.0.1:9')", "new Worker('data:,alert(1)')", "document.write('<p>hurt')",
+    "setTimeout('alert(1)')", "document.body.innerHTML=''", "history.pushState(0,0,'x')", "self['al'+'ert'](1)",
+    "document.title='hurt'",
+)  # fmt: skip
+FOREIGN = "main script, main img, main iframe, main object, main base, main meta, main link, main math, main form"
 PAYLOADS = [shape.format(code) for shape in SHAPES for code in CODES]
 
 
@@ -104,17 +115,23 @@ def read(page: str) -> Reader:
     return reader
 
 
-def hostile(run_directory: Path) -> tuple[dict[str, Any], str]:
-    """The page data of the tiny model with payloads in place of everything that a person or a corpus could name."""
-    model = trained()
+@cache
+def inspected() -> dict[str, Any]:
+    """The page data of the tiny model, with everything in it that a page may show."""
     rows = choose_rows(corpus(300)["test"])
-    texts = [PAYLOADS[i % len(PAYLOADS)] for i in range(max(len(PAYLOADS), len(rows)))]
-    found = inspect(model, Rows([*rows.texts, *rows.texts, *rows.texts, *rows.texts][: len(texts)], {}, 1))
-    evaluation = Evaluation(seed=0, notes=PAYLOADS[:5], metrics={f"kl{PAYLOADS[0]}": Metric(1.0, PAYLOADS[1], True, 3)})
-    history = [{"step": 1, "stage": PAYLOADS[2], "kl": 2.0, "warnings": PAYLOADS, f"accuracy_{PAYLOADS[3]}": 0.5}]
-    facts = RunFacts(PAYLOADS[4], PAYLOADS[5], PAYLOADS[6], {PAYLOADS[7]: 1}, evaluation, history)
-    data = page_data(found, facts, {**RECIPE, "description": PAYLOADS[8], PAYLOADS[9]: PAYLOADS[10]})
-    known: dict[str, str] = {}
+    found = inspect(trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in
+                                                      rows.labels.items()}, 1))  # fmt: skip
+    found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))
+    evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": Metric(1.0, "nats", True, 3)})
+    history = [{"step": 1, "stage": "s", "kl": 2.0, "warnings": ["w: x"], "accuracy_x": 0.5}]
+    facts = RunFacts("name", "version", "split", {"train": 1}, evaluation, history)
+    return page_data(found, facts, {**RECIPE, "description": "words", "option": "value"})
+
+
+def hostile(turn: int = 0) -> tuple[dict[str, Any], str]:
+    """Payloads in place of every string of the page: all that a person or a corpus could name, and more. From one turn
+    to the next each field gets the payload five further on, so a hundred turns try a hundred in each."""
+    clean, known = inspected(), dict[str, str]()
 
     def poison(value: Any) -> Any:
         if isinstance(value, dict):
@@ -122,24 +139,37 @@ def hostile(run_directory: Path) -> tuple[dict[str, Any], str]:
         if isinstance(value, list | tuple):
             return [poison(item) for item in value]
         if isinstance(value, str):  # the same payload wherever the same name stands
-            return known.setdefault(value, f"{PAYLOADS[len(known) % len(PAYLOADS)]} {len(known)}")
+            number = len(known)
+            return known.setdefault(value, f"{PAYLOADS[(number + 5 * turn) % len(PAYLOADS)]} {number}")
         return value
 
-    data = {**poison(data), "points": {**data["points"], "text": texts}}
-    # names of heads and labels are keys too: the same payload in each place, and one with which objects are built
-    text = json.dumps(data)
-    for number, old in enumerate(found.cards):
-        new = "__proto__" if number == 0 else f"{PAYLOADS[number]}{number}"
-        data["heads"][number]["name"] = new
-        data["control"][number]["head"] = new
+    data = poison(clean)
+    for number, head in enumerate(clean["heads"]):  # names of heads and labels are keys too; one is no ordinary key
+        new = "__proto__" if number == turn % 3 else data["heads"][number]["name"]
+        data["heads"][number]["name"] = data["control"][number]["head"] = new
         for part in (data["points"]["code"], data["points"]["confidence"], data["cards"], data["tables"]):
-            part[new] = part.pop(old)
-    assert len(text) > 10_000
-    return data, PAYLOADS[1]
+            part[new] = part.pop(head["name"])
+        for label in clean["labels"]:
+            data["tables"][new][known[label["name"]]] = data["tables"][new].pop(label["name"])
+        for layer in data["layers"]["layers"] if data["layers"] else ():
+            layer["kept"][known[head["name"]]] = layer["kept"].pop(head["name"])
+    for label in clean["labels"]:
+        data["points"]["label"][known[label["name"]]] = data["points"]["label"].pop(label["name"])
+    if turn == 0:
+        data["points"]["text"] = (PAYLOADS * 2)[: max(len(PAYLOADS), len(data["points"]["text"]))]
+        extra = len(data["points"]["text"]) - len(clean["points"]["text"])
+        for part in (data["points"]["code"], data["points"]["confidence"], data["points"]["label"]):
+            for values in part.values():
+                values += [0] * extra
+        data["points"]["loss"] += [1.0] * extra
+        data["points"]["energy"] += [1.0] * extra
+        for layout in data["maps"]:
+            layout["points"] += [i / 7 % 13 for i in range(2 * extra)]
+    return data, PAYLOADS[(1 + 5 * turn) % len(PAYLOADS)]
 
 
 def test_there_are_enough_payloads() -> None:
-    assert len(set(PAYLOADS)) >= 100
+    assert len(set(PAYLOADS)) >= 500
 
 
 def test_json_stays_in_its_element() -> None:
@@ -151,8 +181,8 @@ def test_json_stays_in_its_element() -> None:
         embedded.encode()
 
 
-def test_hostile_text_adds_no_element(run_directory: Path, page: Path) -> None:
-    data, title = hostile(run_directory)
+def test_hostile_text_adds_no_element(page: Path) -> None:
+    data, title = hostile()
     plain, poisoned = read(page.read_text(encoding="utf-8")), read(render(data, title))
     policy = ("http-equiv", "Content-Security-Policy")
     assert [e for e in plain.elements] == [e for e in poisoned.elements]  # the policy too: the script is the same
@@ -297,26 +327,57 @@ def test_search_select_and_keys(browser: Browser, page: Path) -> None:
     assert browser.problems() == []
 
 
-def test_payloads_do_nothing(browser: Browser, run_directory: Path, tmp_path: Path) -> None:
-    data, title = hostile(run_directory)
-    path = tmp_path / "hostile.html"
-    path.write_text(render(data, title), encoding="utf-8")
-    browser.open(path)
-    # every part that draws later draws now
+def shown_title(title: str) -> str:
+    return re.sub("[ \t\n\f\r]+", " ", title).strip(" ")
+
+
+def use_everything(browser: Browser, *, buttons: bool = True) -> None:
+    """Each part that draws later draws now."""
     browser.js("document.querySelectorAll('select').forEach(s => [...s.options].forEach(o => {"
                " s.value = o.value; s.dispatchEvent(new Event('change')); }))")  # fmt: skip
-    browser.js("document.querySelectorAll('main button, #theme').forEach(b => b.click())")
-    browser.js("document.querySelectorAll('.legend .chip').forEach(b => b.click())")
+    if buttons:
+        browser.js("document.querySelectorAll('main button, #theme').forEach(b => b.click())")
+    browser.js("document.querySelectorAll('.legend .chip, .tabs button').forEach(b => b.click())")
+    browser.js("document.querySelectorAll('details').forEach(d => d.open = true)")
+    search = "document.querySelector('[type=search]')"
+    browser.js(f"(i => {{ i.value = '<'; i.dispatchEvent(new Event('input')); }})({search})")
     browser.js("document.querySelector('.plot canvas + canvas').focus()")
     for key in ("Escape", "ArrowRight", "ArrowUp", "Enter"):
         browser.key(key)
+
+
+def test_payloads_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    data, title = hostile()
+    path = tmp_path / "hostile.html"
+    path.write_text(render(data, title), encoding="utf-8")
+    browser.open(path)
+    use_everything(browser)
     browser.js("new Promise(done => setTimeout(done, 300))")
-    assert browser.js("document.title") == " ".join(title.split())
+    assert browser.js("document.title") == shown_title(title)
     shown = browser.js("document.body.textContent")
-    assert sum(payload.strip() in shown for payload in PAYLOADS) >= 90
-    foreign = "main script, main img, main iframe, main object, main base, main meta, main link, main math, main form"
-    assert browser.js(f"document.querySelectorAll('{foreign}').length") == 0
+    assert sum(payload.strip() in shown for payload in PAYLOADS) >= 250  # the list is cut at a hundred
+    assert browser.js(f"document.querySelectorAll('{FOREIGN}').length") == 0
     assert browser.problems() == [] and browser.requests() == {path.as_uri()}
+
+
+@pytest.mark.slow
+def test_a_hundred_payloads_in_every_field(browser: Browser, tmp_path: Path) -> None:
+    """A hundred turns, each in a fresh page: each field meets a hundred of the 500 payloads."""
+    tried: dict[str, set[str]] = {}
+    for turn in range(1, 101):
+        data, title = hostile(turn)
+        tried.setdefault("title", set()).add(title)
+        tried.setdefault("run name", set()).add(data["run"]["name"].rsplit(" ", 1)[0])
+        tried.setdefault("text", set()).add(data["points"]["text"][0].rsplit(" ", 1)[0])
+        path = tmp_path / f"{turn}.html"
+        path.write_text(render(data, title), encoding="utf-8")
+        browser.open(path)
+        use_everything(browser, buttons=False)
+        assert browser.js(f"document.querySelectorAll('{FOREIGN}').length") == 0
+        assert browser.js("document.title") == shown_title(title)
+        assert browser.problems() == [] and browser.requests() == {path.as_uri()}, turn
+        path.unlink()
+    assert {name: len(each) for name, each in tried.items()} == dict.fromkeys(tried, 100)
 
 
 def test_the_policy_stops_what_the_page_does_not_do(browser: Browser, page: Path, tmp_path: Path) -> None:

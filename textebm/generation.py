@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,12 @@ from textebm.prior.condition import FREE, Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.reading import Reading
 from textebm.text.tokenizer import decode as decode_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from textebm.inspection.report import Inspection
+    from textebm.model import TextEBM
 
 Decoding = Literal["greedy", "sample", "beam"]
 SymbolRequest = Mapping[str, "str | int | Sequence[str | int]"]
@@ -151,6 +157,20 @@ class Generation(Reading):
             with torch.no_grad():
                 z = self._denoise(z.to(self.device), level, FREE, self._generator(seed)).cpu()
         return self.decode(z, seed=seed, decoding=decoding)
+
+    # -- a look inside -------------------------------------------------------------------------------------------
+
+    def inspect(
+        self, data: Dataset | Sequence[str], *, limit: int | None = 3000, seed: int = 0, umap: bool = False
+    ) -> Inspection:
+        """What `textebm report` shows of these sentences, as typed values; ``.frames()`` gives pandas tables.
+
+        data: texts, or a data set with a column ``text`` and label columns (ClassLabel). limit: at most so many, a
+        seeded choice; None for all. umap: with a UMAP map, which needs the extra ``[umap]``.
+        """
+        from textebm.inspection.report import inspect_data
+
+        return inspect_data(cast("TextEBM", self), data, limit=limit, seed=seed, umap=umap)
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

@@ -162,6 +162,16 @@ class Reading(nn.Module):
         return Encoding(mean, stddev, probabilities, codes)
 
     @torch.no_grad()
+    def posterior_draws(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256) -> Tensor:
+        """One draw of q(u|x) for each text, (n, d) on the CPU."""
+        generator, draws = self._generator(seed), [torch.zeros(0, self.prior.dim)]
+        with self._evaluating():
+            rows, inverse = _by_length(texts)
+            for batch in self._batches([texts[i] for i in rows], batch_size):
+                draws.append(self.encoder(batch.tokens, batch.lengths).draw(generator).u.cpu())
+        return torch.cat(draws)[inverse]
+
+    @torch.no_grad()
     def symbol_probabilities(self, z: Tensor) -> dict[str, Tensor]:
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
         logits = self.prior.symbol_logits(z.to(self.device))
@@ -245,11 +255,11 @@ class Reading(nn.Module):
         return torch.cat(losses)[inverse] if losses else torch.zeros(0)
 
     @torch.no_grad()
-    def energies(self, z: Tensor) -> Tensor:
-        """−F(z) at level 0, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+    def energies(self, z: Tensor, level: int = 0) -> Tensor:
+        """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
         with self._evaluating():
-            level = torch.zeros(len(z), dtype=torch.long, device=self.device)
-            return -self.prior.potential(z.to(self.device), level).cpu()
+            levels = torch.full((len(z),), level, dtype=torch.long, device=self.device)
+            return -self.prior.potential(z.to(self.device), levels).cpu()
 
     # -- helpers -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Commands for looking at what a run learned: report, codes."""
+"""Commands for looking at what a run learned: report, codes, figure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from textebm.cli.shared import (
 from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
-    from textebm.inspection.codes import CodeCard
+    from textebm.inspection.codes import CodeCard, LabelShare
 
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
@@ -36,6 +36,9 @@ def report(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many sentences, chosen by the seed.")] = 3000,
     split: SplitOption = "test",
+    umap: Annotated[
+        bool, typer.Option("--umap", help="With a UMAP map beside PCA and t-SNE; needs umap-learn.")
+    ] = False,
     seed: SeedOption = 0,
     data: DataOption = None,
 ) -> None:
@@ -44,7 +47,9 @@ def report(
     with stdout_kept_clean(), spinner("report") as progress:
         from textebm.training.report import report_run
 
-        path = report_run(run, out=out, limit=limit, split=split, seed=seed, data_dir=data, progress=progress)
+        path = report_run(
+            run, out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress
+        )
     print(path)
 
 
@@ -82,6 +87,41 @@ def codes(
         _show(cards)
 
 
+def figure(
+    run: RunArgument,
+    what: Annotated[str, typer.Argument(metavar="map|codes|heatmap", help="What to draw.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .pdf, .svg or .png.")],
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="NAME", help="Head or label that colours the map; label of the heat map."),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", metavar="HEAD", help="Whose codes; those found unless given.")
+    ] = None,
+    layout: Annotated[
+        str | None, typer.Option("--map", help="pca, tsne (unless given) or umap, which needs umap-learn.")
+    ] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="With the prior's samples on the map.")] = False,
+    width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches.")] = None,
+    split: SplitOption = "test",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many sentences (3,000, and for codes all).")
+    ] = None,
+    seed: SeedOption = 0,
+    data: DataOption = None,
+) -> None:
+    """Draw the latent map, the codes or codes against labels for a paper; needs matplotlib."""
+    check_run(run)
+    with stdout_kept_clean(), spinner("drawing"):
+        from textebm.training.report import figure_of_run
+
+        path = figure_of_run(
+            run, what, out, by=by, head=head, layout=layout, samples=samples, limit=limit, split=split, seed=seed,
+            width=width, data_dir=data,
+        )  # fmt: skip
+    print(path)
+
+
 def _write_csv(cards: list[CodeCard], path: Path) -> None:
     from textebm.inspection.codes import spreadsheet_safe, to_rows
 
@@ -93,7 +133,8 @@ def _write_csv(cards: list[CodeCard], path: Path) -> None:
 
 
 def _show(cards: list[CodeCard]) -> None:
-    """A table, the most used codes first, and what is wrong with some of them. Text: brackets are not markup."""
+    """A table, the most used codes first, and what is wrong with some of them. Text: brackets are not markup, and
+    what would steer the terminal is taken out."""
     from rich.table import Table
     from rich.text import Text
 
@@ -108,13 +149,13 @@ def _show(cards: list[CodeCard]) -> None:
     table.add_column("most typical, and generated", ratio=5, min_width=30)
     for card in sorted(cards, key=lambda card: (-card.size, card.code)):
         shares = [next((share for share in card.labels if share.label == label), None) for label in labels]
-        sentences = Text("\n".join([*(each.text for each in card.typical[:2])]))
-        sentences.append("".join(f"\n→ {text}" for text in card.generated[:1]), style="dim")
+        sentences = Text("\n".join(_printable(each.text) for each in card.typical[:2]))
+        sentences.append("".join(f"\n→ {_printable(text)}" for text in card.generated[:1]), style="dim")
         table.add_row(
-            Text(card.name, style="bold"), f"{card.size:,}",
+            Text(_printable(card.name), style="bold"), f"{card.size:,}",
             "" if card.confidence is None else f"{card.confidence:.2f}",
-            Text(" ".join(word.text for word in card.words[:8])),
-            *(Text(f"{share.name} {share.share:.0%}\nlift {share.lift:.2g}" if share else "") for share in shares),
+            Text(_printable(" ".join(word.text for word in card.words[:8]))),
+            *(Text(_share(share)) for share in shares),
             sentences,
         )  # fmt: skip
     out = console()
@@ -126,6 +167,16 @@ def _show(cards: list[CodeCard]) -> None:
             out.print(Text(f"nearly the same: {card.name} and {', '.join(card.duplicates)}"))
 
 
+def _share(share: LabelShare | None) -> str:
+    return f"{_printable(share.name)} {share.share:.0%}\nlift {share.lift:.2g}" if share else ""
+
+
+def _printable(text: str) -> str:
+    """Text without control characters: a corpus may hold a terminal's escape sequences."""
+    return "".join(char for char in text if char.isprintable())
+
+
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm report runs/quickstart --out quickstart.html")(report)
     app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")(codes)
+    app.command(epilog="Example: textebm figure runs/quickstart map --by sentiment --out map.pdf")(figure)

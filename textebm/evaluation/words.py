@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WORDS = 12
-MARKED = 2.0  # times as often as all classes together: what makes a word a class's own, see top_words
+MARKED = 1.96  # standard errors above the other classes: what makes a word a class's own, see top_words
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
@@ -18,11 +18,13 @@ _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a code: its c-TF-IDF score, and how often the code's sentences use it."""
+    """A word of a code: its c-TF-IDF score; how often the code's sentences use it; and by how many standard errors
+    more than the others' do (`log_odds`)."""
 
     text: str
     score: float
     count: int
+    z: float
 
 
 def words_of(text: str) -> list[str]:
@@ -33,34 +35,65 @@ def words_of(text: str) -> list[str]:
 def c_tf_idf(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
     """Class-based TF-IDF: how much a word stands for a class among classes.
 
-        W(t, c) = tf(t, c) · log(1 + A / tf(t))
+        W(t, c) = sqrt(tf(t, c) / |c|) · log(1 + A / tf(t))
 
-    tf(t, c): how often class c uses the word t; tf(t): how often all classes do; A: words a class, on average over
-    the classes that have any (Grootendorst 2022, "BERTopic", arXiv 2203.05794, equation 2). counts: tf(t, c) of each
-    class -> W of each class.
+    tf(t, c): how often class c uses the word t; |c|: its words; tf(t): how often all classes use t; A: words a class,
+    on average over the classes that have any (Grootendorst 2022, "BERTopic", arXiv 2203.05794, equation 2; the root,
+    that paper's software's option against frequent words). counts: tf(t, c) of each class -> W of each class.
     """
     total: Counter[str] = Counter()
     for own in counts:
         total.update(own)
     average = sum(total.values()) / max(1, sum(1 for own in counts if own))
-    return [{word: count * float(np.log1p(average / total[word])) for word, count in own.items()} for own in counts]
+    return [
+        {
+            word: (count / own_size) ** 0.5 * float(np.log1p(average / total[word]))
+            for own_size in [sum(own.values())]
+            for word, count in own.items()
+        }
+        for own in counts
+    ]
+
+
+def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
+    """How surely a class uses a word more than the other classes do, in standard errors.
+
+        z(t, c) = (logit p(t|c) − logit p(t|¬c)) / sqrt(1 / (tf(t, c) + a_t) + 1 / (tf(t, ¬c) + a_t))
+
+    with each frequency estimated under a Dirichlet prior a_t = tf(t) / C, one class's worth of the corpus (the
+    informative prior of Monroe, Colaresi & Quinn 2008, "Fightin' Words"). counts: of the C classes -> z of their words.
+    """
+    total: Counter[str] = Counter()
+    for own in counts:
+        total.update(own)
+    classes, everything = max(1, len(counts)), sum(total.values())
+    weight = everything / classes
+    found = []
+    for own in counts:
+        size, scores = sum(own.values()), {}
+        for word, count in own.items():
+            prior = total[word] / classes
+            here, there = count + prior, total[word] - count + prior
+            others, rest = size + weight - here, everything - size + weight - there
+            # a corpus of one word has no others, and no odds
+            odds = np.log(here / others) - np.log(there / rest) if others > 0 and rest > 0 else 0.0
+            scores[word] = float(odds / (1 / here + 1 / there) ** 0.5)
+        found.append(scores)
+    return found
 
 
 def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Word, ...]]:
-    """The n words of highest c-TF-IDF of each class of sentences.
+    """The n words of highest c-TF-IDF of each class of sentences, among those that the class surely uses more than
+    the others do: `log_odds` above `MARKED`, and not once only. The formula alone lets "the" and "was" lead.
 
-    The formula alone puts "the" first everywhere, so only words count that the class uses at least `MARKED` times as
-    often as all classes together, or, in a large class, half-way (by ratio) to the most that is possible there. A
-    class without such words shows all of its own.
+    A class with fewer than three such words shows those that it uses more at all, and a single class all of its own.
     """
     counts = [Counter(word for text in texts for word in words_of(text)) for texts in classes]
-    total: Counter[str] = sum(counts, Counter())
-    everything = max(1, sum(total.values()))
     found = []
-    for own, scores in zip(counts, c_tf_idf(counts), strict=True):
-        size = max(1, sum(own.values()))
-        lift = min(MARKED, (everything / size) ** 0.5)
-        marked = [word for word in own if own[word] / size >= lift * total[word] / everything]
-        best = sorted(marked or own, key=lambda word: (-scores[word], word))[:n]
-        found.append(tuple(Word(word, scores[word], own[word]) for word in best))
+    for own, scores, odds in zip(counts, c_tf_idf(counts), log_odds(counts), strict=True):
+        marked = [word for word in own if odds[word] > MARKED and own[word] > 1]
+        if len(marked) < 3:
+            marked = [word for word in own if odds[word] > 1e-9] or list(own)
+        best = sorted(marked, key=lambda word: (-scores[word], word))[:n]
+        found.append(tuple(Word(word, scores[word], own[word], odds[word]) for word in best))
     return found

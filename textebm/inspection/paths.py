@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
 from textebm.reading import SymbolHead
 
@@ -21,6 +24,7 @@ MAX_CELLS, PER_CELL = 40, 2
 WALKS, WALK_STEPS = 3, 7
 EDITED, EDIT_LEVELS = 4, 5
 DIFFUSED = 5
+LAYERED, PER_LAYER, LAYER_SENTENCES = 3, 3, 40
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,34 @@ class Diffusion:
     levels: tuple[int, ...]
     signal: tuple[float, ...]
     texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What changes when layer *number* (1 is the lowest) and those below it are drawn anew, the others held.
+
+    size: its dimensions. words: share of a sentence's words that come back, on average over n sentences, and
+    words_chance, the same against another sentence's. kept: head -> the share of sentences that keep the class of
+    that head, by the model's own classifier. texts: for each sentence that is shown, some new versions.
+    """
+
+    number: int
+    size: int
+    words: float
+    words_chance: float
+    kept: dict[str, float]
+    n: int
+    texts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A hierarchical model's layers, the lowest first, seen through the same sentences; heads that have classes to
+    keep."""
+
+    sentences: tuple[str, ...]
+    heads: tuple[str, ...]
+    layers: tuple[Layer, ...]
 
 
 def sorted_heads(model: TextEBM) -> list[SymbolHead]:
@@ -167,14 +199,60 @@ def _classes(model: TextEBM, head: str, texts: Sequence[str]) -> list[str]:
     return [next(labels) if text.strip() else "" for text in texts]
 
 
+def layers(model: TextEBM, rows: Rows, *, seed: int = 0) -> Layers | None:
+    """Sentences with ever more of their layers drawn anew; None for a latent of one layer."""
+    sizes = model.layers
+    if len(sizes) < 2:
+        return None
+    drawn = np.random.default_rng(seed + 2).permutation(len(rows))[:LAYER_SENTENCES].tolist()
+    texts = [rows.texts[i] for i in drawn]
+    latents = model.encode(texts).mean
+    repeated = latents[:LAYERED].repeat_interleave(PER_LAYER, 0)
+    heads = [head.name for head in sorted_heads(model) if len(head.classes) > 1]
+    wanted = {head: _classes(model, head, texts) for head in heads}
+    found = []
+    for number in range(1, len(sizes) + 1):
+        both = torch.cat([latents, repeated])
+        made = model.generate(len(both), resample_from_layer=number, latents=both, seed=seed)
+        new, shown = made[: len(texts)], made[len(texts) :]
+        agreed = {head: own_agreement(model, head, new, wanted[head]) for head in heads}
+        found.append(
+            Layer(
+                number, sizes[-number], _shared_words(texts, new), _shared_words(texts, [*new[1:], *new[:1]]),
+                {head: sum(each) / len(each) for head, each in agreed.items()}, len(texts),
+                tuple(tuple(shown[i : i + PER_LAYER]) for i in range(0, len(shown), PER_LAYER)),
+            )
+        )  # fmt: skip
+    return Layers(tuple(texts[:LAYERED]), tuple(heads), tuple(found))
+
+
+def _shared_words(given: Sequence[str], new: Sequence[str]) -> float:
+    """Share of the words of *given* that the new text has too, on average."""
+    shares = []
+    for before, after in zip(given, new, strict=True):
+        words = set(words_of(before))
+        shares.append(len(words & set(words_of(after))) / max(1, len(words)))
+    return sum(shares) / max(1, len(shares))
+
+
 def diffusions(model: TextEBM, *, seed: int = 0) -> tuple[list[Diffusion], list[float | None]]:
     """Some draws of the prior with every level decoded as it stands, and acceptance by level (None: not sampled)."""
     sample = model.sample_path(DIFFUSED, seed=seed)
-    acceptance = [value if math.isfinite(value) else None for value in sample.acceptance.tolist()]
-    if sample.path is None or len(sample.path) < 2:
-        return [], acceptance
-    count = len(sample.path)
-    texts = model.decode(sample.path.cpu().flatten(0, 1))
+    return of_path(model, sample.path), shares_of(sample.acceptance)
+
+
+def of_path(model: TextEBM, path: Tensor | None) -> list[Diffusion]:
+    """The first draws of a path (levels, n, d), the noisiest level first, decoded; none where there is one level."""
+    if path is None or len(path) < 2:
+        return []
+    path = path[:, :DIFFUSED].cpu()
+    count, n = path.shape[:2]
+    texts = model.decode(path.flatten(0, 1))
     levels = tuple(range(count - 1, -1, -1))
     signal = tuple(float(model.prior.schedule.alpha_bar[level]) for level in levels)
-    return [Diffusion(levels, signal, tuple(texts[i::DIFFUSED])) for i in range(DIFFUSED)], acceptance
+    return [Diffusion(levels, signal, tuple(texts[i::n])) for i in range(n)]
+
+
+def shares_of(acceptance: Tensor) -> list[float | None]:
+    """By level; None where a level was not sampled."""
+    return [value if math.isfinite(value) else None for value in acceptance.tolist()]

@@ -1,4 +1,4 @@
-"""Two dimensions to look at: PCA and t-SNE of posterior means, with prior samples among them; seeded, and stored."""
+"""Two dimensions to look at: PCA, t-SNE, UMAP of posterior means, with prior samples among them; seeded, stored."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from textebm.errors import TextEBMError
+
 VERSION = 1
 MIN_FOR_TSNE = 20
 Plane = NDArray[np.float64]
+NOTES = {
+    "tsne": "t-SNE: near stays near; distances between groups and the axes mean little",
+    "umap": "UMAP: near stays near; the axes mean nothing, distances between groups little",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Projection:
-    """Maps by name ("pca", "tsne"), and the key of what they were made from."""
+    """Maps by name ("pca", "tsne", "umap"), and the key of what they were made from."""
 
     key: str
     layouts: dict[str, Layout]
@@ -66,23 +72,37 @@ def projection_key(identity: str, texts: Sequence[str], num_samples: int, seed: 
 
 def project(
     mean: NDArray[np.floating[Any]], samples: NDArray[np.floating[Any]], *, key: str = "", seed: int = 0,
-    tsne: bool = True,
+    tsne: bool = True, umap: bool = False, known: Projection | None = None,
 ) -> Projection:  # fmt: skip
     """Maps of the posterior means (n, d) and prior samples (m, d), rounded to what a screen shows.
 
     PCA is fitted on the means alone, so that a sample far from all of them lies far from them on the map too. t-SNE
-    (van der Maaten & Hinton 2008) places both together. It is left out where there are too few points or all are one.
+    (van der Maaten & Hinton 2008) and, if it is asked for, UMAP (McInnes, Healy & Melville 2018) place both together.
+    They are left out where there are too few points or all are one. known: maps of the same points that are there
+    already; they stay as they are. Raises TextEBMError where UMAP is asked for and not installed.
     """
+    if umap:
+        find_umap()
     mean, samples = mean.astype(np.float64), samples.astype(np.float64)
     if mean.ndim != 2 or samples.ndim != 2 or mean.shape[1] != samples.shape[1] or len(mean) == 0:
         raise ValueError(f"expected means (n, d) and samples (m, d) with n > 0, got {mean.shape} and {samples.shape}")
-    layouts = {"pca": _pca(mean, samples)}
+    layouts = dict(known.layouts) if known is not None else {"pca": _pca(mean, samples)}
     together = np.concatenate([mean, samples])
-    if tsne and len(together) >= MIN_FOR_TSNE and together.var(0).sum() > 1e-12:
-        placed = _tsne(together, seed)
-        note = "t-SNE: near stays near; distances between groups and the axes mean little"
-        layouts["tsne"] = Layout(_rounded(placed[: len(mean)]), _rounded(placed[len(mean) :]), note)
+    if len(together) >= MIN_FOR_TSNE and together.var(0).sum() > 1e-12:
+        for name, asked, place in (("tsne", tsne, _tsne), ("umap", umap, _umap)):
+            if asked and name not in layouts:
+                placed = place(together, seed)
+                layouts[name] = Layout(_rounded(placed[: len(mean)]), _rounded(placed[len(mean) :]), NOTES[name])
     return Projection(key, layouts)
+
+
+def find_umap() -> Any:
+    """UMAP's class. Raises TextEBMError where it is not installed."""
+    try:
+        from umap import UMAP
+    except ImportError as error:
+        raise TextEBMError(f"a UMAP map needs umap-learn ({error}): pip install 'textebm[umap]'") from None
+    return UMAP
 
 
 def _pca(mean: NDArray[np.floating[Any]], samples: NDArray[np.floating[Any]]) -> Layout:
@@ -106,6 +126,14 @@ def _tsne(points: NDArray[np.floating[Any]], seed: int) -> Plane:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a dimension without variance
         placed = np.asarray(fit.fit_transform(points), dtype=np.float64)
+    return placed if np.isfinite(placed).all() else np.zeros((len(points), 2))
+
+
+def _umap(points: NDArray[np.floating[Any]], seed: int) -> Plane:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed means one thread, as it says each time
+        fit = find_umap()(n_neighbors=min(15, len(points) - 1), min_dist=0.1, random_state=seed, n_jobs=1)
+        placed = np.asarray(fit.fit_transform(points.astype(np.float32)), dtype=np.float64)
     return placed if np.isfinite(placed).all() else np.zeros((len(points), 2))
 
 

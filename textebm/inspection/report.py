@@ -9,15 +9,19 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 
+from textebm.errors import TextEBMError
 from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
-from textebm.inspection import paths
+from textebm.inspection import frames, paths, sampler
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.projection import Projection, project, projection_key
-from textebm.inspection.rows import LabelColumn, Rows
+from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from textebm.model import TextEBM
     from textebm.reading import Encoding
 
@@ -48,13 +52,12 @@ class Control:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found. energies (at posterior means), draw_energies (at posterior draws) and losses: one a row of
-    *rows*, nats; the sample_* ones: one a prior sample."""
+    """What `inspect` found. energies (at posterior means) and losses: one a row of *rows*, nats; the sample_* ones: one
+    a prior sample. `frames` gives the same as pandas tables."""
 
     rows: Rows
     encoding: Encoding
     energies: list[float]
-    draw_energies: list[float]
     losses: list[float]
     cards: dict[str, list[CodeCard]]
     projection: Projection
@@ -64,8 +67,15 @@ class Inspection:
     composition: paths.Composition | None
     walks: list[tuple[str, ...]]
     edits: list[paths.Edit]
+    layers: paths.Layers | None
     diffusions: list[paths.Diffusion]
     acceptance: list[float | None]
+    chains: list[sampler.Chain]
+    energy_levels: list[sampler.Energies]
+
+    def frames(self) -> dict[str, DataFrame]:
+        """The tables as pandas frames, by name: see `textebm.inspection.frames`."""
+        return frames.frames(self)
 
 
 @dataclass(frozen=True)
@@ -81,34 +91,66 @@ class RunFacts:
 
 
 def inspect(
-    model: TextEBM, rows: Rows, *, seed: int = 0, identity: str = "", stored: Projection | None = None
-) -> Inspection:
-    """Look at *model* through *rows*. stored: an earlier projection, used if it was made from the same model
-    (*identity*, its checksum), sentences and seed.
+    model: TextEBM, rows: Rows, *, seed: int = 0, umap: bool = False, identity: str = "",
+    stored: Projection | None = None,
+) -> Inspection:  # fmt: skip
+    """Look at *model* through *rows*. umap: with a UMAP map too. stored: an earlier projection, used if it was made
+    from the same model (*identity*, its checksum), sentences and seed. Raises TextEBMError where UMAP is not there.
     """
     encoding = model.encode(rows.texts)
-    samples = model.sample_latents(PRIOR_SAMPLES, seed=seed)
-    key = projection_key(identity, rows.texts, PRIOR_SAMPLES, seed)
-    projection = stored if stored is not None and stored.key == key and _fits(stored, len(rows)) else None
-    if projection is None:
-        projection = project(encoding.mean.numpy(), samples.numpy(), key=key, seed=seed)
+    drawn = model.sample_path(PRIOR_SAMPLES, seed=seed)
+    samples, path = drawn.z.cpu(), drawn.path
+    assert path is not None
+    projection = projection_of(
+        model, rows, encoding, samples=samples, seed=seed, umap=umap, identity=identity, stored=stored
+    )  # fmt: skip
     cards = {
         head.name: inspect_codes(model, rows, head.name, seed=seed, encoding=encoding)
         for head in paths.sorted_heads(model)
     }
-    noise = torch.randn(encoding.mean.shape, generator=torch.Generator().manual_seed(seed))
-    draws = encoding.mean + encoding.stddev * noise
-    diffusions, acceptance = paths.diffusions(model, seed=seed)
+    acceptance = paths.shares_of(drawn.acceptance)
+    draws = model.posterior_draws(rows.texts, seed=seed)
     return Inspection(
         rows=rows, encoding=encoding,
-        energies=model.energies(encoding.mean).tolist(), draw_energies=model.energies(draws).tolist(),
+        energies=model.energies(encoding.mean).tolist(),
         losses=model.reconstruction_losses(rows.texts).tolist(),
         cards=cards, projection=projection,
         sample_texts=model.decode(samples), sample_energies=model.energies(samples).tolist(),
         control=[_control(model, own, seed) for own in cards.values()],
         composition=paths.compose(model, seed=seed), walks=paths.walks(model, rows, seed=seed),
-        edits=paths.edits(model, rows, seed=seed), diffusions=diffusions, acceptance=acceptance,
+        edits=paths.edits(model, rows, seed=seed), layers=paths.layers(model, rows, seed=seed),
+        diffusions=paths.of_path(model, path), acceptance=acceptance,
+        chains=sampler.chains(model, acceptance, seed=seed),
+        energy_levels=sampler.energies(model, encoding.mean, draws, path, seed=seed),
     )  # fmt: skip
+
+
+def inspect_data(
+    model: TextEBM, data: Dataset | Sequence[str], *, limit: int | None = 3000, seed: int = 0, umap: bool = False
+) -> Inspection:
+    """`inspect` of texts, or of a data set with a column ``text`` and label columns (ClassLabel).
+
+    limit: at most so many sentences, a seeded choice; None for all. Raises CorpusError where there is no sentence.
+    """
+    if isinstance(data, str):  # a sequence of texts too, of one letter each
+        raise TextEBMError(f"expected a list of texts, got one string: write [{data[:40]!r}]")
+    dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": list(data)})
+    return inspect(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
+
+
+def projection_of(
+    model: TextEBM, rows: Rows, encoding: Encoding, *, samples: torch.Tensor | None = None, seed: int = 0,
+    umap: bool = False, identity: str = "", stored: Projection | None = None,
+) -> Projection:  # fmt: skip
+    """The stored maps if they fit, else new ones; arguments as in `inspect`. samples: of the prior, if they are there
+    already."""
+    key = projection_key(identity, rows.texts, PRIOR_SAMPLES, seed)
+    known = stored if stored is not None and stored.key == key and _fits(stored, len(rows)) else None
+    if known is not None and not (umap and "umap" not in known.layouts):
+        return known
+    if samples is None:
+        samples = model.sample_latents(PRIOR_SAMPLES, seed=seed)
+    return project(encoding.mean.numpy(), samples.numpy(), key=key, seed=seed, umap=umap, known=known)
 
 
 def _fits(stored: Projection, n: int) -> bool:
@@ -159,7 +201,6 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
             "text": found.sample_texts,
             "energy": _rounded(found.sample_energies, 3) if _varies(found.sample_energies) else None,
         },
-        "drawEnergies": _rounded(found.draw_energies, 3) if _varies(found.draw_energies) else None,
         "maps": [
             {
                 "name": name,
@@ -179,7 +220,9 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         "walks": found.walks,
         "edits": [asdict(each) for each in found.edits],
         "diffusions": [asdict(each) for each in found.diffusions],
-        "acceptance": found.acceptance,
+        "layers": asdict(found.layers) if found.layers else None,
+        "chains": [asdict(each) for each in found.chains],
+        "energyLevels": [_histograms(each) for each in found.energy_levels],
     }
     return _finite(data)
 
@@ -292,6 +335,11 @@ def _table(column: LabelColumn, codes: torch.Tensor, count: int) -> list[list[in
     """Counts, code by label class."""
     numbers = codes.numpy()
     return [label_counts(column, (numbers == code).nonzero()[0]).tolist() for code in range(count)]
+
+
+def _histograms(found: sampler.Energies) -> dict[str, Any]:
+    plain = asdict(found)
+    return {**plain, **{name: _rounded(plain[name], 4) for name in ("means", "draws", "samples")}}
 
 
 def _is_found(head: str, recipe: Mapping[str, Any]) -> bool:

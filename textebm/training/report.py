@@ -1,4 +1,4 @@
-"""A run directory, looked at: its report, and the cards of its codes."""
+"""A run directory, looked at: its report, the cards of its codes, and figures."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
 
 from textebm import __version__
 from textebm.build import build_corpus
 from textebm.errors import CorpusError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
-from textebm.inspection.codes import CodeCard, inspect_codes
+from textebm.inspection import figures
+from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
-from textebm.inspection.projection import Projection
-from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.projection import Projection, find_umap
+from textebm.inspection.report import RunFacts, inspect, page_data, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model import TextEBM
 from textebm.pretrained import load
@@ -25,28 +27,36 @@ from textebm.training import checkpoint
 from textebm.training.lock import RunLock
 
 SENTENCES = 3000
+FIGURES = ("map", "codes", "heatmap")
 
 
 def report_run(
     directory: str | Path, *, out: str | Path | None = None, limit: int | None = SENTENCES, split: str = "test",
-    seed: int = 0, data_dir: str | Path | None = None, progress: Callable[[str], None] | None = None,
+    seed: int = 0, umap: bool = False, data_dir: str | Path | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Path:  # fmt: skip
     """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
 
-    limit: at most so many sentences, a seeded choice; None for all. The map is kept in projection.json, so that it
-    looks the same each time for the same model and sentences. Raises TextEBMError subclasses.
+    limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The maps
+    are kept in projection.json, so that they look the same each time for the same model and sentences.
+    Raises TextEBMError subclasses.
     """
     directory = Path(directory)
+    if umap:
+        find_umap()  # before the work, not after
     say = progress or (lambda part: None)
     say("reading the run")
     model, corpus = _open(directory, data_dir)
     with RunLock(directory):
-        return write_report(model, corpus, directory, out=out, limit=limit, split=split, seed=seed, progress=say)
+        return write_report(
+            model, corpus, directory, out=out, limit=limit, split=split, seed=seed, umap=umap, progress=say
+        )  # fmt: skip
 
 
 def write_report(
     model: TextEBM, corpus: DatasetDict, directory: Path, *, out: str | Path | None = None,
-    limit: int | None = SENTENCES, split: str = "test", seed: int = 0, progress: Callable[[str], None] | None = None,
+    limit: int | None = SENTENCES, split: str = "test", seed: int = 0, umap: bool = False,
+    progress: Callable[[str], None] | None = None,
 ) -> Path:  # fmt: skip
     """The same for a model and corpus that are at hand; the caller holds the directory's lock."""
     path = directory / "report.html" if out is None else Path(out)
@@ -57,7 +67,7 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory / "projection.json")
-    found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
+    found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory / "metrics.jsonl")
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -81,10 +91,66 @@ def codes_of_run(
     model, corpus = _open(Path(directory), data_dir)
     if not model.heads:
         raise TextEBMError("this model has no symbol heads, and so no codes")
-    if head is None:
-        head = next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads)))
+    head = head or _found_head(model)
+    assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+
+
+def figure_of_run(
+    directory: str | Path, what: str, out: str | Path, *, by: str | None = None, head: str | None = None,
+    layout: str | None = None, samples: bool = False, limit: int | None = None, split: str = "test", seed: int = 0,
+    width: float | None = None, data_dir: str | Path | None = None,
+) -> Path:  # fmt: skip
+    """One figure of a run as PDF, SVG or PNG: "map", "codes" or "heatmap". Raises TextEBMError subclasses.
+
+    by: the head or label that colours the map, or the label of the heat map. head: whose codes. layout: which map. A
+    map is the report's own where it is stored for the same sentences.
+    """
+    figures.choose(what, FIGURES, "figure")
+    out, directory = Path(out), Path(directory)
+    figures.find_matplotlib()
+    figures.check_out(out)
+    if what == "codes":
+        cards = codes_of_run(
+            directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir
+        )  # fmt: skip
+        figures.save(figures.draw_codes(cards, width=width or 6.5), out)
+        return out
+    model, corpus = _open(directory, data_dir)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
+    encoding = model.encode(rows.texts)
+    if what == "heatmap":
+        head = figures.choose(head, list(model.heads), "head", _found_head(model))
+        label = figures.choose(by, list(rows.labels), "label")
+        column, codes = rows.labels[label], encoding.codes[head].numpy()
+        classes = model.heads[head].classes
+        counts = np.stack([label_counts(column, np.flatnonzero(codes == code)) for code in range(len(classes))])
+        drawn = figures.draw_heatmap(counts, classes, column.classes, head=head, label=label, width=width)
+    else:
+        projection = projection_of(
+            model, rows, encoding, seed=seed, umap=layout == "umap", identity=_identity(directory),
+            stored=_stored(directory / "projection.json"),
+        )  # fmt: skip
+        layout = figures.choose(layout, list(projection.layouts), "map", "tsne")
+        by = figures.choose(
+            by, list(dict.fromkeys([*model.heads, *rows.labels])), "head or label", head or _found_head(model)
+        )
+        if by in rows.labels:  # what was labelled, where a head has learned the same
+            names, values = rows.labels[by].classes, rows.labels[by].values
+        else:
+            names, values = model.heads[by].classes, encoding.codes[by].numpy()
+        drawn = figures.draw_map(
+            projection.layouts[layout], names, values, title=f"{directory.resolve().name}, by {by}", samples=samples,
+            width=width or 5.0,
+        )  # fmt: skip
+    figures.save(drawn, out)
+    return out
+
+
+def _found_head(model: TextEBM) -> str | None:
+    """The first head whose classes were found, else the first, else none."""
+    return next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), None))
 
 
 def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:

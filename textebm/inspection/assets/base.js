@@ -20,6 +20,19 @@ const el = (tag, props = {}, ...kids) => add(furnish(document.createElement(tag)
 const svg = (tag, props = {}, ...kids) => add(furnish(document.createElementNS("http://www.w3.org/2000/svg", tag), props), kids);
 const say = (text, kind = "") => el("span", { class: `text ${kind}`, dir: "auto" }, text === "" ? "(empty)" : text);
 
+// The text with the places marked where it has the words that are searched for.
+const found = (text, query) => {
+  const low = text.toLowerCase(), q = query.toLowerCase();
+  if (!q || low.length !== text.length) return say(text); // a few letters change length in lower case
+  const parts = [];
+  let at = 0;
+  for (let next = low.indexOf(q); next >= 0; next = low.indexOf(q, at)) {
+    parts.push(text.slice(at, next), el("mark", {}, text.slice(next, next + q.length)));
+    at = next + q.length;
+  }
+  return el("span", { class: "text", dir: "auto" }, parts, text.slice(at));
+};
+
 const number = (value, digits = 4) => {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en");
@@ -29,6 +42,8 @@ const number = (value, digits = 4) => {
 };
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)}%`);
 const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
+// What a class stands for, in three words; taught classes have their names.
+const gist = (head, code) => (head.found && D.cards[head.name][code] ? D.cards[head.name][code].words.slice(0, 3).map((w) => w.text).join(" ") : "");
 const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const redraws = []; // called when the theme changes
 
@@ -109,28 +124,21 @@ const lineChart = ({ title, unit, points, verticals = [], range = null, label = 
       svg("text", { x: L, y: H - 5 }, label(x0)),
       svg("text", { x: W - R, y: H - 5, "text-anchor": "end" }, label(x1))));
 };
-const histogram = (title, unit, series) => {
-  const all = series.flatMap((s) => s.values), W = 600, H = 160, B = 20, bins = 40;
-  const sorted = [...all].sort((a, b) => a - b), low = sorted[Math.floor(sorted.length * 0.002)];
-  const high = sorted[Math.ceil(sorted.length * 0.998) - 1], width = (high - low) / bins || 1;
-  const shares = series.map((s) => {
-    const counts = new Array(bins).fill(0);
-    for (const v of s.values) counts[Math.max(0, Math.min(bins - 1, Math.floor((v - low) / width)))] += 1 / s.values.length;
-    return counts;
-  });
-  const top = Math.max(...shares.flat());
-  const step = (counts) => counts.map((c, i) => {
-    const y = (H - B - (c / top) * (H - B - 8)).toFixed(1);
-    return `${i ? "L" : "M"}${(i * W) / bins} ${y}L${((i + 1) * W) / bins} ${y}`;
+// A histogram that was counted before: shares of each series over the same bins from low to high.
+const histogram = ({ title, note, low, high, series }) => {
+  // The means may pile up in a bin or two: their peak is cut, so that the other two are seen.
+  const W = 300, H = 104, B = 18, top = Math.max(1e-9, ...series.slice(1).flat()), bins = series[0].length;
+  const outline = (shares) => shares.map((share, i) => {
+    const y = (H - B - Math.min(1.03, share / top) * (H - B - 6)).toFixed(1);
+    return `${i ? "L" : "M"}${((i * W) / bins).toFixed(1)} ${y}L${(((i + 1) * W) / bins).toFixed(1)} ${y}`;
   }).join("");
-  return el("figure", { class: "chart wide" },
-    el("figcaption", {}, el("b", {}, title), " ", el("span", { class: "muted" }, unit),
-      series.map((s, i) => el("span", { class: `key key${i}` }, s.name))),
-    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": title },
-      shares.map((counts, i) => svg("path", { class: `hist hist${i}`, d: step(counts) })),
+  return el("figure", { class: "chart" },
+    el("figcaption", {}, el("b", {}, title), el("span", { class: "last muted" }, note)),
+    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: ${note}, from ${number(low, 3)} to ${number(high, 3)}` },
+      series.map((shares, i) => svg("path", { class: `hist hist${i}`, d: outline(shares) })),
       svg("line", { class: "axis", x1: 0, x2: W, y1: H - B, y2: H - B }),
-      svg("text", { x: 0, y: H - 5 }, number(low, 3)),
-      svg("text", { x: W, y: H - 5, "text-anchor": "end" }, number(high, 3))));
+      svg("text", { x: 0, y: H - 4 }, number(low, 3)),
+      svg("text", { x: W, y: H - 4, "text-anchor": "end" }, number(high, 3))));
 };
 const bar = (share, title = null) => {
   const inner = el("i");

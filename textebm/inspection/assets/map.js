@@ -11,13 +11,12 @@ const latentMap = () => {
 
   // What can be coloured: classes (values are numbers of names) or a scale.
   const colours = [];
-  for (const head of D.heads) colours.push({ name: head.found ? `Code: ${head.name}` : `Predicted ${head.name}`, classes: head.classes, values: P.code[head.name] });
+  for (const head of D.heads) colours.push({ name: head.found ? `Code: ${head.name}` : `Predicted ${head.name}`, classes: head.classes, values: P.code[head.name], head });
   for (const label of D.labels) colours.push({ name: `Label: ${label.name}`, classes: label.classes, values: P.label[label.name] });
   if (P.energy) colours.push({ name: "Energy −F(z)", values: P.energy, extra: D.samples.energy, unit: "nats" });
   colours.push({ name: "Reconstruction loss", values: P.loss, unit: "nats" });
   for (const head of D.heads) colours.push({ name: `Confidence: ${head.name}`, values: P.confidence[head.name], unit: "p" });
-  const found = D.heads.findIndex((head) => head.found);
-  state.colour = colours[Math.max(0, found)];
+  state.colour = colours[Math.max(0, D.heads.findIndex((head) => head.found))];
 
   let xs, ys, sx, sy, cells, active, width = 0, height = 0, RADIUS = 3;
   const CELL = 18;
@@ -77,7 +76,9 @@ const latentMap = () => {
       if (!groups.has(key)) groups.set(key, []);
       groups.get(key).push(i);
     }
-    for (const key of [...groups.keys()].sort((a, b) => a - b)) {
+    // Grey ones lowest; then of classes the common ones, so that no rare one is covered; of a scale the low values.
+    const rank = (key) => (key >= 99000 ? (s ? key : 1e9 - groups.get(key).length) : -1);
+    for (const key of [...groups.keys()].sort((a, b) => rank(a) - rank(b) || a - b)) {
       const lit = key >= 99000, value = lit ? key - 100000 : key;
       const look = s ? { colour: value < 0 ? css("--faint") : ramp(value / 63), shape: 0 } : mark(value);
       ctx.globalAlpha = lit ? 0.82 : 0.3;
@@ -108,7 +109,7 @@ const latentMap = () => {
     }
   };
   const facts = (i) => [
-    D.heads.map((head) => [head.name, `${head.classes[P.code[head.name][i]]} (${number(P.confidence[head.name][i], 2)})`]),
+    D.heads.map((head) => { const code = P.code[head.name][i]; return [head.name, `${head.classes[code]} (${number(P.confidence[head.name][i], 2)}) ${gist(head, code)}`]; }),
     D.labels.map((label) => [`label ${label.name}`, label.classes[P.label[label.name][i]] ?? "none"]),
     [["reconstruction loss", `${number(P.loss[i], 3)} nats`]],
     P.energy ? [["energy", number(P.energy[i], 3)]] : [],
@@ -137,7 +138,7 @@ const latentMap = () => {
       el("div", { class: "listhead" }, el("b", { "aria-live": "polite" }, asked ? plural(count, "sentence") : "Nothing selected"), asked ? clear : null,
         state.picked && state.picked.size > 1 ? el("button", { type: "button", class: "quiet", click: () => { state.view = state.view ? null : [...state.picked]; refresh(true); } }, state.view ? "Show all" : "Zoom in") : null),
       asked ? el("ol", {}, rows.map((i) => el("li", { mouseenter: () => { state.at = i; pointer(); }, mouseleave: () => { state.at = -1; pointer(); } },
-        c.classes ? swatch0(c.values[i]) : null, say(P.text[i]),
+        c.classes ? swatch0(c.values[i]) : null, found(P.text[i], state.query),
         el("span", { class: "muted small", dir: "auto" }, c.classes ? (c.classes[c.values[i]] ?? "none") : number(c.values[i], 3)))))
         : el("p", { class: "muted" }, "Click a point, draw around some, pick a name in the legend, or search."),
       count > rows.length ? el("p", { class: "muted small" }, `The first ${rows.length} are listed.`) : "");
@@ -157,7 +158,7 @@ const latentMap = () => {
     const order = c.classes.map((_, i) => i);
     if (counts.has(-1)) order.push(-1);
     legend.replaceChildren(...order.map((i) => el("button", {
-      type: "button", class: "chip", "aria-pressed": String(state.only.has(i)), title: "Show only these",
+      type: "button", class: "chip", "aria-pressed": String(state.only.has(i)), title: (c.head && gist(c.head, i)) || "Show only these",
       click: () => { state.only.has(i) ? state.only.delete(i) : state.only.add(i); refresh(); },
     }, swatch0(i), el("span", { dir: "auto" }, i < 0 ? "no label" : c.classes[i]), el("span", { class: "muted" }, number(counts.get(i) || 0)))));
   };
@@ -255,7 +256,7 @@ const latentMap = () => {
   } });
   const colourBy = choice("Colour by", colours.map((c, i) => [i, c.name]), (i) => { state.colour = colours[i]; state.only.clear(); refresh(); });
   colourBy.querySelector("select").value = String(colours.indexOf(state.colour));
-  const mapNames = new Map([["pca", "PCA"], ["tsne", "t-SNE"]]);
+  const mapNames = new Map([["pca", "PCA"], ["tsne", "t-SNE"], ["umap", "UMAP"]]);
   const mapBy = choice("Map", D.maps.map((m, i) => [i, mapNames.get(m.name) || m.name]), (i) => { state.map = D.maps[i]; refresh(true); });
   mapBy.querySelector("select").value = String(D.maps.length - 1);
   const overlay = el("input", { type: "checkbox", change: () => { state.samples = overlay.checked; refresh(); } });

@@ -1,6 +1,17 @@
 // The sections of the page, from top to bottom.
 const arrow = (better) => (better === true ? "↑" : better === false ? "↓" : "");
 
+// What a reader asks first, as far as it was measured.
+const HEADLINE = ["ppl", "reconstruction_bleu", ...D.heads.map((head) => `control_accuracy_${head.name}`), "grammatical", "mutual_information_zy",
+  ...D.labels.map((label) => `v_measure_${label.name}`), "code_agreement", "self_bleu", "wkl"];
+const headline = (rows) => {
+  const picked = HEADLINE.flatMap((name) => rows.filter((m) => m.name === name && m.value !== null)).slice(0, 6);
+  const shown = (m) => (m.unit.startsWith("share") ? `${(100 * m.value).toFixed(1)}%` : number(m.value, 3));
+  return picked.length < 2 ? null : el("dl", { class: "headline" }, picked.map((m) => el("div", { title: m.description },
+    el("dt", { dir: "auto" }, m.name.replaceAll("_", " ")), el("dd", {}, shown(m)),
+    el("dd", { class: "muted small" }, `${m.unit} ${arrow(m.higher_is_better)}`))));
+};
+
 const overview = () => {
   const R = D.run, E = D.evaluation;
   const facts = el("dl", { class: "facts" }, R.facts.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", { dir: "auto" }, v))));
@@ -13,6 +24,7 @@ const overview = () => {
   const parts = [
     el("h1", { dir: "auto" }, R.name),
     R.description ? el("p", { class: "lead", dir: "auto" }, R.description) : null,
+    E ? headline(E.rows) : null,
     facts,
     el("div", { class: "note" }, warnings.length ? [el("h3", {}, "Warnings that fired in training"), el("ul", {}, warnings)]
       : el("p", {}, D.curves.panels.length ? "No warning fired in training." : "No training metrics lie in this run.")),
@@ -51,9 +63,9 @@ const cardOf = (head, card, goTo, map) => {
     el("p", { class: "muted small measure" }, bar(card.share, "share of the sentences"), `${plural(card.size, "sentence")}, ${percent(card.share)}`,
       card.confidence === null ? null : ` · confidence ${number(card.confidence, 2)}`),
     card.words.length ? el("p", { class: "words", dir: "auto" }, card.words.map((w, i) =>
-      el("span", { class: `word w${Math.floor(i / 3)}`, title: `c-TF-IDF ${number(w.score, 3)}, ${w.count} times` }, w.text, " "))) : null,
+      el("span", { class: `word w${Math.floor(i / 3)}`, title: `${plural(w.count, "time")}; c-TF-IDF ${number(w.score, 3)}; ${number(w.z, 3)} standard errors above the other codes` }, w.text, " "))) : null,
     groups.size ? el("dl", { class: "shares" }, [...groups].map(([label, shares]) => el("div", {}, el("dt", { dir: "auto" }, label), el("dd", {}, shares.map((s) =>
-      el("span", { class: s.lift >= 1.5 ? "share strong" : "share", title: `${plural(s.count, "sentence")}` }, el("bdi", {}, s.name), ` ${percent(s.share)}`,
+      el("span", { class: s.lift >= 1.5 && s.count >= 5 ? "share strong" : "share", title: `${plural(s.count, "sentence")}` }, el("bdi", {}, s.name), ` ${percent(s.share)}`,
         el("span", { class: "muted" }, ` ×${number(s.lift, 2)}`))))))) : null,
     card.typical.length ? [el("h4", {}, "Most typical"), el("ul", { class: "sentences" }, card.typical.map((t) => el("li", { title: `p = ${number(t.probability, 4)}` }, say(t.text))))] : null,
     card.generated.length ? [el("h4", {}, "Generated for it"), el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))] : null,
@@ -66,7 +78,7 @@ const codeCards = (map) => {
   let head = D.heads[0], order = "size";
   const orders = {
     size: (c) => -c.size, confidence: (c) => -(c.confidence ?? -1), unsure: (c) => c.confidence ?? 2,
-    name: (c) => c.code, lift: (c) => -Math.max(0, ...c.labels.map((s) => s.lift)),
+    name: (c) => c.code, lift: (c) => -Math.max(0, ...c.labels.map((s) => s.share * Math.log(s.lift))), // a lift counts as much as its share
   };
   const nodes = new Map();
   const draw = () => {
@@ -102,9 +114,9 @@ const heatMap = () => {
   const draw = (i) => {
     const [head, label] = pairs[i], counts = D.tables[head.name][label.name];
     const order = counts.map((row, code) => [code, row, row.reduce((a, b) => a + b, 0)]).sort((a, b) => b[2] - a[2] || a[0] - b[0]);
-    holder.replaceChildren(el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Code by label" }, el("table", { class: "heat" },
+    holder.replaceChildren(el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Code by label" }, el("table", { class: "heat" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("bdi", {}, head.name), " \\ ", el("bdi", {}, label.name)), label.classes.map((c) => el("th", { scope: "col", dir: "auto" }, c)), el("th", { scope: "col" }, "all"))),
-      el("tbody", {}, order.map(([code, row, all]) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, head.classes[code]), row.map((count) => {
+      el("tbody", {}, order.map(([code, row, all]) => el("tr", {}, el("th", { scope: "row", dir: "auto", title: gist(head, code) || null }, head.classes[code]), row.map((count) => {
         const cell = el("td", { title: all ? `${percent(count / all)} of ${head.classes[code]}` : null }, number(count));
         cell.style.setProperty("--share", `${Math.round(all ? (72 * count) / all : 0)}%`);
         return cell;
@@ -121,16 +133,18 @@ const control = () => {
   const parts = [el("p", { class: "muted" }, "Sentences generated for each class. Agreement: the share that the model's own classifier gives the class that was asked for; ",
     "independent judges are in the measured table.")];
   const holder = el("div");
-  const draw = (i) => {
-    const C = D.control[i], head = D.heads[i], cards = D.cards[head.name];
+  const FEW = 24;
+  const draw = (i, all = false) => {
+    const C = D.control[i], head = D.heads[i], every = D.cards[head.name], cards = all ? every : every.slice(0, FEW);
     holder.replaceChildren(
       C.sweep.length ? el("div", { class: "charts" }, lineChart({ title: "Agreement by strength", unit: `share of ${C.sweep[0].n}`, range: [0, 1],
         points: C.sweep.map((s) => [s.strength, s.agreement]) })) : "",
       el("div", { class: "classes" }, cards.map((card, k) => el("section", { class: "class" },
         el("h3", {}, el("bdi", {}, card.name), el("span", { class: "muted small" }, ` ${percent(C.agreement[k])} of ${card.generated.length} agree`)),
-        el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))))));
+        el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))))),
+      cards.length < every.length ? el("p", {}, el("button", { type: "button", class: "quiet", click: () => draw(i, true) }, `Show all ${every.length} classes`)) : "");
   };
-  parts.push(tabs(D.heads.map((h) => h.name), draw).node, holder);
+  parts.push(tabs(D.heads.map((h) => h.name), (i) => draw(i)).node, holder);
   draw(0);
   const G = D.composition;
   if (G) {
@@ -150,6 +164,27 @@ const arriving = (text, final) => {
   const there = new Set(final.split(/\s+/));
   return text === "" ? say(text) : el("span", { class: "text", dir: "auto" }, text.split(/\s+/).map((w, i) => [i ? " " : "", el("span", { class: there.has(w) ? "stays" : "goes" }, w)]));
 };
+// What changes at each layer of a hierarchical latent.
+const layers = (L) => {
+  const below = (n) => (n === 1 ? "layer 1" : `layers 1–${n}`);
+  return [
+    el("h3", {}, "Layers"),
+    el("p", { class: "muted" }, "The latent has layers, 1 the lowest. Here the named ones are drawn anew and those above stay. What stays the same is carried above; ",
+      "what changes, by the layers drawn. The last row draws everything, and shows what chance keeps."),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "What each layer carries" }, el("table", {},
+      el("thead", {}, el("tr", {}, ["drawn anew", "dimensions", "words kept"].map((h, i) => el("th", { scope: "col", class: i ? "num" : "" }, h)),
+        L.heads.map((h) => el("th", { scope: "col", class: "num" }, el("bdi", {}, h), " kept")))),
+      el("tbody", {}, L.layers.map((each) => el("tr", {}, el("th", { scope: "row" }, below(each.number)), el("td", { class: "num" }, each.size),
+        el("td", { class: "num", title: `${percent(each.words_chance)} against another sentence` }, bar(each.words), percent(each.words)),
+        L.heads.map((h) => el("td", { class: "num" }, bar(each.kept[h]), percent(each.kept[h])))))))),
+    el("p", { class: "muted small" }, `${plural(L.layers[0].n, "sentence")}; words in common with an unrelated sentence: ${percent(L.layers[0].words_chance)}.`),
+    el("div", { class: "trails" }, L.sentences.map((text, i) => el("ol", { class: "trail" },
+      el("li", { class: "end" }, el("span", { class: "muted small step" }, "given"), say(text)),
+      L.layers.map((each) => each.texts[i].map((made, k) => el("li", {},
+        el("span", { class: "muted small step" }, k ? "" : below(each.number)), arriving(made, text))))))),
+  ];
+};
+
 const paths = () => {
   const parts = [];
   if (D.diffusions.length) {
@@ -166,6 +201,7 @@ const paths = () => {
         e.levels.map((level, i) => el("li", {}, el("span", { class: "muted small step" }, level === null ? "chain" : `level ${level}`), arriving(e.texts[i], e.text),
           el("span", { class: `small ${e.found[i] === e.target ? "yes" : "muted"}` }, ` ${e.found[i] === e.target ? "✓ " : ""}${e.found[i]}`)))))));
   }
+  if (D.layers) parts.push(layers(D.layers));
   if (D.walks.length) {
     parts.push(el("h3", {}, "Walks"), el("p", { class: "muted" }, "Between two sentences of the corpus, along the arc between their latents."),
       el("div", { class: "trails" }, D.walks.map((w) => el("ol", { class: "trail" }, w.map((text, i) => el("li", { class: i === 0 || i === w.length - 1 ? "end" : "" },
@@ -175,14 +211,31 @@ const paths = () => {
 };
 
 const sampler = () => {
-  const parts = [];
-  if (D.drawEnergies && D.samples.energy) {
-    parts.push(el("p", { class: "muted" }, "If the prior fits, its samples have the energies that draws of the sentences' posteriors have: the two lines lie on each other."),
-      histogram("Energy −F(z) at level 0", "nats", [{ name: "posterior draws", values: D.drawEnergies }, { name: "prior samples", values: D.samples.energy }]));
+  const parts = [], C = D.chains, E = D.energyLevels;
+  if (C.length) {
+    const least = C.reduce((a, b) => (Math.min(a.ess_position, a.ess_energy) < Math.min(b.ess_position, b.ess_energy) ? a : b));
+    parts.push(el("h3", {}, "Chains"),
+      el("p", { class: "muted" }, `A draw takes ${plural(C[0].steps, "step")} at ${C.length === 1 ? "one level" : `each of ${C.length} levels`}. Effective sample size: independent draws of a level's conditional that `,
+        "100 steps of its chain are worth, from their autocorrelation; of the coordinates (position) and of F (energy). ",
+        C.length > 1 ? `Least at level ${least.level}: ${number(Math.min(least.ess_position, least.ess_energy), 3)}.` : ""));
+    if (C.length > 1) {
+      const chart = (title, key, range) => lineChart({ title, unit: "by level", range, points: C.filter((c) => c[key] !== null).map((c) => [c.level, c[key]]) });
+      parts.push(el("div", { class: "charts" }, C.some((c) => c.acceptance !== null) ? chart("Acceptance", "acceptance", [0, 1]) : null,
+        chart("Effective in 100, position", "ess_position", [0, 100]), chart("Effective in 100, energy", "ess_energy", [0, 100])));
+    }
+    const table = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Chains by level" }, el("table", {},
+      el("thead", {}, el("tr", {}, ["level", "ᾱ", "acceptance", "effective in 100: position", "energy"].map((h) => el("th", { scope: "col", class: "num" }, h)))),
+      el("tbody", {}, C.map((c) => el("tr", {}, el("th", { scope: "row", class: "num" }, c.level), [c.signal, c.acceptance, c.ess_position, c.ess_energy].map((v) => el("td", { class: "num" }, number(v, 3))))))));
+    parts.push(C.length > 1 ? el("details", {}, el("summary", {}, "The numbers"), table) : table);
+  } else parts.push(el("p", { class: "muted" }, "This prior has a closed form and is drawn from directly: no chains, every draw is independent."));
+  if (E.length) {
+    parts.push(el("h3", {}, "Energies"), el("p", { class: "muted" }, "−F in nats, by level. If the prior fits, its samples have the energies that draws of the sentences' posteriors have: ",
+        "the solid and the dashed line lie on each other. Beside each the area they share, and what equal densities would share at this many draws."),
+      el("p", { class: "small" }, ["posterior means", "posterior draws", "prior samples"].map((name, i) => el("span", { class: `key key${i}` }, name))),
+      el("div", { class: "charts" }, E.map((e) => histogram({ title: E.length > 1 ? `Level ${e.level}, ᾱ ${e.signal.toFixed(2)}` : "Level 0",
+        note: `${percent(e.overlap)} of ${percent(e.chance_overlap)}`, low: e.low, high: e.high, series: [e.means, e.draws, e.samples] }))));
   }
-  const taken = D.acceptance.map((a, level) => [level, a]).filter(([, a]) => a !== null);
-  if (taken.length > 1) parts.push(el("div", { class: "charts" }, lineChart({ title: "Acceptance by level", unit: "share", range: [0, 1], points: taken })));
-  return parts.length ? parts : null;
+  return parts;
 };
 
 const build = () => {
@@ -216,4 +269,5 @@ addEventListener("beforeprint", () => { before = root.dataset.theme || ""; root.
 addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; themed(); });
 build();
 themed();
+performance.mark("ready");
 root.dataset.ready = "yes";

@@ -1,0 +1,96 @@
+"""An inspection as pandas tables, for notebooks: one row a sentence, a sample, a code, a level.
+
+| name | a row is | columns |
+|---|---|---|
+| sentences | a sentence | text, the labels, `<head>`, `<head> confidence`, energy, loss (nats), `<map> x`, `<map> y` |
+| samples | a prior sample | text, energy (nats), `<map> x`, `<map> y` |
+| codes | a class of a head | as `textebm codes --csv` has them |
+| words | a word of a class | head, code, word, score (c-TF-IDF), count, z |
+| labels | a class of a head and of a label | head, code, label, name, count, share (of the code), lift |
+| control | a strength of a head | head, strength, agreement, n |
+| chains | a level of the prior | level, signal, acceptance, steps, ess_position, ess_energy |
+| energies | a bin at a level | level, from, to (nats), means, draws, samples (shares) |
+
+Where a label has a head's name, the head's column is `predicted <head>`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from textebm.inspection.codes import label_counts, to_rows
+from textebm.inspection.rows import LabelColumn
+
+if TYPE_CHECKING:
+    from textebm.inspection.report import Inspection
+
+
+def frames(found: Inspection) -> dict[str, pd.DataFrame]:
+    """All tables by name; one without rows where the model has nothing of the kind."""
+    cards = [card for own in found.cards.values() for card in own]
+    words = [(c.head, c.name, w.text, w.score, w.count, w.z) for c in cards for w in c.words]
+    labels = [(c.head, c.name, s.label, s.name, s.count, s.share, s.lift) for c in cards for s in c.labels]
+    control = [(each.head, s.strength, s.agreement, s.n) for each in found.control for s in each.sweep]
+    chains = [asdict(each) for each in found.chains]
+    return {
+        "sentences": sentences(found),
+        "samples": samples(found),
+        "codes": pd.DataFrame(to_rows(cards)),
+        "words": pd.DataFrame(words, columns=["head", "code", "word", "score", "count", "z"]),
+        "labels": pd.DataFrame(labels, columns=["head", "code", "label", "name", "count", "share", "lift"]),
+        "control": pd.DataFrame(control, columns=["head", "strength", "agreement", "n"]),
+        "chains": pd.DataFrame(chains) if chains else pd.DataFrame(columns=["level", "signal", "acceptance"]),
+        "energies": energies(found),
+    }
+
+
+def sentences(found: Inspection) -> pd.DataFrame:
+    columns: dict[str, Any] = {"text": found.rows.texts}
+    for name, label in found.rows.labels.items():
+        columns[name] = _names(label)
+    for head, cards in found.cards.items():
+        codes = found.encoding.codes[head]
+        taken = head if head not in columns else f"predicted {head}"
+        columns[taken] = [cards[code].name for code in codes.tolist()]
+        columns[f"{head} confidence"] = found.encoding.probabilities[head].gather(1, codes[:, None])[:, 0].numpy()
+    columns |= {"energy": found.energies, "loss": found.losses}
+    for name, layout in found.projection.layouts.items():
+        columns |= {f"{name} x": layout.points[:, 0], f"{name} y": layout.points[:, 1]}
+    return pd.DataFrame(columns)
+
+
+def samples(found: Inspection) -> pd.DataFrame:
+    columns: dict[str, Any] = {"text": found.sample_texts, "energy": found.sample_energies}
+    for name, layout in found.projection.layouts.items():
+        columns |= {f"{name} x": layout.samples[:, 0], f"{name} y": layout.samples[:, 1]}
+    return pd.DataFrame(columns)
+
+
+def energies(found: Inspection) -> pd.DataFrame:
+    pieces = []
+    for each in found.energy_levels:
+        edges = np.linspace(each.low, each.high, len(each.draws) + 1)
+        pieces.append(
+            pd.DataFrame(
+                {"level": each.level, "from": edges[:-1], "to": edges[1:], "means": each.means, "draws": each.draws,
+                 "samples": each.samples}
+            )
+        )  # fmt: skip
+    columns = ["level", "from", "to", "means", "draws", "samples"]
+    return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
+
+
+def crosstab(found: Inspection, head: str, label: str) -> pd.DataFrame:
+    """Counts of sentences, codes of *head* by classes of *label*. Raises KeyError for a name that is not there."""
+    cards, column = found.cards[head], found.rows.labels[label]
+    codes = found.encoding.codes[head].numpy()
+    counts = [label_counts(column, np.flatnonzero(codes == card.code)) for card in cards]
+    return pd.DataFrame(counts, index=[card.name for card in cards], columns=list(column.classes))
+
+
+def _names(label: LabelColumn) -> list[str | None]:
+    return [label.classes[value] if value >= 0 else None for value in label.values.tolist()]
