@@ -15,6 +15,7 @@ import typer
 from textebm.cli.shared import (
     JsonLinesOption,
     RunArgument,
+    as_read,
     batches,
     emit,
     load_model,
@@ -61,7 +62,7 @@ def encode(
 
 def _records(model: TextEBM, batch: list[tuple[int, str]]) -> Iterator[dict[str, Any]]:
     with stdout_kept_clean():
-        encoding = model.encode([text for _, text in batch])
+        encoding = model.encode(as_read(model, [text for _, text in batch]))
     means, stddevs = encoding.mean.tolist(), encoding.stddev.tolist()
     codes = {name: values.tolist() for name, values in encoding.codes.items()}
     probabilities = {name: values.tolist() for name, values in encoding.probabilities.items()}
@@ -107,7 +108,7 @@ def classify(
     """Name the class of each sentence on stdin: class, probability and sentence, separated by tabs."""
     model = load_model(run)
     for batch in batches(read_sentences()):
-        texts = [line for line in batch if line.strip()]
+        texts = as_read(model, [line for line in batch if line.strip()])
         with stdout_kept_clean():
             found = model.classify(texts, head) if texts else None
         rows = iter(zip(found.labels, found.probabilities.tolist(), strict=True)) if found else iter(())

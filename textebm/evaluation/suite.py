@@ -21,6 +21,7 @@ from torch import Tensor
 from textebm.errors import CorpusError, did_you_mean
 from textebm.evaluation import control, fluency, guidance, interpretability, latent, reconstruction
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
+from textebm.text.history import Turn, histories_of, texts_of
 
 __all__ = ["Evaluation", "Model", "evaluate"]
 
@@ -74,6 +75,8 @@ class Model(Protocol):
     def layers(self) -> Sequence[int]: ...
     @property
     def guided(self) -> bool: ...
+    @property
+    def reads_context(self) -> bool: ...
     def encode(self, texts: list[str], /) -> Encoding: ...
     def elbo_terms(self, texts: list[str], /, *, seed: int = 0) -> ElboTerms: ...
     def reconstruct(self, texts: list[str], /, *, decoding: Literal["greedy"] = "greedy") -> list[str]: ...
@@ -165,7 +168,7 @@ def evaluate(
         model,
         corpus,
         data,
-        list(data["text"]),
+        texts_of(data),
         result,
         seed,
         samples,
@@ -184,6 +187,7 @@ def evaluate(
     if split != "test":
         result.note(f"measured on {split}, not on test")
     reconstructions = _reconstruction(run)
+    _contexts(run)
     encoding = _latent(run)
     _fluency(run, reconstructions)
     _probes(run, encoding)
@@ -225,6 +229,25 @@ def _reconstruction(run: _Run) -> list[str]:
     ppl = math.exp(per_token) if per_token < 700 else math.inf  # math.exp would raise; infinity becomes a note
     result.add("ppl", ppl, len(texts))
     return found
+
+
+def _contexts(run: _Run) -> None:
+    """What the turns before a sentence are worth, for a model that reads them: its bound loses this much where each
+    sentence is given the history of another."""
+    if not run.model.reads_context:
+        return
+    run.progress("contexts")
+    result, n = run.result, len(run.texts)
+    histories = histories_of(run.texts)
+    order = np.random.default_rng(run.seed).permutation(n)  # each takes the history of the next one in this order
+    others = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    moved: list[str] = [Turn(text, histories[others[i]]) for i, text in enumerate(run.texts)]
+    terms = run.model.elbo_terms(moved, seed=run.seed)
+    nll, kl = float(terms.reconstruction_nll.double().mean()), float(terms.kl.double().mean())
+    own = {name: result.metrics[name].value for name in ("reconstruction_nll", "kl")}
+    result.add("context_gain_reconstruction", nll - own["reconstruction_nll"], n)
+    result.add("context_gain_kl", kl - own["kl"], n)
+    result.add("context_gain", nll + kl - sum(own.values()), n)
 
 
 def _latent(run: _Run) -> Encoding:

@@ -174,7 +174,7 @@ def diffusions(model: TextEBM, *, seed: int = 0) -> tuple[list[Diffusion], list[
     if sample.path is None or len(sample.path) < 2:
         return [], acceptance
     count = len(sample.path)
-    texts = model.decode(sample.path.cpu().flatten(0, 1))
+    texts = [model.decode(u) for u in sample.path.cpu()]
     levels = tuple(range(count - 1, -1, -1))
     signal = tuple(float(model.prior.schedule.alpha_bar[level]) for level in levels)
-    return [Diffusion(levels, signal, tuple(texts[i::DIFFUSED])) for i in range(DIFFUSED)], acceptance
+    return [Diffusion(levels, signal, tuple(each[i] for each in texts)) for i in range(DIFFUSED)], acceptance

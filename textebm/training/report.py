@@ -21,6 +21,7 @@ from textebm.inspection.rows import choose_rows
 from textebm.model import TextEBM
 from textebm.pretrained import load
 from textebm.recipe import Recipe
+from textebm.text.history import histories_of
 from textebm.training import checkpoint
 from textebm.training.lock import RunLock
 
@@ -57,7 +58,8 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory / "projection.json")
-    found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
+    with model.answering(histories_of(rows.texts)):
+        found = inspect(model, rows, seed=seed, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory / "metrics.jsonl")
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -84,7 +86,8 @@ def codes_of_run(
     if head is None:
         head = next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads)))
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    with model.answering(histories_of(rows.texts)):
+        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:

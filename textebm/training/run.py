@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import DatasetDict
@@ -22,8 +23,9 @@ from textebm.pretrained import adopt, load, model_card, save
 from textebm.recipe import Recipe
 from textebm.recipe_io import dump_recipe, load_recipe
 from textebm.text import grammar
+from textebm.text.history import histories_of, texts_of
 from textebm.training import checkpoint
-from textebm.training.data import label_names, read_split
+from textebm.training.data import label_names, read_split, words_of
 from textebm.training.interrupt import GracefulStop
 from textebm.training.lock import RunLock
 from textebm.training.loop import Trainer
@@ -56,8 +58,15 @@ def train(
     with Progress(quiet=quiet) as progress, GracefulStop() as stop:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
-        tokenizer = build_tokenizer(recipe, corpus["train"]["text"])
-        splits = {name: read_split(corpus[name], tokenizer, recipe.data.max_tokens) for name in ("train", "validation")}
+        data = recipe.data
+        tokenizer = build_tokenizer(recipe, words_of(corpus["train"], data.context_turns))
+        splits = {
+            name: read_split(
+                corpus[name], tokenizer, data.max_tokens,
+                context_turns=data.context_turns, context_tokens=data.context_tokens,
+            )
+            for name in ("train", "validation")
+        }  # fmt: skip
         for name, split in splits.items():
             if len(split) < 2:
                 raise CorpusError(
@@ -232,11 +241,20 @@ def _evaluate(
     model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, limit: int | None, seed: int,
     progress: Callable[[str], None] | None,
 ) -> Evaluation:  # fmt: skip
-    return run_suite(
-        model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed, limit=limit,
-        samples=recipe.evaluation.samples, samples_per_class=recipe.evaluation.samples_per_class,
-        parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress,
-    )  # fmt: skip
+    histories = histories_of(texts_of(corpus["test"]))
+    drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
+    with model.answering(drawn):
+        evaluation = run_suite(
+            model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
+            limit=limit, samples=recipe.evaluation.samples, samples_per_class=recipe.evaluation.samples_per_class,
+            parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress,
+        )  # fmt: skip
+    if model.reads_context:
+        evaluation.note(
+            f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
+            "answer histories drawn from test"
+        )
+    return evaluation
 
 
 def _check_labels(recipe: Recipe, corpus: DatasetDict) -> None:
