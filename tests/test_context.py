@@ -304,7 +304,7 @@ def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
 
 def test_a_condition_keeps_the_context_of_its_rows() -> None:
     c = torch.arange(8.0).view(4, 2)
-    condition = Condition({"a": torch.tensor([0, 1, 0, 1])}, 2.0, c)
+    condition = Condition({"a": torch.tensor([0, 1, 0, 1])}, 2.0, context=c)
     assert torch.equal(condition.rows(slice(1, 3)).context, c[1:3])
     twice = condition.repeated(2)
     assert torch.equal(twice.context, torch.cat([c, c])) and twice.symbols["a"].tolist() == [0, 1, 0, 1] * 2

@@ -61,10 +61,11 @@ class Generation(Reading):
 
     def respond(
         self, contexts: Contexts, *, symbols: SymbolRequest | None = None, n: int = 1, strength: float | None = None,
-        seed: int = 0, decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-        num_beams: int = 4, max_tokens: int | None = None,
+        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0, decoding: Decoding = "greedy",
+        temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, num_beams: int = 4,
+        max_tokens: int | None = None,
     ) -> list[list[str]]:  # fmt: skip
-        """n answers to each history, under *symbols* if given.
+        """n answers to each history, under *symbols* and *like* if given.
 
         contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
         class, or a sequence with a class for each history. The rest as in `generate`.
@@ -79,9 +80,9 @@ class Generation(Reading):
             for name, value in (symbols or {}).items()
         }
         texts = self.generate(
-            n * len(histories), symbols=asked, strength=strength, seed=seed, decoding=decoding,
-            temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams, max_tokens=max_tokens,
-            contexts=[history for history in histories for _ in range(n)],
+            n * len(histories), symbols=asked, strength=strength, like=like, like_strength=like_strength, seed=seed,
+            decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
+            max_tokens=max_tokens, contexts=[history for history in histories for _ in range(n)],
         )  # fmt: skip
         return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 

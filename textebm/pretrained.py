@@ -71,7 +71,7 @@ def adopt(model: TextEBM, name: str | Path) -> None:
         )
     weights = other.state_dict()
     for key, value in model.state_dict().items():
-        if not key.startswith(("encoder.", "decoder.", "prior.transport.")):
+        if not key.startswith(("encoder.", "context_encoder.", "decoder.", "prior.transport.")):
             continue
         if key not in weights or weights[key].shape != value.shape:
             found = f"has shape {tuple(weights[key].shape)}" if key in weights else "does not exist"
