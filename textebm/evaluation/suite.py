@@ -19,9 +19,9 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from torch import Tensor
 
 from textebm.errors import CorpusError, did_you_mean
-from textebm.evaluation import control, fluency, guidance, interpretability, latent, reconstruction
+from textebm.evaluation import context, control, fluency, guidance, interpretability, latent, reconstruction
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
-from textebm.text.history import Turn, histories_of, texts_of
+from textebm.text.history import texts_of
 
 __all__ = ["Evaluation", "Model", "evaluate"]
 
@@ -187,7 +187,6 @@ def evaluate(
     if split != "test":
         result.note(f"measured on {split}, not on test")
     reconstructions = _reconstruction(run)
-    _contexts(run)
     encoding = _latent(run)
     _fluency(run, reconstructions)
     _probes(run, encoding)
@@ -228,26 +227,11 @@ def _reconstruction(run: _Run) -> list[str]:
     per_token = float((nll + kl).sum()) / max(float(terms.num_tokens.sum()), 1.0)
     ppl = math.exp(per_token) if per_token < 700 else math.inf  # math.exp would raise; infinity becomes a note
     result.add("ppl", ppl, len(texts))
+    if run.model.reads_context:
+        gains = context.context_gain(run.model, texts, float(nll.mean()), float(kl.mean()), seed=run.seed)
+        for name, gain in gains.items():
+            result.add(name, gain, len(texts))
     return found
-
-
-def _contexts(run: _Run) -> None:
-    """What the turns before a sentence are worth, for a model that reads them: its bound loses this much where each
-    sentence is given the history of another."""
-    if not run.model.reads_context:
-        return
-    run.progress("contexts")
-    result, n = run.result, len(run.texts)
-    histories = histories_of(run.texts)
-    order = np.random.default_rng(run.seed).permutation(n)  # each takes the history of the next one in this order
-    others = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    moved: list[str] = [Turn(text, histories[others[i]]) for i, text in enumerate(run.texts)]
-    terms = run.model.elbo_terms(moved, seed=run.seed)
-    nll, kl = float(terms.reconstruction_nll.double().mean()), float(terms.kl.double().mean())
-    own = {name: result.metrics[name].value for name in ("reconstruction_nll", "kl")}
-    result.add("context_gain_reconstruction", nll - own["reconstruction_nll"], n)
-    result.add("context_gain_kl", kl - own["kl"], n)
-    result.add("context_gain", nll + kl - sum(own.values()), n)
 
 
 def _latent(run: _Run) -> Encoding:
