@@ -292,7 +292,7 @@ def test_gradient_reaches_the_context_encoder_from_encoder_decoder_and_energy() 
 
 def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
     torch.manual_seed(0)
-    net = LayeredEnergyNet((2, 3), 2, {"a": 2}, hidden_size=8, num_blocks=1, context_size=4)
+    net = LayeredEnergyNet((2, 3), 2, {"a": 2}, head_layers={"a": 0}, hidden_size=8, num_blocks=1, context_size=4)
     for each in net.layers:
         torch.nn.init.normal_(each.outputs.weight)
     z, level, c = torch.randn(5, 5), torch.zeros(5, dtype=torch.long), torch.randn(5, 4)

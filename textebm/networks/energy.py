@@ -92,8 +92,9 @@ class EnergyNet(nn.Module):
 class LayeredEnergyNet(nn.Module):
     """F(z, t) = Σ_l F_l(z^l, t), an `EnergyNet` a layer of the latent, with the interface of one (arXiv 2306.06323).
 
-    sizes: the layers' dimensions, top first. A symbol head may read one layer, whose place in *sizes* head_layers gives;
-    the others read all of z, through one more potential beside the layers': what a symbol says is seldom in one layer.
+    sizes: the layers' dimensions, top first. A symbol head may read one layer, whose place in *sizes* head_layers
+    gives; the others read all of z, through one more potential beside the layers': what a symbol says is seldom in one
+    layer.
     A layer without a head has a plain potential.
     """
 
