@@ -68,7 +68,8 @@ class FakeModel:
     def interpolate(self, a: str, b: str, steps: int = 8) -> list[str]:
         return [a, *["between"] * (steps - 2), b]
 
-    def encode(self, texts: list[str]) -> Any:
+    def encode(self, texts: list[str], **options: Any) -> Any:
+        self.asked.append(("encode", options))
         n = len(texts)
         return types.SimpleNamespace(
             mean=Rows([[0.5, float("nan")]] * n),
@@ -360,6 +361,15 @@ def test_wrong_usage_is_exit_code_2(model: FakeModel, run_directory: str, option
     result = call("generate", run_directory, *options)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "Usage: " in result.stderr
+
+
+def test_refine_reaches_the_model(model: FakeModel, run_directory: str, tmp_path: Path) -> None:
+    succeed("reconstruct", run_directory, "good food", "--refine", "4")
+    assert model.asked[-1] == ("reconstruct", {"seed": 0, "refine": 4})
+    (tmp_path / "some.txt").write_text("good food\n")
+    succeed("encode", run_directory, str(tmp_path / "some.txt"), "--refine", "3", "--seed", "2")
+    assert model.asked[-1] == ("encode", {"refine": 3, "seed": 2})
+    assert call("reconstruct", run_directory, "a", "--refine", "-1").exit_code == 2
 
 
 def test_reconstruct_from_arguments_and_from_stdin(model: FakeModel, run_directory: str) -> None:

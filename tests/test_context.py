@@ -16,6 +16,7 @@ from torch import Tensor
 
 from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.errors import CorpusError, RecipeError, TextEBMError
+from textebm.evaluation.setting import Effort
 from textebm.evaluation.suite import evaluate
 from textebm.inspection.report import inspect
 from textebm.inspection.rows import choose_rows
@@ -377,6 +378,31 @@ KINDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("stage", ["autoencoder", "joint"])
+def test_refined_inference_reads_the_context(stage: Any) -> None:
+    """The chain's target is p(x, u | c): another history is another posterior, at use and in training."""
+    model = fresh("inference.kind=refined", "inference.steps=2").eval()
+    refined = [model.encode(TEXTS, contexts=histories, refine=3).mean for histories in (HISTORIES, [[]] * 3)]
+    assert not torch.allclose(*refined, atol=1e-3)
+    batch = batch_of(model)
+    c = model.read_context(batch)
+    assert c is not None
+    u = torch.randn(len(batch), 8, generator=seeded())
+    scores = [model.posterior_score(batch, context=each)(u) for each in (c, -c)]
+    assert not torch.allclose(*scores, atol=1e-3)
+    loss = model.train()(batch, stage, Weights(), generator=seeded()).loss
+    loss.backward()
+    assert torch.isfinite(loss) and model.context_encoder is not None
+    assert all(parameter.grad is not None for parameter in model.context_encoder.parameters())
+
+
+def test_what_dialogue_models_do_not_do_is_said() -> None:
+    with pytest.raises(RecipeError, match="a short run has no encoder to read the turns before in"):
+        talking("inference.kind=short_run")
+    with pytest.raises(TextEBMError, match="likelihood intervals are not there for models of dialogues"):
+        fresh().nll_interval(TEXTS)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_prior_answers(kind: str) -> None:
     model = fresh(f"prior.kind={kind}", "prior.steps=2").eval()
@@ -560,7 +586,7 @@ def test_save_and_load_answer_alike_and_the_suite_and_report_run(tmp_path: Path)
     assert any("histories drawn from test" in note for note in run.evaluation.notes)
     corpus = parts(talking())[0]
     with pytest.raises(TextEBMError, match="use respond"):
-        evaluate(loaded, corpus, samples=4, samples_per_class=2)
+        evaluate(loaded, corpus, effort=Effort(samples=4, samples_per_class=2))
     with loaded.answering(ASKED):
         found = inspect(loaded, choose_rows(corpus["test"]))
     assert len(found.losses) == len(found.energies) == len(corpus["test"]) and found.diffusions

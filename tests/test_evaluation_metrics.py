@@ -13,7 +13,8 @@ from rich.console import Console
 from sacrebleu.metrics.bleu import BLEU
 
 from textebm.evaluation import fluency, interpretability, latent
-from textebm.evaluation.metric import CATALOGUE, Evaluation, Metric, UndefinedMetricError, describe
+from textebm.evaluation.catalogue import CATALOGUE, describe
+from textebm.evaluation.metric import Evaluation, Metric, UndefinedMetricError
 from textebm.evaluation.reconstruction import reconstruction_bleu
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from textebm.errors import CorpusError
+from textebm.errors import CorpusError, TextEBMError
 from textebm.evaluation import suite
 from textebm.evaluation.control import (
     ClassifierJudge,
@@ -28,6 +28,7 @@ from textebm.evaluation.control import (
 )
 from textebm.evaluation.interpretability import code_agreement, layer_probes
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
+from textebm.evaluation.setting import Effort
 from textebm.evaluation.suite import evaluate
 
 torch.set_num_threads(1)
@@ -73,6 +74,14 @@ class Terms:
 
 
 @dataclass
+class Interval:
+    lower: torch.Tensor
+    upper: torch.Tensor
+    num_tokens: torch.Tensor
+    effective_draws: torch.Tensor
+
+
+@dataclass
 class FakeModel:
     """Reads and writes the language without a fault, except: it writes code 1 as code 2, and every fourth positive
     sentence is empty. With more sampler steps it falls to one sentence.
@@ -103,12 +112,12 @@ class FakeModel:
         assert decoding == "greedy"
         return [""] * len(texts) if self.mute else list(texts)
 
-    def generate(self, n, *, symbols=None, strength=None, seed=0, steps_factor=1) -> list[str]:
+    def generate(self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0) -> list[str]:
         if self.mute:
             return [""] * n
         texts = []
         for i in range(n):
-            noun, adjective = (0, 0) if steps_factor > 1 else (i % 3, (i // 3) % 2)
+            noun, adjective = i % 3, (i // 3) % 2
             for name, value in (symbols or {}).items():
                 if self.heads[name].column is None:
                     noun = {0: 0, 1: 2, 2: 2, 3: 0}[self.heads[name].classes.index(value)]
@@ -120,6 +129,32 @@ class FakeModel:
 
     def sample_latents(self, n, *, symbols=None, strength=None, seed=0, steps_factor=1) -> torch.Tensor:
         return steps_factor * (torch.arange(n) % 2).float()[:, None].expand(n, 3)  # standard deviation factor / 2
+
+    def decode(self, latents, *, seed=0, decoding="greedy", temperature=1.0) -> list[str]:
+        if float(latents.max()) > 1 and not self.mute:  # more steps
+            return [sentence(0, 0)] * len(latents)
+        if decoding == "greedy" and not self.mute:  # greedy decoding has its favourite
+            return [sentence(i % 3, 1) for i in range(len(latents))]
+        return self.generate(len(latents), seed=seed)
+
+    def nll_interval(self, texts, *, draws=16, temperatures=4, chains=1, seed=0, progress=None) -> Interval:
+        words = torch.tensor([len(text.split()) for text in texts])
+        return Interval(words.float() - 1, words.float(), words, torch.full((len(texts),), 2.0))
+
+    def edit(self, texts, symbols, *, level=None, strength=None, seed=0, decoding="greedy") -> list[str]:
+        """Up to level 4; level 2 changes nothing, another also spoils the noun of every other sentence."""
+        if level is not None and level > 4:
+            raise TextEBMError("level must lie between 1 and 4")
+        if level == 2:
+            return list(texts)
+        (asked,) = symbols.values()
+        found = []
+        for i, (text, mood) in enumerate(zip(texts, asked, strict=True)):
+            words = text.split()
+            words[3] = "good" if mood == "positive" else "bad"
+            words[1] = "food" if i % 2 else words[1]
+            found.append(" ".join(words))
+        return found
 
 
 def corpus(rows: list[tuple[str, int, int]], features: Features | None = None) -> Dataset:
@@ -143,7 +178,7 @@ def data() -> DatasetDict:
     return DatasetDict(train=corpus(all_rows(10)), validation=corpus(all_rows(2)), test=corpus(all_rows(4)))
 
 
-SMALL = {"samples": 60, "samples_per_class": 24}
+SMALL = {"effort": Effort(samples=60, samples_per_class=24)}
 
 
 def values(found: Evaluation) -> dict[str, float]:
@@ -171,7 +206,7 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
             "wkl_matched": 0.0,
             "wkl_reconstruction": 0.0,
             "wkl_real": 0.0,
-            "wkl_more_steps": more_steps,
+            "wkl_more_steps_greedy": more_steps,
             "self_bleu": 100.0,  # every sentence occurs ten times
             "self_bleu_real": 100.0,
             "distinct_1": 8 / 300,
@@ -179,12 +214,26 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
             "copied": 1.0,
             "empty": 0.0,
             "grammatical": 1.0,
+            "wkl_greedy": 0.2 * math.log(2),  # "good" twice as often as in train
+            "wkl_matched_greedy": 0.2 * math.log(2),
+            "self_bleu_greedy": 100.0,
+            "distinct_1_greedy": 7 / 300,
+            "distinct_2_greedy": 8 / 240,
+            "copied_greedy": 1.0,
+            "empty_greedy": 0.0,
+            "grammatical_greedy": 1.0,
             "mutual_information_zy": math.log(3),
             "mutual_information_zy_sentiment": math.log(2),
             "codes_in_use": 3,
             "code_perplexity": 3.0,
             "homogeneity_sentiment": 0.0,
             "v_measure_sentiment": 0.0,
+            "purity_sentiment": 0.5,
+            "permuted_purity_sentiment": found.metrics["permuted_purity_sentiment"].value,
+            "mutual_information_sentiment": 0.0,
+            "purity_topic": 1.0,
+            "permuted_purity_topic": found.metrics["permuted_purity_topic"].value,
+            "mutual_information_topic": math.log(3),
             "ami_sentiment": found.metrics["ami_sentiment"].value,
             "permuted_homogeneity_sentiment": found.metrics["permuted_homogeneity_sentiment"].value,
             "permuted_v_measure_sentiment": found.metrics["permuted_v_measure_sentiment"].value,
@@ -250,7 +299,7 @@ def test_a_mute_model_scores_nothing_and_writes_no_nan(data: DatasetDict, tmp_pa
     assert (got["reconstruction_bleu"], got["grammatical"], got["empty"], got["copied"]) == (0.0, 0.0, 1.0, 0.0)
     assert (got["control_accuracy_sentiment"], got["code_agreement"], got["self_bleu"]) == (0.0, 0.0, 0.0)
     assert got["composition_joint_sentiment_code"] == 0.0
-    for name in ("wkl", "wkl_reconstruction", "wkl_more_steps", "distinct_2"):
+    for name in ("wkl", "wkl_reconstruction", "wkl_more_steps_greedy", "distinct_2"):
         assert name not in got and any(note.startswith(f"{name}: left out") for note in found.notes)
     json.loads(found.save(tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
 
@@ -281,7 +330,7 @@ def test_a_corpus_without_labels_and_a_head_that_it_cannot_judge() -> None:
 
 
 def test_one_sentence(data: DatasetDict) -> None:
-    found = evaluate(FakeModel(), data, limit=1, samples=1, samples_per_class=1, parser=parse)
+    found = evaluate(FakeModel(), data, limit=1, effort=Effort(1, 1), parser=parse)
     undefined = {"active_units", "mutual_information_xz", "latent_stddev", "self_bleu", "homogeneity_topic"}
     assert not undefined & set(found.metrics)
     assert found.metrics["code_agreement"].n == 1 and found.metrics["control_accuracy_sentiment"].value == 1.0
@@ -343,7 +392,7 @@ def test_blank_sentences_and_missing_splits(data: DatasetDict) -> None:
     with pytest.raises(CorpusError, match="no sentence"):
         evaluate(FakeModel(), DatasetDict(train=data["train"], test=corpus([("", 0, 0)])))
     with pytest.raises(ValueError, match="at least 1"):
-        evaluate(FakeModel(), data, samples=0)
+        evaluate(FakeModel(), data, effort=Effort(samples=0))
     validated = evaluate(FakeModel(), data, split="validation", limit=5, **SMALL)
     assert validated.sizes["evaluated"] == 5 and "measured on validation, not on test" in validated.notes
 
@@ -378,7 +427,7 @@ def test_symbols_strength_and_seeds_reach_the_model() -> None:
     asked = []
 
     class Recorder(FakeModel):
-        def generate(self, n, *, symbols=None, strength=None, seed=0, steps_factor=1) -> list[str]:
+        def generate(self, n, *, symbols=None, strength=None, seed=0) -> list[str]:
             asked.append((n, symbols, strength, seed))
             return [sentence(0, 0)] * n
 
@@ -413,10 +462,11 @@ def test_evaluation_knows_no_model_and_pickles_nothing() -> None:
             for name in names:
                 assert not name.startswith(("pickle", "joblib", "cloudpickle")), (file.name, name)
                 ours = name.startswith("textebm") and name != "textebm.errors"
-                assert not ours or name.startswith(("textebm.evaluation", "textebm.text")), (file.name, name)
+                known = ("textebm.evaluation", "textebm.text", "textebm.networks", "textebm.decoding")
+                assert not ours or name.startswith(known), (file.name, name)
 
 
 def test_numpy_is_seeded_by_argument_only(data: DatasetDict) -> None:
     before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    evaluate(FakeModel(), data, parser=parse, limit=6, samples=6, samples_per_class=2)
+    evaluate(FakeModel(), data, parser=parse, limit=6, effort=Effort(6, 2))
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

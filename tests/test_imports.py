@@ -26,17 +26,19 @@ ALLOWED = {
     "networks": {"errors"},
     "objective": {"errors"},
     "prior": {"errors", "networks"},
-    "reading": {"errors", "prior", "networks", "text"},
+    "inference": {"errors", "prior", "networks"},  # chains on the posterior: between the prior and what reads with them
+    "reading": {"errors", "inference", "prior", "networks", "text"},
     "generation": {"errors", "prior", "networks", "text", "reading"},
-    "model": {"errors", "reading", "generation", "prior", "networks", "objective", "text"},
-    "build": {"errors", "recipe", "model", "reading", "networks", "prior", "objective", "text"},
+    "model": {"errors", "inference", "reading", "generation", "prior", "networks", "objective", "text"},
+    "build": {"errors", "recipe", "inference", "model", "reading", "networks", "prior", "objective", "text"},
     "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
     "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
-    "evaluation": {"errors", "text"},
+    # the language model that stands beside the measured one is made of the same networks and written out the same way
+    "evaluation": {"errors", "text", "networks", "decoding"},
     "inspection": {"errors", "text", "evaluation", "model", "reading"},
     "training": {
-        *("errors", "recipe", "build", "pretrained", "model", "reading", "objective", "prior", "networks", "text"),
-        *("evaluation", "inspection"),
+        *("errors", "recipe", "build", "pretrained", "model", "reading", "inference", "objective", "prior"),
+        *("networks", "text", "evaluation", "inspection"),
     },
     "cli": {"*"},
     "__main__": {"cli"},
@@ -47,7 +49,10 @@ LAZY = {"model": {"pretrained"}}
 # Keyword arguments that let a file run code.
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.
-PARTS = {"decoding": "generation", "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe"}
+PARTS = {
+    "decoding": "generation", "scoring": "reading",
+    "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe",
+}  # fmt: skip
 
 
 def parse(path: Path) -> ast.Module:

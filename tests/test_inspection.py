@@ -17,8 +17,10 @@ from typer.testing import CliRunner
 
 from textebm.cli import app
 from textebm.errors import CorpusError, TextEBMError
+from textebm.evaluation import words as of_words
+from textebm.evaluation.words import c_tf_idf, top_words
 from textebm.inspection import codes as of_codes
-from textebm.inspection.codes import c_tf_idf, centroid_cosines, inspect_codes, spreadsheet_safe, to_rows, top_words
+from textebm.inspection.codes import centroid_cosines, inspect_codes, spreadsheet_safe, to_rows
 from textebm.inspection.paths import compose, diffusions, edits, strength_sweep, walks
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
@@ -46,10 +48,10 @@ def test_top_words_pass_over_what_everyone_says() -> None:
 
 
 def test_words_of_any_script() -> None:
-    assert of_codes.words_of("Great tacos !  It's") == ["great", "tacos", "it's"]
-    assert of_codes.words_of("我爱北京。ok") == ["我", "爱", "北", "京", "ok"]
-    assert of_codes.words_of("مرحبا بالعالم") == ["مرحبا", "بالعالم"]
-    assert of_codes.words_of(" \t") == []
+    assert of_words.words_of("Great tacos !  It's") == ["great", "tacos", "it's"]
+    assert of_words.words_of("我爱北京。ok") == ["我", "爱", "北", "京", "ok"]
+    assert of_words.words_of("مرحبا بالعالم") == ["مرحبا", "بالعالم"]
+    assert of_words.words_of(" \t") == []
 
 
 class Fake:

@@ -33,6 +33,8 @@ RECOVERY = (
     "training.checkpoint_every=3",
 )  # fmt: skip
 LAYERS = ("prior.kind=hierarchical_diffusion_energy",)  # the noise of each layer's posterior depends on those above
+SHORT_RUN = ("inference.kind=short_run", "inference.steps=2")  # chains in training, and noise of each text without
+REFINED = ("inference.kind=refined", "inference.steps=2", "prior.kind=joint_energy", "decoder.dropout=0.1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -150,7 +152,7 @@ def remains(directory: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, bytes]]:
     found = {}
-    for overrides in (PLAIN, RECOVERY, LAYERS):
+    for overrides in (PLAIN, RECOVERY, LAYERS, SHORT_RUN, REFINED):
         directory = tmp_path_factory.mktemp("unbroken") / "run"
         assert child(directory, overrides) == [0], log_of(directory)
         found[overrides] = remains(directory)
@@ -162,6 +164,8 @@ DEATHS = {
     "at the seams": (PLAIN, [("logged", 7), ("saving", 12), ("clustering", 0), ("logged", 26), ("saving", 38)]),
     "recovery, jointly": (RECOVERY, [("step", 11), ("saving", 21), ("step", 35)]),
     "layers": (LAYERS, [("step", 12), ("step", 31)]),
+    "short runs": (SHORT_RUN, [("step", 12), ("step", 31)]),
+    "refined": (REFINED, [("step", 12), ("step", 31)]),
     "anywhere": (PLAIN, [("step", step) for step in sorted(random.Random(7).sample(range(5, 39), 3))]),
 }
 

@@ -284,15 +284,15 @@ def test_too_few_sentences_are_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = runs._evaluate
+    evaluate = runs.measure
 
-    def interrupted(*given: Any) -> Any:
+    def interrupted(*given: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*given)
+        return evaluate(*given, **options)
 
-    monkeypatch.setattr(runs, "_evaluate", interrupted)
+    monkeypatch.setattr(runs, "measure", interrupted)
     stopped = runs.train(recipe(), out=tmp_path / "run", quiet=True)
     assert stopped.evaluation is None and not (tmp_path / "run" / "evaluation.json").exists()
     assert TextEBM.from_pretrained(tmp_path / "run").generate(2) == stopped.model.generate(2)
-    monkeypatch.setattr(runs, "_evaluate", evaluate)
+    monkeypatch.setattr(runs, "measure", evaluate)
     assert runs.train(recipe(), out=tmp_path / "run", resume=True, quiet=True).evaluation is not None

@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
+from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
@@ -20,7 +21,7 @@ from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.reading import Decoder, Encoder, SymbolHead
-from textebm.recipe import LAYERS, Data, Latent, Objective, Recipe
+from textebm.recipe import LAYERS, Data, Inference, Latent, Objective, Recipe
 from textebm.recipe import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 
@@ -33,6 +34,11 @@ STEPS = {
     "gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2,
     "joint_energy": 40, "hierarchical_diffusion_energy": 2,
 }  # fmt: skip
+
+
+# inference of each kind where the recipe leaves it open
+INFERENCE_STEPS = {"refined": 5, "short_run": 10}
+INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
@@ -74,8 +80,18 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[
         _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width),
         _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
-        recipe=recipe.model_dump(mode="json"), context_encoder=_context_encoder(recipe) if width else None,
+        refinement=_refinement(recipe.inference), recipe=recipe.model_dump(mode="json"),
+        context_encoder=_context_encoder(recipe) if width else None,
     )  # fmt: skip
+
+
+def _refinement(options: Inference) -> Refinement | None:
+    if options.kind != "refined":
+        return None
+    weight = 1.0 if options.elbo_weight is None else options.elbo_weight
+    return Refinement(
+        options.steps or INFERENCE_STEPS["refined"], options.step_size or INFERENCE_STEP_SIZE["refined"], weight
+    )
 
 
 def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
@@ -85,7 +101,11 @@ def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
 
 
 def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:
-    latent, encoder = recipe.latent, _body(recipe.encoder, vocabulary_size)
+    latent, inference = recipe.latent, recipe.inference
+    if inference.kind == "short_run":
+        steps = inference.steps or INFERENCE_STEPS["short_run"]
+        return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
+    encoder = _body(recipe.encoder, vocabulary_size)
     features = encoder.num_features + context_size
     encoder.head = (
         PosteriorHead(features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev)
@@ -105,7 +125,7 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
     )
 
 
-def _body(options: EncoderOptions, vocabulary_size: int) -> Encoder:
+def _body(options: EncoderOptions, vocabulary_size: int) -> RecurrentEncoder | TransformerEncoder:
     if options.kind == "transformer":
         return TransformerEncoder(
             vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,

@@ -157,11 +157,11 @@ class Generation(Reading):
 
     def reconstruct(
         self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4,
-        contexts: Contexts | None = None,
+        refine: int = 0, contexts: Contexts | None = None,
     ) -> list[str]:  # fmt: skip
-        """Decode the posterior mean of each text."""
+        """Decode the posterior mean of each text; refine: as in `encode`."""
         contexts = self._histories(texts, contexts)
-        mean = self.encode(texts, contexts=contexts).mean
+        mean = self.encode(texts, refine=refine, seed=seed, contexts=contexts).mean
         return self.decode(mean, decoding=decoding, seed=seed, num_beams=num_beams, contexts=contexts)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.decoding import DecodingOptions
 from textebm.generation import Generation
+from textebm.inference import Refinement, ShortRun
 from textebm.networks.encoder import ContextEncoder, Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.contrastive import Contrastive, simclr_loss
@@ -81,7 +82,8 @@ class TextEBM(Generation):
         self, encoder: Encoder, decoder: Decoder, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
         heads: Mapping[str, SymbolHead], *, max_tokens: int = 40, word_dropout: float = 0.0,
         learning: Literal["score_matching", "recovery"] = "score_matching", contrastive: Contrastive | None = None,
-        recipe: dict[str, Any] | None = None, context_encoder: ContextEncoder | None = None,
+        refinement: Refinement | None = None, recipe: dict[str, Any] | None = None,
+        context_encoder: ContextEncoder | None = None,
     ):  # fmt: skip
         super().__init__()
         self.encoder = encoder
@@ -94,6 +96,7 @@ class TextEBM(Generation):
         self.word_dropout = word_dropout
         self.learning = learning
         self.contrastive = contrastive
+        self.refinement = refinement
         self.recipe = recipe
 
     def forward(
@@ -111,9 +114,40 @@ class TextEBM(Generation):
         self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Mapping[str, Tensor],
         generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
-        features = self.encoder.features(batch.tokens, batch.lengths)
-        context = self.read_context(batch)
-        posterior = self.encoder.posterior(features, context)
+        features, context = None, self.read_context(batch)
+        if self.contrastive is not None and not isinstance(self.encoder, ShortRun):
+            features = self.encoder.features(batch.tokens, batch.lengths)
+        learned = stage == "joint"
+        posterior = self.posterior(batch, generator, learned_prior=learned, features=features, context=context)
+        objective = self._objective_of if self.refinement is None else self._refined_objective
+        return objective(posterior, features, batch, context, stage, weights, targets, generator)
+
+    def _refined_objective(
+        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
+        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
+    ) -> Objective:  # fmt: skip
+        """Decoder, prior and heads learn at draws of the true posterior, which a chain brings nearer than q's own; the
+        encoder learns −log q(u|x) there, and its own bound with the rest of the model resting. Terms are q's own."""
+        assert self.refinement is not None
+        score = self.posterior_score(batch, stage == "joint", context)
+        kernel = self.refinement.kernel(score, posterior.draw(generator), generator)
+        refined = self._objective_of(kernel, features, batch, context, stage, weights, targets, generator)
+        cross_entropy = -posterior.log_prob(kernel.sample(generator)).mean()
+        loss = refined.loss + cross_entropy
+        with resting(self.decoder), resting(self.prior), torch.set_grad_enabled(self.refinement.elbo_weight > 0):
+            own = self._objective_of(posterior, None, batch, context, stage, weights, targets, generator)
+        loss = loss + self.refinement.elbo_weight * own.loss
+        terms = {
+            **refined.terms, **own.terms, "refined_reconstruction": refined.terms["reconstruction"],
+            "encoder_cross_entropy": cross_entropy, "loss": loss,
+        }  # fmt: skip
+        return Objective(loss, terms, posterior)
+
+    def _objective_of(
+        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
+        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
+    ) -> Objective:  # fmt: skip
+        """The bound and its companions with *posterior* as q."""
         draw = posterior.draw(generator)
         u = draw.u
         reconstruction = self.reconstruction_nll(batch, u, generator, context).mean()
@@ -132,7 +166,7 @@ class TextEBM(Generation):
                 prior_loss, encoder_term = self._joint_prior_terms(posterior, u, context, terms, generator)
                 loss = reconstruction + prior_loss - weights.kl * (draw.given.entropy().mean() + encoder_term)
             loss = loss + self._symbol_terms(u, context, targets, weights, terms)
-        if self.contrastive is not None:
+        if self.contrastive is not None and features is not None:
             loss = loss + self._contrastive_terms(
                 self.contrastive, batch, features, u, context, stage, terms, generator
             )
@@ -251,6 +285,7 @@ class TextEBM(Generation):
         stage: StageName, terms: dict[str, Tensor], generator: torch.Generator | None,
     ) -> Tensor:  # fmt: skip
         """Two readings of each sentence that must agree (SimCLR), and the view's density given the latent."""
+        assert not isinstance(self.encoder, ShortRun)
         tokens = self._with_words_hidden(batch.tokens, options.word_dropout, generator)
         negatives = None
         if options.negatives > 0:  # the model's own sentences: the autoencoder's are those of N(0, I)

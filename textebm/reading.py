@@ -20,16 +20,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
+from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, Posterior, RecurrentEncoder, TransformerEncoder
 from textebm.prior.condition import Condition
-from textebm.prior.likelihood import log_prob_bound
+from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
+from textebm.prior.sampler import potential_and_gradient
+from textebm.scoring import NllInterval, Progress, nll_interval
 from textebm.text.batches import TokenBatch, collate, collate_texts, special_ids
 from textebm.text.history import History, Turn, history_store, parse_history
 
 Contexts = Sequence["str | Sequence[str]"]  # a history for each row
-Encoder = RecurrentEncoder | TransformerEncoder
+Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
 Decoder = RecurrentDecoder | TransformerDecoder
 
 
@@ -95,6 +98,7 @@ class Reading(nn.Module):
     heads: dict[str, SymbolHead]
     max_tokens: int
     context_encoder: ContextEncoder | None
+    refinement: Refinement | None
     reconstruction_nll: Callable[..., Tensor]
     _answered: list[History] | None = None  # by `answering`
 
@@ -117,17 +121,66 @@ class Reading(nn.Module):
         """Whether it reads the turns before each text."""
         return self.context_encoder is not None
 
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def posterior(
+        self, batch: TokenBatch, generator: torch.Generator | None = None, *, seed: int = 0, learned_prior: bool = True,
+        refine: int = 0, features: Tensor | None = None, context: Tensor | None = None,
+    ) -> Posterior:  # fmt: skip
+        """q(u|x): the encoder's, or the end of a short run, whose noise is the generator's or that of text and seed.
+
+        learned_prior: whether a chain's target has the prior as it is now, or N(0, I). refine: steps uphill from there.
+        features: the encoder's, where they are known. context (B, C): what the turns before say.
+        """
+        if isinstance(self.encoder, ShortRun):
+            shape = (self.encoder.steps, len(batch), self.prior.dim)
+            noise = (
+                text_noise(batch.tokens, batch.lengths, shape[0], shape[2], seed)
+                if generator is None
+                else torch.empty(shape, device=self.device).normal_(generator=generator)
+            )
+            posterior = self.encoder(lambda rows: self.posterior_score(batch.rows(rows), learned_prior), noise)
+        else:
+            features = self.encoder.features(batch.tokens, batch.lengths) if features is None else features
+            posterior = self.encoder.posterior(features, context)
+        if refine:
+            chain = self.refinement or Refinement()
+            posterior = chain.mode(self.posterior_score(batch, learned_prior, context), posterior, refine)
+        return posterior
+
+    def posterior_score(self, batch: TokenBatch, learned_prior: bool = True, context: Tensor | None = None) -> Score:
+        """∇_u log p(x, u | c) of the batch's texts as a function of u: no dropout, no gradient in any parameter."""
+        condition = Condition(context=context).detached
+
+        def score(u: Tensor) -> Tensor:
+            with still(self):
+                _, gradient = potential_and_gradient(
+                    lambda w: -self.reconstruction_nll(batch, w, context=condition.context), u
+                )
+                level = torch.zeros(len(u), dtype=torch.long, device=u.device)
+                return gradient + (self.prior.score(u, level, condition) if learned_prior else -u)
+
+        return score
+
     # -- texts in ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 256, *, contexts: Contexts | None = None) -> Encoding:
-        """Posterior means and symbol posteriors p(y|z) at the means."""
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 256, *, refine: int = 0, seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> Encoding:  # fmt: skip
+        """Posterior means and symbol posteriors p(y|z) at the means.
+
+        refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
+        and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
+        """
+        _check_refine(refine)
         given = self._read_given(texts, contexts)
         means, stddevs = [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch, context in self._batches(texts, rows, given, batch_size):
-                posterior = self.encoder(batch.tokens, batch.lengths, context)
+                posterior = self.posterior(batch, seed=seed, refine=refine, context=context)
                 means.append(posterior.mean.cpu())
                 stddevs.append(posterior.stddev.cpu())
             empty = torch.zeros(0, self.prior.dim)
@@ -149,7 +202,7 @@ class Reading(nn.Module):
     @torch.no_grad()
     def views(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
-        if self.encoder.view is None:
+        if isinstance(self.encoder, ShortRun) or self.encoder.view is None:
             raise TextEBMError(
                 "this model has no contrastive views to be like examples by: train it with "
                 "objective.contrastive_weight above 0 (0.3, say)"
@@ -170,19 +223,22 @@ class Reading(nn.Module):
 
     @torch.no_grad()
     def elbo_terms(
-        self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, contexts: Contexts | None = None
-    ) -> ElboTerms:
+        self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, refine: int = 0,
+        contexts: Contexts | None = None,
+    ) -> ElboTerms:  # fmt: skip
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
         partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
+        _check_refine(refine)
         given, generator = self._read_given(texts, contexts), self._generator(seed)
         nll, kl, lengths = [], [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch, context in self._batches(texts, rows, given, batch_size):
-                draw = self.encoder(batch.tokens, batch.lengths, context).draw(generator)
+                draw = self.posterior(batch, seed=seed, refine=refine, context=context).draw(generator)
                 u, posterior = draw.u, draw.given
                 nll.append(self.reconstruction_nll(batch, u, context=context).cpu())
                 divergence = posterior.kl_to_standard_normal().sum(-1)
@@ -200,6 +256,22 @@ class Reading(nn.Module):
             return ElboTerms(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.long))
         return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
 
+    def nll_interval(
+        self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
+        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None,
+    ) -> NllInterval:  # fmt: skip
+        """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
+
+        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        """
+        if self.context_encoder is not None:  # the top level's log Z, shared by all rows there, is a function of c
+            raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
+        annealing = Annealing(temperatures, burn_in, chains)
+        with self._evaluating():
+            return nll_interval(
+                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress
+            )
+
     @torch.no_grad()
     def reconstruction_losses(
         self, texts: Sequence[str], batch_size: int = 256, *, contexts: Contexts | None = None
@@ -209,7 +281,7 @@ class Reading(nn.Module):
         with self._evaluating():
             rows, inverse = _by_length(texts)
             for batch, context in self._batches(texts, rows, given, batch_size):
-                mean = self.encoder(batch.tokens, batch.lengths, context).mean
+                mean = self.posterior(batch, context=context).mean
                 losses.append(self.reconstruction_nll(batch, mean, context=context).cpu())
         return torch.cat(losses)[inverse] if losses else torch.zeros(0)
 
@@ -333,6 +405,11 @@ class Reading(nn.Module):
             yield
         finally:
             self.train(was_training)
+
+
+def _check_refine(steps: int) -> None:
+    if steps < 0:
+        raise TextEBMError(f"refine is a number of steps, 0 or more, got {steps}")
 
 
 def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:

@@ -82,6 +82,27 @@ class Latent(Part):
     max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
 
 
+class Inference(Part):
+    kind: Literal["amortized", "refined", "short_run"] = Field(
+        "amortized",
+        description="an encoder; an encoder and Langevin steps on the true posterior; such steps from noise, without "
+        "an encoder (encoder.*, latent.standardize and latent.max_stddev then have no part)",
+    )
+    steps: int | None = Field(None, ge=1, description="Langevin steps; default 5 (refined) or 10 (short_run)")
+    step_size: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="refined: in standard deviations of the encoder's posterior, default 0.7; "
+        "short_run: where its learned sizes begin, default 0.3",
+    )
+    elbo_weight: float | None = Field(
+        None,
+        ge=0,
+        description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1",
+    )
+
+
 class Prior(Part):
     kind: Literal[
         "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"
@@ -194,10 +215,28 @@ class Training(Part):
     keep_checkpoints: int = Field(2, ge=1)
 
 
+class LanguageModel(Part):
+    samples: int = Field(40000, ge=40, description="sentences for reverse and forward perplexity, as published")
+    embedding_size: int = Field(256, ge=1)
+    hidden_size: int = Field(256, ge=1)
+    num_layers: int = Field(1, ge=1)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    max_epochs: int = Field(12, ge=1, description="it stops earlier when held-out sentences no longer gain")
+    batch_size: int = Field(64, ge=1)
+
+
 class Evaluation(Part):
     samples: int = Field(2000, ge=1)
     samples_per_class: int = Field(500, ge=1)
     limit: int | None = Field(None, ge=1)
+    decoding: Literal["greedy", "sample"] = Field(
+        "greedy", description="how sentences under symbols and edits are written; free samples are measured both ways"
+    )
+    temperature: float = Field(1.0, gt=0, description="of sampled words; 1 is the model's own distribution")
+    draws: int = Field(16, ge=1, description="suites: draws of the posterior for each likelihood interval")
+    temperatures: int = Field(4, ge=1, description="suites: annealing temperatures for each log Z")
+    chains: int = Field(1, ge=1, description="suites: annealing chains averaged for each log Z")
+    language_model: LanguageModel = LanguageModel()
 
 
 class Recipe(Part):
@@ -209,6 +248,7 @@ class Recipe(Part):
     encoder: Encoder = Encoder()
     decoder: Decoder = Decoder()
     latent: Latent = Latent()
+    inference: Inference = Inference()
     heads: tuple[Head, ...] = ()
     prior: Prior = Prior()
     objective: Objective = Objective()

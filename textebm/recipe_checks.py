@@ -188,6 +188,7 @@ def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
     yield from _heads(recipe)
     yield from _networks(recipe)
     yield from _layers(recipe)
+    yield from _inference(recipe)
     yield from _prior(recipe)
     yield from _training(recipe)
 
@@ -210,6 +211,10 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     elif data.context_turns and data.corpus not in LABELS and not data.context_column:
         message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
         yield Contradiction(column, (turns, corpus), message)
+    inference = ("inference", "kind")
+    if data.context_turns and recipe.inference.kind == "short_run":
+        message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"
+        yield Contradiction(turns, (turns, inference), message)
     if data.context_column and data.corpus in LABELS:
         message = f"is for corpora files and hub; {data.corpus!r} has its own columns: leave it out"
         yield Contradiction(column, (column, corpus), message)
@@ -293,6 +298,24 @@ def _layers(recipe: Recipe) -> Iterator[Contradiction]:
             "with one of either the whole latent enters the one layer anyway"
         )
         yield Contradiction(ladder, (ladder, layers, kinds, ("decoder", "num_layers")), message)
+
+
+def _inference(recipe: Recipe) -> Iterator[Contradiction]:
+    inference = recipe.inference
+    kind: Path = ("inference", "kind")
+    read = {"amortized": (), "refined": ("steps", "step_size", "elbo_weight"), "short_run": ("steps", "step_size")}
+    for name in ("steps", "step_size", "elbo_weight"):
+        if getattr(inference, name) is not None and name not in read[inference.kind]:
+            others = " or ".join(other for other, names in read.items() if name in names)
+            message = f"has no effect with kind {inference.kind!r}; set it to null, or use kind: {others}"
+            yield Contradiction(("inference", name), (kind, ("inference", name)), message)
+    if inference.kind == "short_run" and recipe.objective.contrastive_weight > 0:
+        weight: Path = ("objective", "contrastive_weight")
+        message = "views are read off an encoder, and inference.kind 'short_run' has none; set it to 0"
+        yield Contradiction(weight, (kind, weight), message)
+    if inference.kind != "amortized" and all(stage.name == "prior" for stage in recipe.training.stages):
+        message = f"kind {inference.kind!r} is how text stages train: add an autoencoder or joint stage"
+        yield Contradiction(kind, (kind, ("training", "stages")), message)
 
 
 def _prior(recipe: Recipe) -> Iterator[Contradiction]:

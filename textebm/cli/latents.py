@@ -14,7 +14,9 @@ import typer
 
 from textebm.cli.shared import (
     JsonLinesOption,
+    RefineOption,
     RunArgument,
+    SeedOption,
     as_read,
     batches,
     emit,
@@ -35,6 +37,8 @@ def encode(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the JSON lines go; - for stdout.")] = Path(
         "-"
     ),
+    refine: RefineOption = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Write each sentence's latent, codes and probabilities as a line of JSON."""
     source = None if str(file) == "-" else file
@@ -51,7 +55,7 @@ def encode(
     with _written(out) as target:
         numbered = enumerate(read_sentences(source), start=1)
         for batch in batches((number, text) for number, text in numbered if text.strip()):
-            for record in _records(model, batch):
+            for record in _records(model, batch, refine, seed):
                 emit(record, target)
             count += len(batch)
     if count == 0:
@@ -60,9 +64,9 @@ def encode(
         note(f"{count} sentences encoded into {out}")
 
 
-def _records(model: TextEBM, batch: list[tuple[int, str]]) -> Iterator[dict[str, Any]]:
+def _records(model: TextEBM, batch: list[tuple[int, str]], refine: int, seed: int) -> Iterator[dict[str, Any]]:
     with stdout_kept_clean():
-        encoding = model.encode(as_read(model, [text for _, text in batch]))
+        encoding = model.encode(as_read(model, [text for _, text in batch]), refine=refine, seed=seed)
     means, stddevs = encoding.mean.tolist(), encoding.stddev.tolist()
     codes = {name: values.tolist() for name, values in encoding.codes.items()}
     probabilities = {name: values.tolist() for name, values in encoding.probabilities.items()}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from textebm.cli.shared import (
     DataOption,
     JsonOption,
-    RunArgument,
     SeedOption,
     check_run,
     console,
@@ -21,7 +20,7 @@ from textebm.cli.shared import (
     spinner,
     stdout_kept_clean,
 )
-from textebm.errors import CheckpointError
+from textebm.errors import CheckpointError, TextEBMError
 
 if TYPE_CHECKING:
     from textebm.evaluation.metric import Evaluation
@@ -101,26 +100,59 @@ def _report(run: Run, evaluation: Evaluation) -> None:
 
 
 def evaluate(
-    run: RunArgument,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Use only the first so many test sentences.")
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, such as runs/quickstart.")],
+    suite: Annotated[
+        Literal["ptb", "dailydialog", "yelp", "all"] | None,
+        typer.Option(
+            "--suite",
+            help="Also the field's table of this corpus: likelihood interval, perplexities, baselines, edits. Slow.",
+        ),
     ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="At most so many test sentences, chosen by the seed.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", min=40, help="With --suite: sentences for perplexities; the recipe's unless given."),
+    ] = None,
+    saved: Annotated[bool, typer.Option("--saved", help="Measure nothing: read evaluation.json of each run.")] = False,
     seed: SeedOption = 0,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a trained run on its test split."""
-    check_run(run)
+    """Measure trained runs on their test splits. Several runs give means and standard deviations."""
+    for run in runs:
+        check_run(run)
+    if samples is not None and suite is None:
+        raise TextEBMError("--samples has no effect here; it needs --suite")
+    if saved and (suite is not None or limit is not None):
+        raise TextEBMError("--saved measures nothing: leave --suite and --limit out")
+    options: dict[str, Any] = {"limit": limit, "seed": seed, "data_dir": data, "suite": suite, "samples": samples}
+    if len(runs) > 1 or saved:
+        with stdout_kept_clean(), spinner("measuring") as progress:
+            from textebm.training.measure import evaluate_runs
+
+            given = {} if saved else options
+            summary = evaluate_runs(runs, saved=saved, progress=progress, **given)
+        if as_json:
+            emit(summary.to_json(), indent=2)
+            return
+        console().print(summary.render())
+        for text in summary.notes:
+            note(f"note: {text}")
+        return
     with stdout_kept_clean(), spinner("measuring") as progress:
         from textebm.training.run import evaluate_run
 
-        evaluation = evaluate_run(run, limit=limit, seed=seed, data_dir=data, progress=progress)
+        evaluation = evaluate_run(runs[0], progress=progress, **options)
     if as_json:
         emit(evaluation.to_json(), indent=2)
-    else:
-        evaluation.table(console())
+        return
+    evaluation.table(console())
+    if suite is not None:
+        note(f"the tables, beside published rows: {runs[0] / 'tables.md'}")
 
 
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm train yelp training.batch_size=64 --data ../shared/data")(train)
-    app.command(epilog="Example: textebm evaluate runs/quickstart --limit 500")(evaluate)
+    app.command(epilog="Example: textebm evaluate runs/yelp --suite yelp --limit 500 --samples 10000")(evaluate)

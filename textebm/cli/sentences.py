@@ -12,6 +12,7 @@ from textebm.cli.shared import (
     DecodingOption,
     JsonLinesOption,
     JsonOption,
+    RefineOption,
     RunArgument,
     SeedOption,
     StrengthOption,
@@ -128,10 +129,13 @@ def reconstruct(
     decoding: DecodingOption = None,
     beams: BeamsOption = None,
     seed: SeedOption = 0,
+    refine: RefineOption = 0,
     as_json: JsonLinesOption = False,
 ) -> None:
     """Encode sentences and decode them again."""
     options = decoding_options(decoding, beams=beams)
+    if refine:
+        options["refine"] = refine
     model = load_model(run)
     lines = sentences if sentences else read_sentences()
     _rewrite(

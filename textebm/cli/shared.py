@@ -24,6 +24,10 @@ T = TypeVar("T")
 BATCH = 256  # sentences given to the model at once: enough to be fast, little enough that a pipe keeps flowing
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.")]
+RefineOption = Annotated[
+    int,
+    typer.Option("--refine", min=0, metavar="K", help="Move each latent K gradient steps towards the true posterior."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
 DataOption = Annotated[

@@ -10,7 +10,7 @@ import numpy as np
 from textebm.text.history import Turn, histories_of
 
 if TYPE_CHECKING:
-    from textebm.evaluation.suite import Model
+    from textebm.evaluation.protocols import Model
 
 
 def with_others_histories(texts: Sequence[str], seed: int = 0) -> list[str]:

@@ -16,9 +16,17 @@ from sklearn.linear_model import LogisticRegression
 from textebm.evaluation.metric import UndefinedMetricError
 
 if TYPE_CHECKING:
-    from textebm.evaluation.suite import Model
+    from textebm.evaluation.protocols import Model
 
 Parser = Callable[[str], Mapping[str, Any] | None]
+
+
+class Writer(Protocol):
+    """Writes n sentences under symbols; `Model.generate` unless another way of decoding is wanted."""
+
+    def __call__(
+        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int
+    ) -> list[str]: ...
 
 
 class Judge(Protocol):
@@ -120,6 +128,7 @@ def control_accuracy(
     strength: float | None = None,
     seed: int = 0,
     classes: Sequence[str] | None = None,
+    writer: Writer | None = None,
 ) -> Control:
     """Generate *n_per_class* sentences under each class of *head* (or of *classes*) and ask *judge*.
 
@@ -128,7 +137,10 @@ def control_accuracy(
     names = model.heads[head].classes if classes is None else classes
     if not names or n_per_class < 1:
         raise UndefinedMetricError(f"there is no class of {head} to generate")
-    texts = {name: _generate(model, n_per_class, {head: name}, strength, seed + 1 + i) for i, name in enumerate(names)}
+    texts = {
+        name: _generate(model, writer, n_per_class, {head: name}, strength, seed + 1 + i)
+        for i, name in enumerate(names)
+    }
     per_class = {name: accuracy(judge.predict(found), [name] * n_per_class) for name, found in texts.items()}
     return Control(math.fsum(per_class.values()) / len(per_class), per_class, texts, n_per_class * len(per_class))
 
@@ -153,6 +165,7 @@ def composition_accuracy(
     strength: float | None = None,
     seed: int = 0,
     classes: Mapping[str, Sequence[str]] | None = None,
+    writer: Writer | None = None,
 ) -> Composition:
     """Generate *n_per_pair* sentences under every pair of classes of the two heads in *judges*. *classes* limits a
     head's classes.
@@ -167,7 +180,7 @@ def composition_accuracy(
     right = {first: 0, second: 0}
     both = 0
     for i, (a, b) in enumerate(pairs):
-        texts = _generate(model, n_per_pair, {first: a, second: b}, strength, seed + 1 + i)
+        texts = _generate(model, writer, n_per_pair, {first: a, second: b}, strength, seed + 1 + i)
         has_a = [verdict == a for verdict in judges[first].predict(texts)]
         has_b = [verdict == b for verdict in judges[second].predict(texts)]
         right[first] += sum(has_a)
@@ -178,8 +191,13 @@ def composition_accuracy(
     return Composition(both / n, math.sqrt(per_head[first] * per_head[second]), per_head, n)
 
 
-def _generate(model: Model, n: int, symbols: dict[str, str | int], strength: float | None, seed: int) -> list[str]:
-    texts = model.generate(n, symbols=symbols, strength=strength, seed=seed)
+def _generate(
+    model: Model, writer: Writer | None, n: int, symbols: dict[str, str | int], strength: float | None, seed: int
+) -> list[str]:
+    if writer is None:
+        texts = model.generate(n, symbols=symbols, strength=strength, seed=seed)
+    else:
+        texts = writer(n, symbols, strength=strength, seed=seed)
     if len(texts) != n:
         raise ValueError(f"the model gave {len(texts)} sentences for {symbols}, expected {n}")
     return texts

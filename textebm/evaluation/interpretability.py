@@ -9,30 +9,35 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_mutual_info_score, homogeneity_completeness_v_measure
+from sklearn.metrics import adjusted_mutual_info_score, homogeneity_completeness_v_measure, mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from textebm.evaluation.control import CodeJudge, Control, control_accuracy
+from textebm.evaluation.control import CodeJudge, Control, Writer, control_accuracy
 from textebm.evaluation.metric import UndefinedMetricError
 
 if TYPE_CHECKING:
-    from textebm.evaluation.suite import Model
+    from textebm.evaluation.protocols import Model
 
 
 @dataclass(frozen=True)
 class CodeLabelMatch:
     """How codes match a label over the n sentences that have one. `permuted_*`: the mean for the same codes shuffled.
 
-    Homogeneity rises with the number of codes whatever they mean, so read it beside its permuted value or read AMI,
-    which is 0 by chance.
+    purity: share of sentences that have their code's commonest label. mutual_information: I(code; label), nats.
+    Homogeneity and purity rise with the number of codes whatever they mean: read them beside their permuted values, or
+    read AMI, which is 0 by chance.
     """
 
     homogeneity: float
     v_measure: float
     ami: float
+    purity: float
+    mutual_information: float
     permuted_homogeneity: float
     permuted_v_measure: float
+    permuted_purity: float
     n: int
 
 
@@ -53,15 +58,25 @@ def match_codes_to_labels(
         raise UndefinedMetricError("fewer than two different labels occur")
     homogeneity, _, v_measure = homogeneity_completeness_v_measure(labels, codes)
     rng = np.random.default_rng(seed)
-    shuffled = [homogeneity_completeness_v_measure(labels, rng.permutation(codes)) for _ in range(permutations)]
+    mixed = [rng.permutation(codes) for _ in range(permutations)]
+    shuffled = [homogeneity_completeness_v_measure(labels, each) for each in mixed]
     return CodeLabelMatch(
         homogeneity=float(homogeneity),
         v_measure=float(v_measure),
         ami=float(adjusted_mutual_info_score(labels, codes)),
+        purity=purity(codes, labels),
+        mutual_information=max(float(mutual_info_score(labels, codes)), 0.0),
         permuted_homogeneity=float(np.mean([h for h, _, _ in shuffled])),
         permuted_v_measure=float(np.mean([v for _, _, v in shuffled])),
+        permuted_purity=float(np.mean([purity(each, labels) for each in mixed])),
         n=int(present.sum()),
     )
+
+
+def purity(codes: ArrayLike, labels: ArrayLike) -> float:
+    """Share of sentences whose label is the commonest of their code (Manning et al. 2008). codes, labels (n,)"""
+    counts = contingency_matrix(labels, codes)
+    return float(counts.max(axis=0).sum() / counts.sum())
 
 
 def layer_probes(
@@ -98,6 +113,7 @@ def code_agreement(
     codes: Sequence[int] | None = None,
     strength: float | None = None,
     seed: int = 0,
+    writer: Writer | None = None,
 ) -> Control:
     """Share of sentences generated under code k that encode back to k; *n_per_code* for each of *codes* (those in
     use; default all).
@@ -105,5 +121,5 @@ def code_agreement(
     classes = model.heads[head].classes
     names = list(classes) if codes is None else [classes[code] for code in codes]
     return control_accuracy(
-        model, head, CodeJudge(model, head), n_per_code, strength=strength, seed=seed, classes=names
+        model, head, CodeJudge(model, head), n_per_code, strength=strength, seed=seed, classes=names, writer=writer
     )

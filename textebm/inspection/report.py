@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from textebm.evaluation.metric import Evaluation, describe
+from textebm.evaluation.catalogue import describe
+from textebm.evaluation.metric import Evaluation
 from textebm.inspection import paths
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.projection import Projection, project, projection_key

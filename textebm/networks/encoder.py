@@ -7,6 +7,7 @@ body too, for the turns before the sentence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -30,6 +31,16 @@ class Posterior:
         """u = mean + stddev·ε, reparametrised, and the Gaussians it was drawn from."""
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         return Draw(self.mean + self.stddev * noise, self)
+
+    def given(self, u: Tensor) -> Posterior:
+        """The Gaussian of each coordinate at u (B, d), given those before it."""
+        return self
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """log q(u|x), nats. u (B, d) -> (B,)"""
+        given = self.given(u)
+        noise = (u - given.mean) / given.stddev
+        return -(0.5 * (noise.square() + math.log(2 * math.pi)) + given.stddev.log()).sum(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """u of `draw`, (B, d)."""
@@ -92,6 +103,9 @@ class TopDownPosterior(Posterior):
     def draw(self, generator: torch.Generator | None = None) -> Draw:
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics)
+
+    def given(self, u: Tensor) -> Posterior:
+        return self.head.given(self.raw, u, batch_statistics=self.batch_statistics)
 
     def diffused(self, alpha: Tensor, generator: torch.Generator | None = None) -> Diffused:
         """The score of q(u_t|x) has two unbiased estimates, −ε/σ_t and ∇log q(u_0|x)/ᾱ_t. They are averaged with the
@@ -204,13 +218,21 @@ class TopDownHead(nn.Module):
         """∇_u log q(u|x), detached. raw (B, 2d), u (B, d) -> (B, d)"""
         with torch.enable_grad():
             leaf = u.detach().requires_grad_(True)
-            log_q, used = leaf.new_zeros(()), 0
-            for place, part in enumerate(leaf.split(self.sizes, dim=-1)):
-                mean, stddev = self._layer(place, raw.detach(), leaf[:, :used], False)
-                log_q = log_q - (0.5 * ((part - mean) / stddev).square() + stddev.log()).sum()
-                used += self.sizes[place]
+            given = self.given(raw.detach(), leaf)
+            log_q = -(0.5 * ((leaf - given.mean) / given.stddev).square() + given.stddev.log()).sum()
             (gradient,) = torch.autograd.grad(log_q, leaf)
         return gradient
+
+    def given(self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False) -> Posterior:
+        """The Gaussian of each layer given those above it at u: log q(u|x) is their sum. raw (B, 2d), u (B, d)"""
+        means, stddevs, used = [], [], 0
+        with torch.autocast(raw.device.type, enabled=False):
+            for place, size in enumerate(self.sizes):
+                mean, stddev = self._layer(place, raw, u[:, :used], batch_statistics)
+                used += size
+                means.append(mean)
+                stddevs.append(stddev)
+        return Posterior(torch.cat(means, dim=-1), torch.cat(stddevs, dim=-1))
 
     def _layer(self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool) -> tuple[Tensor, Tensor]:
         """Mean and stddev of layer *place* given the layers above it."""

@@ -44,6 +44,12 @@ class TokenBatch:
         """(B,T) bool, true = a real token (bos and eos too)."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
 
+    def rows(self, chosen: slice) -> TokenBatch:
+        """Some of the sentences."""
+        labels = {name: values[chosen] for name, values in self.labels.items()}
+        context = None if self.context is None else self.context.rows(chosen)
+        return TokenBatch(self.tokens[chosen], self.lengths[chosen], labels, self.index[chosen], context)
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on *device*."""
         labels = {name: values.to(device) for name, values in self.labels.items()}

@@ -43,7 +43,7 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
         chosen = rows[start : start + 128]
         batch = collate(split.store, chosen, {}, **ids, contexts=split.contexts).to(model.device)
         c = model.read_context(batch)
-        posterior = model.encoder(batch.tokens, batch.lengths, c)
+        posterior = model.posterior(batch, learned_prior=stage != "autoencoder", context=c)
         draw = posterior.draw(generator)
         nll.append(model.reconstruction_nll(batch, draw.u, context=c))
         shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0), context=c))

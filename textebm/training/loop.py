@@ -22,6 +22,7 @@ from torch import Tensor
 
 from textebm.build import build_weights
 from textebm.errors import CheckpointError, DivergenceError
+from textebm.inference import ShortRun
 from textebm.model import LatentBatch, Objective, StageName, TextEBM
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
@@ -234,14 +235,16 @@ class Trainer:
         posterior: Posterior | None = None
         contexts: Tensor | None = None
         ids = special_ids(self.model.tokenizer)
+        learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
             batch = collate(self.train.store, rows[chosen], {}, **ids, contexts=self.train.contexts).to(self.device)
-            features, context = encoder.features(batch.tokens, batch.lengths), self.model.read_context(batch)
-            posterior = encoder.posterior(features, context)
-            packed[chosen] = posterior.packed
-            if views is not None:
+            features, context = None, self.model.read_context(batch)
+            if views is not None and not isinstance(encoder, ShortRun):
+                features = encoder.features(batch.tokens, batch.lengths)
                 views[chosen] = encoder.views(features)
+            posterior = self.model.posterior(batch, learned_prior=learned, features=features, context=context)
+            packed[chosen] = posterior.packed
             if context is not None:
                 contexts = context.new_empty(len(rows), context.shape[1]) if contexts is None else contexts
                 contexts[chosen] = context
@@ -253,9 +256,8 @@ class Trainer:
         for buffer in self.model.buffers():  # running statistics: each process has seen its own batches since the last
             buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
-            head = self.model.encoder.head
-            assert head is not None
-            head.absorb_statistics(self._encode(self._some_rows(STATISTICS_ROWS)).posterior)
+            if (head := self.model.encoder.head) is not None:
+                head.absorb_statistics(self._encode(self._some_rows(STATISTICS_ROWS)).posterior)
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
             self._calibrate(256, 40, self.recipe.seed)

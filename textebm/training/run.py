@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import DatasetDict
 
-from textebm.build import build_corpus, build_heads, build_judge_corpus, build_model, build_tokenizer
+from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
-from textebm.evaluation.suite import Evaluation
-from textebm.evaluation.suite import evaluate as run_suite
+from textebm.evaluation.metric import Evaluation
 from textebm.model import TextEBM
-from textebm.pretrained import adopt, load, model_card, save
+from textebm.pretrained import adopt, save
 from textebm.recipe import Recipe
 from textebm.recipe_io import dump_recipe, load_recipe
-from textebm.text import grammar
-from textebm.text.history import histories_of, texts_of
 from textebm.training import checkpoint
 from textebm.training.data import label_names, read_split, words_of
 from textebm.training.interrupt import GracefulStop
 from textebm.training.lock import RunLock
 from textebm.training.loop import Trainer
+from textebm.training.measure import evaluate_run, measure, write_evaluation
 from textebm.training.progress import MetricsLog, Progress, health_line
 from textebm.training.report import write_report
+
+__all__ = ["Run", "evaluate_run", "train"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _conclude(
     save(model, directory)
     progress.message("evaluating")
     try:
-        evaluation = _evaluate(model, recipe, corpus, data_dir, recipe.evaluation.limit, recipe.seed, look)
+        evaluation = measure(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
     except _StoppedError:
         progress.message("stopped while measuring; the model is trained and saved")
         return None
@@ -211,50 +210,6 @@ def _report(
 
 class _StoppedError(Exception):
     """A signal came between two parts of the evaluation."""
-
-
-def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
-    """evaluation.json, samples.txt and the card's table, each replaced whole."""
-    evaluation.save(directory / "evaluation.json")
-    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
-
-
-def evaluate_run(
-    directory: str | Path, *, limit: int | None = None, seed: int = 0, data_dir: str | Path | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> Evaluation:  # fmt: skip
-    """Measure the model of a run directory on its corpus's test split and write evaluation.json there."""
-    directory = Path(directory)
-    model = load(directory)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    recipe = Recipe.model_validate(model.recipe)
-    corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
-    evaluation = _evaluate(model, recipe, corpus, data_dir, limit or recipe.evaluation.limit, seed, progress)
-    with RunLock(directory):
-        write_evaluation(evaluation, model, directory)
-    return evaluation
-
-
-def _evaluate(
-    model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, limit: int | None, seed: int,
-    progress: Callable[[str], None] | None,
-) -> Evaluation:  # fmt: skip
-    histories = histories_of(texts_of(corpus["test"]))
-    drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
-    with model.answering(drawn):
-        evaluation = run_suite(
-            model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
-            limit=limit, samples=recipe.evaluation.samples, samples_per_class=recipe.evaluation.samples_per_class,
-            parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress,
-        )  # fmt: skip
-    if model.reads_context:
-        evaluation.note(
-            f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
-            "answer histories drawn from test"
-        )
-    return evaluation
 
 
 def _check_labels(recipe: Recipe, corpus: DatasetDict) -> None:

@@ -1,0 +1,32 @@
+"""The likelihood interval of the evaluated sentences (`textebm.scoring` says what its ends promise)."""
+
+from __future__ import annotations
+
+import math
+
+from textebm.evaluation.protocols import Encoding
+from textebm.evaluation.setting import Setting
+
+
+def measure(run: Setting, encoding: Encoding) -> None:
+    run.progress("likelihood interval")
+    effort, texts = run.effort, run.texts
+    found = run.model.nll_interval(
+        texts, draws=effort.draws, temperatures=effort.temperatures, chains=effort.chains, seed=run.seed,
+        progress=lambda done, n: run.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
+    )  # fmt: skip
+    lower, upper, tokens = found.lower.double(), found.upper.double(), float(found.num_tokens.sum())
+    result, n = run.result, len(texts)
+    result.add("nll_upper", float(upper.mean()), n)
+    result.add("nll_lower", float(lower.mean()), n)
+    result.add("nll_width", float((upper - lower).mean()), n)
+    result.add("ppl_upper", math.exp(min(float(upper.sum()) / tokens, 700.0)), n)
+    effective = float(found.effective_draws.double().mean())
+    result.add("effective_draws", effective, n)
+    result.settings["likelihood"] = (
+        f"{effort.draws} draws, {effort.temperatures} temperatures, {effort.chains} chains a log Z"
+    )
+    if effective < 1.5 and effort.draws > 1:
+        result.note(
+            f"nll_lower: {effective:.2f} of {effort.draws} draws carry the weight; read it as an estimate, not a bound"
+        )

@@ -1,0 +1,140 @@
+"""How likely is a text? An interval for −log p(x): importance sampling of everything that is latent.
+
+K draws of u_0 ~ q(u_0 | x), each with one draw of the forward chain u_1 … u_{T−1}, have the weights
+
+    w = p(x | u_0) p(u_0 … u_{T−1}) / (q(u_0 | x) q(u_1 … u_{T−1} | u_0)),        E[w] = p(x).
+
+**Upper NLL (the safe side).** −log mean_k w_k with each 1/Z_t from reverse annealing. E[log mean_k w_k] ≤ log p(x) for
+every K, and rises with K (IWAE; Burda, Grosse & Salakhutdinov 2016). It holds where reverse chains start from draws of
+the model's conditionals; they start from posterior draws, moved by Metropolis-corrected steps.
+
+**Lower NLL.** Draws of q alone bound log p(x) from below whatever is done about Z, so one of the averaged draws must
+come from the posterior p(u | x): E[log mean_k w_k] ≥ log p(x) if u_1 ~ p(u | x) and u_2 … u_K ~ q (the idea of
+bidirectional Monte Carlo; Grosse, Ghahramani & Adams 2015), and forward annealing can only raise it
+(`prior.likelihood.chain_log_weights`). The posterior draw is chosen by weight from three quarters of the draws
+(sampling-importance resampling, Rubin 1987) and averaged with the last quarter, each quarter in turn. It is a posterior
+draw in the limit of many draws only: the lower end is a bound there, and an estimate of one at few draws (with one or
+two it says little; `effective_draws` near 1 is the warning). The upper end is a bound at any number.
+
+Both ends meet at −log p(x) as draws, temperatures and chains grow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from textebm.errors import TextEBMError
+from textebm.prior.likelihood import POOLED_CHAINS, Annealing, chain_log_weights, top_log_partition
+from textebm.prior.prior import LatentPrior
+from textebm.text.batches import collate_texts
+
+if TYPE_CHECKING:
+    from textebm.networks.encoder import Draw
+    from textebm.reading import Reading
+
+FOLDS = 4
+Progress = Callable[[int, int], None]  # sentences done, sentences in all
+
+
+@dataclass(frozen=True)
+class NllInterval:
+    """Of each text: lower and upper −log p(x), nats; num_tokens counts <eos>; effective_draws, of the draws of q, how
+    many share the weight (1 … draws). Each (n,), on the CPU."""
+
+    lower: Tensor
+    upper: Tensor
+    num_tokens: Tensor
+    effective_draws: Tensor
+
+    @property
+    def width(self) -> Tensor:
+        """(n,) nats. A single sentence's may be negative by chance; the mean is what the bounds speak of."""
+        return self.upper - self.lower
+
+
+def bounds_from_weights(safe: Tensor, flattering: Tensor, generator: torch.Generator | None = None) -> NllInterval:
+    """The interval from log-weights (K, n) of K independent draws of each of n sentences; num_tokens is left 0."""
+    k, n = safe.shape
+    upper = math.log(k) - torch.logsumexp(safe, 0)
+    share = (safe - torch.logsumexp(safe, 0)).exp()
+    if k == 1:
+        lower = -flattering[0]
+    else:
+        parts = []
+        folds = torch.arange(k, device=safe.device) % min(FOLDS, k)
+        for fold in range(min(FOLDS, k)):
+            rest, other = safe[folds != fold], flattering[folds == fold]
+            probability = (rest - torch.logsumexp(rest, 0)).exp().t()
+            chosen = torch.multinomial(probability, 1, generator=generator).t()  # (1, n)
+            together = torch.cat([flattering[folds != fold].gather(0, chosen), other])
+            parts.append(math.log(len(together)) - torch.logsumexp(together, 0))
+        lower = torch.stack(parts).mean(0)
+    tokens = torch.zeros(n, dtype=torch.long)
+    return NllInterval(lower.cpu(), upper.cpu(), tokens, (1 / share.square().sum(0)).cpu())
+
+
+def log_q(draw: Draw) -> Tensor:
+    """log q(u_0 | x) of a draw, (B,) nats."""
+    given = draw.given
+    noise = (draw.u - given.mean) / given.stddev
+    return (-0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()).sum(-1)
+
+
+def importance_weights(
+    prior: LatentPrior, draws: Sequence[Draw], nll: Tensor, top_log_z: tuple[Tensor, Tensor], annealing: Annealing,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Safe and flattering log-weights (K, B). draws: K of B sentences each; nll (K, B), −log p(x | u_0)."""
+    u = torch.cat([draw.u for draw in draws])
+    chain = chain_log_weights(prior, u, top_log_z, annealing, generator=generator)
+    rest = -nll - torch.stack([log_q(draw) for draw in draws])
+    return rest + chain.safe.view_as(nll), rest + chain.flattering.view_as(nll)
+
+
+@torch.no_grad()
+def nll_interval(
+    model: Reading, texts: Sequence[str], *, draws: int, annealing: Annealing, seed: int, batch_size: int,
+    progress: Progress | None,
+) -> NllInterval:  # fmt: skip
+    """`Reading.nll_interval`. batch_size: rows at once, draws counted."""
+    if draws < 1 or min(annealing.temperatures, annealing.chains) < 1 or annealing.burn_in < 0:
+        raise TextEBMError(f"draws, temperatures and chains must be at least 1, got {draws} and {annealing}")
+    generator = torch.Generator(model.device).manual_seed(seed)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows = max(1, batch_size // draws)
+    batches = [[texts[i] for i in order[start : start + rows]] for start in range(0, len(order), rows)]
+    top_log_z = top_log_partition(
+        model.prior, _posterior_draws(model, texts, generator), annealing, generator=generator
+    )
+    found, done = [], 0
+    for batch_texts in batches:
+        batch = collate_texts(batch_texts, model.tokenizer, model.max_tokens).to(model.device)
+        posterior = model.posterior(batch, generator)
+        drawn = [posterior.draw(generator) for _ in range(draws)]
+        nll = torch.stack([model.reconstruction_nll(batch, draw.u) for draw in drawn])
+        safe, flattering = importance_weights(model.prior, drawn, nll, top_log_z, annealing, generator)
+        found.append(replace(bounds_from_weights(safe, flattering, generator), num_tokens=batch.lengths.cpu() - 1))
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(texts))
+    inverse = torch.tensor(order, dtype=torch.long).argsort()
+    empty = torch.zeros(0)
+    return NllInterval(
+        *(torch.cat([empty, *(getattr(each, field.name) for each in found)])[inverse] for field in fields(NllInterval))
+    )
+
+
+def _posterior_draws(model: Reading, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Draws of q(u_0 | x) for some of the texts, (≤ 1024, d)."""
+    step = max(1, len(texts) // POOLED_CHAINS)
+    some, drawn = list(texts[::step])[:POOLED_CHAINS], [torch.zeros(0, model.prior.dim, device=model.device)]
+    for start in range(0, len(some), 256):
+        batch = collate_texts(some[start : start + 256], model.tokenizer, model.max_tokens).to(model.device)
+        drawn.append(model.posterior(batch, generator).sample(generator))
+    return torch.cat(drawn)

@@ -1,0 +1,166 @@
+"""A model measured as its recipe says, and what the run directory keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+
+from textebm.build import build_corpus, build_judge_corpus
+from textebm.errors import CheckpointError, CorpusError, TextEBMError
+from textebm.evaluation.language_model import LanguageModelSettings
+from textebm.evaluation.metric import Evaluation
+from textebm.evaluation.setting import Effort
+from textebm.evaluation.several import Summary, summarize
+from textebm.evaluation.suite import SUITES, evaluate
+from textebm.evaluation.tables import field_tables
+from textebm.model import TextEBM
+from textebm.pretrained import load, model_card
+from textebm.recipe import Recipe
+from textebm.text import grammar
+from textebm.text.corpora import FILES, load_corpus
+from textebm.text.history import histories_of, texts_of
+from textebm.training import checkpoint
+from textebm.training.lock import RunLock
+
+Progress = Callable[[str], None]
+OUTLIERS = 2000  # sentences of each other corpus
+
+
+def evaluate_run(
+    directory: str | Path, *, limit: int | None = None, seed: int = 0, data_dir: str | Path | None = None,
+    progress: Progress | None = None, suite: str | None = None, samples: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """Measure the model of a run directory on its corpus's test split and write evaluation.json there.
+
+    suite: ptb, dailydialog, yelp or all; then tables.md is written, too. samples: for the perplexities of a suite,
+    instead of the recipe's number. Raises TextEBMError subclasses.
+    """
+    directory = Path(directory)
+    model = load(directory)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    recipe = Recipe.model_validate(model.recipe)
+    check_suite(suite, recipe)
+    corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+    evaluation = measure(
+        model, recipe, corpus, data_dir, seed=seed, progress=progress, limit=limit, suite=suite, samples=samples
+    )
+    with RunLock(directory):
+        write_evaluation(evaluation, model, directory)
+        if suite is not None:
+            page = field_tables(evaluation, recipe.data.corpus, recipe.name)
+            checkpoint.write_atomically(directory / "tables.md", page.encode())
+    return evaluation
+
+
+def evaluate_runs(
+    directories: Sequence[str | Path], *, saved: bool = False, progress: Progress | None = None, **options: Any
+) -> Summary:
+    """Measure several runs (or, with *saved*, read what was measured) and give means and standard deviations."""
+    found = {}
+    for directory in map(Path, directories):
+        if str(directory) in found:
+            raise TextEBMError(f"{str(directory)!r} is given twice; each run counts once")
+        if saved:
+            found[str(directory)] = read_evaluation(directory)
+            continue
+        say = None if progress is None else _prefixed(progress, directory.name)
+        found[str(directory)] = evaluate_run(directory, progress=say, **options)
+    return summarize(found)
+
+
+def _prefixed(progress: Progress, name: str) -> Progress:
+    return lambda part: progress(f"{name}: {part}")
+
+
+def read_evaluation(directory: Path) -> Evaluation:
+    """What evaluation.json of a run holds. Raises CheckpointError."""
+    path = directory / "evaluation.json"
+    try:
+        return Evaluation.load(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}); make it with: textebm evaluate {directory}"
+        ) from None
+
+
+def check_suite(suite: str | None, recipe: Recipe) -> None:
+    """Raises TextEBMError for the suite of another corpus."""
+    own = recipe.data.corpus
+    if suite is not None and suite not in ("all", own):
+        offered = f"--suite {own} or --suite all" if own in SUITES else "--suite all"
+        raise TextEBMError(
+            f"suite {suite!r} is for runs on the corpus {suite!r}; this run is on {own!r}: use {offered}"
+        )
+
+
+def measure(
+    model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, *, seed: int,
+    progress: Progress | None, limit: int | None = None, suite: str | None = None, samples: int | None = None,
+) -> Evaluation:  # fmt: skip
+    """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
+    answers to histories drawn from test."""
+    if model.reads_context and suite is not None:
+        raise TextEBMError(
+            f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
+        )
+    histories = histories_of(texts_of(corpus["test"]))
+    drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
+    with model.answering(drawn):
+        evaluation = evaluate(
+            model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
+            limit=limit or recipe.evaluation.limit, effort=effort_of(recipe, samples),
+            parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress, suite=suite,
+            tokenizer=model.tokenizer, max_tokens=model.max_tokens,
+            label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
+            other_texts={} if suite is None else other_texts(recipe, data_dir),
+        )  # fmt: skip
+    if model.reads_context:
+        evaluation.note(
+            f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
+            "answer histories drawn from test"
+        )
+    return evaluation
+
+
+def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
+    """How much an evaluation generates and computes. language_samples: instead of the recipe's number."""
+    options, words = recipe.evaluation, recipe.evaluation.language_model
+    settings = LanguageModelSettings(
+        words.embedding_size, words.hidden_size, words.num_layers, words.dropout, words.max_epochs, words.batch_size,
+        mixed_precision=recipe.training.mixed_precision,
+    )  # fmt: skip
+    return Effort(
+        options.samples, options.samples_per_class, options.decoding, options.temperature,
+        language_samples or words.samples, options.draws, options.temperatures, options.chains, settings,
+    )  # fmt: skip
+
+
+def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[str]]:
+    """Test sentences of the corpora that are here and that are not the recipe's."""
+    found = {}
+    for name in ("grammar", *FILES):
+        if name == recipe.data.corpus:
+            continue
+        try:
+            corpus = load_corpus(name, data_dir=data_dir)
+        except CorpusError:
+            continue  # not on this machine; the table shows which there were
+        found[name] = list(corpus["test"]["text"][:OUTLIERS])
+    return found
+
+
+def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
+    """evaluation.json, samples.txt and the card's table, each replaced whole."""
+    evaluation.save(directory / "evaluation.json")
+    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+
+
+def _text(path: str | Path | None) -> Any:
+    return None if path is None else str(path)
