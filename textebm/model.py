@@ -243,7 +243,7 @@ class TextEBM(Generation):
             loss = loss + self._noisy_terms(noisy, batch, weights)
         loss = loss + self._symbol_terms(u, batch.context, batch.targets, weights, terms)
         if self.contrastive is not None and batch.views is not None:
-            loss = loss + self.contrastive.weight * self._view_term(u, batch.context, batch.views, terms)
+            loss = loss + self.contrastive.weight * self._view_term(u, batch.views, terms, batch.context)
         return Objective(loss, {**terms, "loss": loss})
 
     def _noisy_terms(self, noisy: Noisy, batch: LatentBatch, weights: Weights) -> Tensor:
@@ -300,9 +300,9 @@ class TextEBM(Generation):
             negatives = self.encoder.views(self.encoder.features(own.tokens, own.lengths))
         first, second = self.encoder.views(features), self.encoder.views(self.encoder.features(tokens, batch.lengths))
         terms["contrastive"] = simclr_loss(first, second, negatives, temperature=options.temperature)
-        return options.weight * (terms["contrastive"] + self._view_term(u, context, first.detach(), terms))
+        return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms, context))
 
-    def _view_term(self, u: Tensor, context: Tensor | None, views: Tensor, terms: dict[str, Tensor]) -> Tensor:
+    def _view_term(self, u: Tensor, views: Tensor, terms: dict[str, Tensor], context: Tensor | None = None) -> Tensor:
         """−E cos(g(z, 0), c): all that p(c | z) adds to the bound, up to its constant. u (B, d), views (B, C)"""
         level = torch.zeros(len(u), dtype=torch.long, device=u.device)
         _, view = self.prior.energy.logits_and_view(self.prior.transport(u), level, context)
