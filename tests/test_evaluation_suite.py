@@ -92,6 +92,7 @@ class FakeModel:
     nll: float = 2.0
     layers: tuple[int, ...] = (3,)
     guided: bool = False
+    reads_context: bool = False
 
     def encode(self, texts: list[str]) -> Encoding:
         factors = [parse(text) for text in texts]

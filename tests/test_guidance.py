@@ -108,7 +108,9 @@ def test_view_loss_is_minus_the_cosine_and_remembers_it_by_level() -> None:
 class Direction(EnergyNet):
     """F = 0 and g(u) = u: p(u | c) ∝ N(u; 0, I) exp(s κ u·c/‖u‖)."""
 
-    def logits_and_view(self, u: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def logits_and_view(
+        self, u: Tensor, level: Tensor, context: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         return [torch.zeros(len(u), 1) + 0 * u[:, :1]], u
 
 

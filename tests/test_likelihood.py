@@ -34,7 +34,7 @@ class HandSet(EnergyNet):
         super().__init__(1, levels, {}, hidden_size=2, num_blocks=1)
         self.given = potential
 
-    def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
+    def all_logits(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:
         return [self.given(u, level)]
 
 

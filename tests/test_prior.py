@@ -33,7 +33,7 @@ class HandSet(EnergyNet):
         super().__init__(dim, levels, heads, hidden_size=2, num_blocks=1)
         self.given = logits
 
-    def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
+    def all_logits(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:
         return list(self.given(u, level).split(list(self.head_sizes.values()) or [1], dim=-1))
 
 

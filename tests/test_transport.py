@@ -319,7 +319,7 @@ def test_resampling_through_levels_follows_what_is_held() -> None:
     schedule = NoiseSchedule(log_snr_ladder(8, 5.0, -4.0))
 
     class Exact(EnergyNet):
-        def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
+        def all_logits(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:
             r = 0.8 * schedule.alpha_bar[level].square()  # the correlation at that level, unit variances
             x, y = u[:, 0], u[:, 1]
             ratio = (x * x - 2 * r * x * y + y * y) / (1 - r * r) - x * x - y * y

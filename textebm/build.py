@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
@@ -23,6 +23,7 @@ from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.reading import Decoder, Encoder, SymbolHead
 from textebm.recipe import LAYERS, Data, Inference, Latent, Objective, Recipe
+from textebm.recipe import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 
 # a prior of each kind where the recipe leaves it open
@@ -46,7 +47,7 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
     return corpora.load_corpus(
         data.corpus, data_dir=data_dir, size=data.size, seed=seed, train=data.train, validation=data.validation,
         test=data.test, name=data.name, text_column=data.text_column, label_columns=data.label_columns,
-        limit=data.limit,
+        context_column=data.context_column, limit=data.limit,
     )  # fmt: skip
 
 
@@ -75,11 +76,13 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
     """The whole model, freshly initialised from torch's global random state."""
     layers = _layers(recipe.latent, recipe.prior.kind)
+    width = recipe.encoder.context_size if recipe.data.context_turns else 0
     return TextEBM(
-        _encoder(recipe, len(tokenizer), layers), _decoder(recipe, len(tokenizer), layers),
-        _prior(recipe, layers, heads), tokenizer, heads, max_tokens=recipe.data.max_tokens,
+        _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width),
+        _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
         refinement=_refinement(recipe.inference), recipe=recipe.model_dump(mode="json"),
+        context_encoder=_context_encoder(recipe) if width else None,
     )  # fmt: skip
 
 
@@ -98,34 +101,47 @@ def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
     return latent.layers or tuple((latent.dim + place) // count for place in range(count))
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Encoder:
-    options, latent, inference = recipe.encoder, recipe.latent, recipe.inference
+def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:
+    latent, inference = recipe.latent, recipe.inference
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder: RecurrentEncoder | TransformerEncoder
-    if options.kind == "transformer":
-        encoder = TransformerEncoder(
-            vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-            num_heads=options.num_attention_heads, dropout=options.dropout,
-        )  # fmt: skip
-    else:
-        encoder = RecurrentEncoder(
-            options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-            bidirectional=options.bidirectional, dropout=options.dropout,
-        )  # fmt: skip
+    encoder = _body(recipe.encoder, vocabulary_size)
+    features = encoder.num_features + context_size
     encoder.head = (
-        PosteriorHead(encoder.num_features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev)
+        PosteriorHead(features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev)
         if len(layers) == 1
-        else TopDownHead(encoder.num_features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
+        else TopDownHead(features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
     )
     if recipe.objective.contrastive_weight > 0:
         encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
     return encoder
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int]) -> Decoder:
-    options, dim = recipe.decoder, recipe.latent.dim
+def _context_encoder(recipe: Recipe) -> ContextEncoder:
+    """A body like the encoder's, which reads in the encoder's embedding."""
+    data = recipe.data
+    return ContextEncoder(
+        _body(recipe.encoder, 0), recipe.encoder.context_size, turns=data.context_turns, max_tokens=data.context_tokens
+    )
+
+
+def _body(options: EncoderOptions, vocabulary_size: int) -> RecurrentEncoder | TransformerEncoder:
+    if options.kind == "transformer":
+        return TransformerEncoder(
+            vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
+            num_heads=options.num_attention_heads, dropout=options.dropout,
+        )  # fmt: skip
+    return RecurrentEncoder(
+        options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
+        bidirectional=options.bidirectional, dropout=options.dropout,
+    )  # fmt: skip
+
+
+def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
+    """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
+    options, dim = recipe.decoder, recipe.latent.dim + context_size
+    layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(
             vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
@@ -147,7 +163,7 @@ def _contrastive(recipe: Recipe) -> Contrastive | None:
     )  # fmt: skip
 
 
-def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead]) -> LatentPrior:
+def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
     options, dim = recipe.prior, sum(layers)
     view_size = options.view_size if recipe.objective.contrastive_weight > 0 else 0
     levels = options.num_levels or LEVELS[options.kind]
@@ -167,12 +183,12 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
         places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
         energy = LayeredEnergyNet(
             layers, levels, sizes, head_layers=places, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm, view_size=view_size,
+            spectral_norm=options.spectral_norm, view_size=view_size, context_size=context_size,
         )  # fmt: skip
     else:
         energy = EnergyNet(
             dim, levels, sizes, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm, view_size=view_size,
+            spectral_norm=options.spectral_norm, view_size=view_size, context_size=context_size,
         )  # fmt: skip
     chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
     transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.errors import TextEBMError
-from textebm.prior.condition import FREE, Condition
+from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
-from textebm.reading import Reading
+from textebm.reading import Contexts, Given, Reading
+from textebm.text.history import Turn
 from textebm.text.tokenizer import decode as decode_ids
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Generation(Reading):
         like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
         steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
         decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-        num_beams: int = 4, max_tokens: int | None = None,
+        num_beams: int = 4, max_tokens: int | None = None, contexts: Contexts | None = None,
     ) -> list[str]:  # fmt: skip
         """n new sentences: u from the prior, tilted by *symbols* and *like* if given, then decoded.
 
@@ -53,27 +54,56 @@ class Generation(Reading):
         resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
         (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
         latents, those of one draw that all n sentences share.
+        contexts: dialogue models: what each of the n sentences answers; see `respond`.
         """
         u = self.sample_latents(
             n, symbols=symbols, strength=strength, like=like, like_strength=like_strength, seed=seed,
-            steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents,
+            steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents, contexts=contexts,
         )  # fmt: skip
         return self.decode(
             u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens, contexts=contexts,
         )  # fmt: skip
+
+    def respond(
+        self, contexts: Contexts, *, symbols: SymbolRequest | None = None, n: int = 1, strength: float | None = None,
+        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0, decoding: Decoding = "greedy",
+        temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, num_beams: int = 4,
+        max_tokens: int | None = None,
+    ) -> list[list[str]]:  # fmt: skip
+        """n answers to each history, under *symbols* and *like* if given.
+
+        contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
+        class, or a sequence with a class for each history. The rest as in `generate`.
+        """
+        if n < 0:
+            raise TextEBMError(f"expected n >= 0, got {n}")
+        if self.context_encoder is None:
+            self._given(contexts, 0)  # says why not
+        histories = self._parsed(contexts)
+        asked = {
+            name: value if isinstance(value, str | int) else [each for each in value for _ in range(n)]
+            for name, value in (symbols or {}).items()
+        }
+        texts = self.generate(
+            n * len(histories), symbols=asked, strength=strength, like=like, like_strength=like_strength, seed=seed,
+            decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
+            max_tokens=max_tokens, contexts=[history for history in histories for _ in range(n)],
+        )  # fmt: skip
+        return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 
     @torch.no_grad()
     def sample_latents(
         self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None,
         like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
         steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
-        batch_size: int = 1024,
+        batch_size: int = 1024, contexts: Contexts | None = None,
     ) -> Tensor:  # fmt: skip
         """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`."""
         if n < 0 or steps_factor < 1:
             raise TextEBMError(f"expected n >= 0 and steps_factor >= 1, got n={n}, steps_factor={steps_factor}")
-        condition, generator = self._condition(symbols, n, strength, like, like_strength), self._generator(seed)
+        given, generator = self._given(contexts, n), self._generator(seed)
+        condition = self._condition(symbols, n, strength, like, like_strength, given=given)
         held = self._held(n, resample_from_layer, latents, condition, generator)
         pieces = [torch.zeros(0, self.prior.dim)]
         with self._evaluating():
@@ -88,10 +118,12 @@ class Generation(Reading):
 
     @torch.no_grad()
     def sample_path(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0
-    ) -> LatentSample:
+        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> LatentSample:  # fmt: skip
         """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
-        condition, generator = self._condition(symbols, n, strength), self._generator(seed)
+        condition = self._condition(symbols, n, strength, given=self._given(contexts, n))
+        generator = self._generator(seed)
         with self._evaluating():
             return sample(self.prior, n, condition=condition, generator=generator, keep_path=True)
 
@@ -99,35 +131,49 @@ class Generation(Reading):
     def decode(
         self, latents: Tensor, *, seed: int = 0, decoding: Decoding = "greedy", temperature: float = 1.0,
         top_k: int = 0, top_p: float = 1.0, num_beams: int = 4, max_tokens: int | None = None, batch_size: int = 512,
+        contexts: Contexts | None = None,
     ) -> list[str]:  # fmt: skip
         """Sentences of the latents (n, d). greedy: the most probable word each time; sample: by temperature, top-k
-        and top-p; beam: the best of num_beams by mean log-probability a word."""
+        and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s."""
         options = DecodingOptions(
             decoding, temperature, top_k, top_p, num_beams, self.max_tokens if max_tokens is None else max_tokens
         )
         options.check()
         if latents.ndim != 2 or latents.shape[1] != self.prior.dim:
             raise TextEBMError(f"expected latents of shape (n, {self.prior.dim}), got {tuple(latents.shape)}")
-        generator, texts = self._generator(seed), []
+        given = self._given(contexts, len(latents))
+        return self._decode(latents, None if given is None else given.vectors, given, options, seed, batch_size)
+
+    @torch.no_grad()
+    def _decode(
+        self, latents: Tensor, context: Tensor | None, given: Given | None, options: DecodingOptions, seed: int,
+        batch_size: int = 512,
+    ) -> list[str]:  # fmt: skip
+        """Sentences of latents (n, d) with context (n, C); those of *given* know their histories."""
+        generator, texts = self._generator(seed), list[str]()
         with self._evaluating():
             for start in range(0, len(latents), batch_size):
-                z = self.prior.transport(latents[start : start + batch_size].to(self.device))
+                rows = slice(start, start + batch_size)
+                z = self.decoder_input(latents[rows].to(self.device), None if context is None else context[rows])
                 ids = decode_tokens(self.decoder, z, self.tokenizer, options, generator)
                 texts += [decode_ids(self.tokenizer, row) for row in ids]
-        return texts
+        if given is None:
+            return texts
+        return [Turn(text, history) for text, history in zip(texts, given.histories, strict=True)]
 
     def reconstruct(
-        self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4, refine: int = 0
-    ) -> list[str]:
+        self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4,
+        refine: int = 0, contexts: Contexts | None = None,
+    ) -> list[str]:  # fmt: skip
         """Decode the posterior mean of each text; refine: as in `encode`."""
-        return self.decode(
-            self.encode(texts, refine=refine, seed=seed).mean, decoding=decoding, seed=seed, num_beams=num_beams
-        )
+        contexts = self._histories(texts, contexts)
+        mean = self.encode(texts, refine=refine, seed=seed, contexts=contexts).mean
+        return self.decode(mean, decoding=decoding, seed=seed, num_beams=num_beams, contexts=contexts)
 
     @torch.no_grad()
     def edit(
         self, texts: Sequence[str], symbols: SymbolRequest, *, level: int | None = None, strength: float | None = None,
-        seed: int = 0, decoding: Decoding = "greedy",
+        seed: int = 0, decoding: Decoding = "greedy", contexts: Contexts | None = None,
     ) -> list[str]:  # fmt: skip
         """Rewrite each text under *symbols*: encode, diffuse to *level*, denoise under the symbols, decode.
 
@@ -137,26 +183,36 @@ class Generation(Reading):
         """
         if not symbols:
             raise TextEBMError("edit needs at least one symbol, such as {'sentiment': 'positive'}")
-        condition, generator = self._condition(symbols, len(texts), strength), self._generator(seed)
-        z = self.encode(texts).mean.to(self.device)
-        z = self._denoise(z, level, condition, generator)
-        return self.decode(z.cpu(), seed=seed, decoding=decoding)
+        contexts = self._histories(texts, contexts)
+        condition = self._condition(symbols, len(texts), strength, given=self._given(contexts, len(texts)))
+        z = self.encode(texts, contexts=contexts).mean.to(self.device)
+        z = self._denoise(z, level, condition, self._generator(seed))
+        return self.decode(z.cpu(), seed=seed, decoding=decoding, contexts=contexts)
 
+    @torch.no_grad()
     def interpolate(
-        self, a: str, b: str, steps: int = 8, *, level: int | None = None, seed: int = 0, decoding: Decoding = "greedy"
-    ) -> list[str]:
+        self, a: str, b: str, steps: int = 8, *, level: int | None = None, seed: int = 0,
+        decoding: Decoding = "greedy", contexts: Contexts | None = None,
+    ) -> list[str]:  # fmt: skip
         """*steps* sentences from a to b along the arc between their posterior means (ends included).
 
         With *level*, each point is diffused to that level and denoised, which draws it towards the data.
+        contexts: of a and of b, in a dialogue; their vectors are mixed in step with the way.
         """
         if steps < 2:
             raise TextEBMError(f"interpolate needs at least 2 steps, its two ends, got {steps}")
-        ends = self.encode([a, b]).mean
-        z = slerp(ends[0], ends[1], torch.linspace(0, 1, steps))
+        contexts, share = self._histories([a, b], contexts), torch.linspace(0, 1, steps)
+        ends, given = self.encode([a, b], contexts=contexts).mean, self._given(contexts, 2)
+        z = slerp(ends[0], ends[1], share)
+        context = None
+        if given is not None:
+            context = torch.lerp(given.vectors[0], given.vectors[1], share.to(self.device)[:, None])
         if level is not None:
-            with torch.no_grad():
-                z = self._denoise(z.to(self.device), level, FREE, self._generator(seed)).cpu()
-        return self.decode(z, seed=seed, decoding=decoding)
+            condition = Condition(context=context)
+            z = self._denoise(z.to(self.device), level, condition, self._generator(seed)).cpu()
+        options = DecodingOptions(decoding, max_tokens=self.max_tokens)
+        options.check()
+        return self._decode(z, context, None, options, seed)
 
     # -- a look inside -------------------------------------------------------------------------------------------
 
@@ -214,10 +270,10 @@ class Generation(Reading):
 
     def _condition(
         self, symbols: SymbolRequest | None, n: int, strength: float | None, like: Sequence[str] = (),
-        like_strength: float | None = None,
+        like_strength: float | None = None, given: Given | None = None,
     ) -> Condition:  # fmt: skip
-        """The classes asked for as numbers, (n,) for each head, and the views of the examples. Strengths None: the
-        recipe's."""
+        """The classes asked for as numbers, (n,) for each head, the views of the examples, and the contexts. Strengths
+        None: the recipe's."""
         for option, number in (("strength", strength), ("like_strength", like_strength)):
             if number is not None and not 0 <= number < math.inf:
                 raise TextEBMError(f"{option} must be a number from 0 up, got {number}")
@@ -234,6 +290,7 @@ class Generation(Reading):
         return Condition(
             chosen, self.prior.strength if strength is None else strength,
             views, self.prior.like_strength if like_strength is None else like_strength,
+            None if given is None else given.vectors,
         )  # fmt: skip
 
 

@@ -100,6 +100,7 @@ class Refinement:
 class ShortRun(nn.Module):
     """Stands where an encoder does: K Langevin steps from N(0, I), their sizes (K, d) learned by the bound."""
 
+    embedding: nn.Embedding | None = None  # it reads no words
     head: None = None  # nothing to standardise
     view: None = None  # nothing to read one off
 

@@ -10,6 +10,9 @@ training stage:
 - "prior": encoder and decoder rest; F is learned on the posterior by score matching or by recovery.
 - "joint": everything; the encoder follows the learned prior.
 
+In a dialogue q, p(x|z) and p(z) are all given c, the vector of the turns before (`TokenBatch.context`): they become
+q(z|x, c), p(x|z, c), p(z|c), the same networks with one more input; without a context encoder c has width 0.
+
 To these the symbol heads add: cross-entropy to labels (supervised) or clusters (unsupervised), and the bottleneck
 I(z; y).
 """
@@ -25,12 +28,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from textebm.decoding import DecodingOptions
 from textebm.generation import Generation
 from textebm.inference import Refinement, ShortRun
-from textebm.networks.encoder import Posterior
+from textebm.networks.encoder import ContextEncoder, Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.contrastive import Contrastive, simclr_loss
 from textebm.objective.schedules import Weights, free_bits
+from textebm.prior.condition import Condition
 from textebm.prior.guidance import view_loss
 from textebm.prior.learning import (
     Noisy,
@@ -53,11 +58,12 @@ StageName = Literal["autoencoder", "prior", "joint"]
 
 @dataclass(frozen=True)
 class LatentBatch:
-    """Posteriors of a batch, encoded before: what the "prior" stage trains on."""
+    """Posteriors of a batch, encoded before, and its context (B, C): what the "prior" stage trains on."""
 
     posterior: Posterior
     targets: dict[str, Tensor]
     views: Tensor | None = None  # (B, C) of unit length
+    context: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,14 @@ class TextEBM(Generation):
         self, encoder: Encoder, decoder: Decoder, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
         heads: Mapping[str, SymbolHead], *, max_tokens: int = 40, word_dropout: float = 0.0,
         learning: Literal["score_matching", "recovery"] = "score_matching", contrastive: Contrastive | None = None,
-        refinement: Refinement | None = None,
-        recipe: dict[str, Any] | None = None,
+        refinement: Refinement | None = None, recipe: dict[str, Any] | None = None,
+        context_encoder: ContextEncoder | None = None,
     ):  # fmt: skip
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
         self.prior = prior
+        self.context_encoder = context_encoder
         self.tokenizer = tokenizer
         self.heads = dict(heads)
         self.max_tokens = max_tokens
@@ -107,27 +114,28 @@ class TextEBM(Generation):
         self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Mapping[str, Tensor],
         generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
-        features = None
+        features, context = None, self.read_context(batch)
         if self.contrastive is not None and not isinstance(self.encoder, ShortRun):
             features = self.encoder.features(batch.tokens, batch.lengths)
-        posterior = self.posterior(batch, generator, learned_prior=stage == "joint", features=features)
+        learned = stage == "joint"
+        posterior = self.posterior(batch, generator, learned_prior=learned, features=features, context=context)
         objective = self._objective_of if self.refinement is None else self._refined_objective
-        return objective(posterior, features, batch, stage, weights, targets, generator)
+        return objective(posterior, features, batch, context, stage, weights, targets, generator)
 
     def _refined_objective(
-        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, stage: StageName, weights: Weights,
-        targets: Mapping[str, Tensor], generator: torch.Generator | None,
+        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
+        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
         """Decoder, prior and heads learn at draws of the true posterior, which a chain brings nearer than q's own; the
         encoder learns −log q(u|x) there, and its own bound with the rest of the model resting. Terms are q's own."""
         assert self.refinement is not None
-        score = self.posterior_score(batch, stage == "joint")
+        score = self.posterior_score(batch, stage == "joint", context)
         kernel = self.refinement.kernel(score, posterior.draw(generator), generator)
-        refined = self._objective_of(kernel, features, batch, stage, weights, targets, generator)
+        refined = self._objective_of(kernel, features, batch, context, stage, weights, targets, generator)
         cross_entropy = -posterior.log_prob(kernel.sample(generator)).mean()
         loss = refined.loss + cross_entropy
         with resting(self.decoder), resting(self.prior), torch.set_grad_enabled(self.refinement.elbo_weight > 0):
-            own = self._objective_of(posterior, None, batch, stage, weights, targets, generator)
+            own = self._objective_of(posterior, None, batch, context, stage, weights, targets, generator)
         loss = loss + self.refinement.elbo_weight * own.loss
         terms = {
             **refined.terms, **own.terms, "refined_reconstruction": refined.terms["reconstruction"],
@@ -136,13 +144,13 @@ class TextEBM(Generation):
         return Objective(loss, terms, posterior)
 
     def _objective_of(
-        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, stage: StageName, weights: Weights,
-        targets: Mapping[str, Tensor], generator: torch.Generator | None,
+        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
+        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
         """The bound and its companions with *posterior* as q."""
         draw = posterior.draw(generator)
         u = draw.u
-        reconstruction = self.reconstruction_nll(batch, u, generator).mean()
+        reconstruction = self.reconstruction_nll(batch, u, generator, context).mean()
         with torch.autocast(u.device.type, enabled=False):  # the prior's terms are small and want float32
             terms = {"reconstruction": reconstruction}
             kl = draw.given.kl_to_standard_normal()
@@ -155,17 +163,27 @@ class TextEBM(Generation):
                     terms["kl"], divergence = terms["kl"] - log_ratio, divergence - log_ratio
                 loss = reconstruction + weights.kl * divergence
             else:
-                prior_loss, encoder_term = self._joint_prior_terms(posterior, u, terms, generator)
+                prior_loss, encoder_term = self._joint_prior_terms(posterior, u, context, terms, generator)
                 loss = reconstruction + prior_loss - weights.kl * (draw.given.entropy().mean() + encoder_term)
-            loss = loss + self._symbol_terms(u, targets, weights, terms)
+            loss = loss + self._symbol_terms(u, context, targets, weights, terms)
         if self.contrastive is not None and features is not None:
-            loss = loss + self._contrastive_terms(self.contrastive, batch, features, u, stage, terms, generator)
+            loss = loss + self._contrastive_terms(
+                self.contrastive, batch, features, u, context, stage, terms, generator
+            )
         return Objective(loss, {**terms, "loss": loss}, posterior)
 
-    def reconstruction_nll(self, batch: TokenBatch, u: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """−log p(x|z) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
-        with torch.autocast(u.device.type, enabled=False):
-            z = self.prior.transport(u)
+    def read_context(self, batch: TokenBatch) -> Tensor | None:
+        """c (B, C), what the turns before each sentence say; None for a model without context."""
+        if self.context_encoder is None:
+            return None
+        assert batch.context is not None and self.encoder.embedding is not None
+        return self.context_encoder(self.encoder.embedding(batch.context.tokens), batch.context.lengths)
+
+    def reconstruction_nll(
+        self, batch: TokenBatch, u: Tensor, generator: torch.Generator | None = None, context: Tensor | None = None
+    ) -> Tensor:
+        """−log p(x|z, c) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
+        z = self.decoder_input(u, context)
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             inputs = self._with_words_hidden(inputs, self.word_dropout, generator)
@@ -182,15 +200,16 @@ class TextEBM(Generation):
         return tokens.masked_fill(hidden, self.tokenizer.unk_token_id)
 
     def _joint_prior_terms(
-        self, posterior: Posterior, u: Tensor, terms: dict[str, Tensor], generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+        self, posterior: Posterior, u: Tensor, context: Tensor | None, terms: dict[str, Tensor],
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
         if self.learning == "recovery":
-            contrast = recovery(self.prior, u, generator)
+            contrast = recovery(self.prior, u, generator, context)
             _record(contrast, terms)
             return contrast.energy_loss.mean(), contrast.encoder_term.mean()
-        matching = score_matching(self.prior, posterior.unpacked(posterior.packed.detach()), generator)
-        return self._matching_loss(matching, terms), score_cross_entropy(self.prior, u).mean()
+        matching = score_matching(self.prior, posterior.unpacked(posterior.packed.detach()), generator, context)
+        return self._matching_loss(matching, terms), score_cross_entropy(self.prior, u, context).mean()
 
     def _matching_loss(self, matching: ScoreMatching, terms: dict[str, Tensor]) -> Tensor:
         """The score error, and a small pull of each level's free constant in F towards zero."""
@@ -212,18 +231,19 @@ class TextEBM(Generation):
         if self.prior.explicit is not None:
             loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(u).mean()
         elif self.learning == "recovery":
-            contrast = recovery(self.prior, u, generator)
+            contrast = recovery(self.prior, u, generator, batch.context)
             loss = contrast.energy_loss.mean()
             _record(contrast, terms)
         else:
-            matching = score_matching(self.prior, batch.posterior, generator)
+            matching = score_matching(self.prior, batch.posterior, generator, batch.context)
             loss = self._matching_loss(matching, terms)
             noisy = matching.noisy
         if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:
-            loss = loss + self._noisy_terms(noisy or read_noisy(self.prior, u, generator), batch, weights)
-        loss = loss + self._symbol_terms(u, batch.targets, weights, terms)
+            noisy = noisy or read_noisy(self.prior, u, generator, batch.context)
+            loss = loss + self._noisy_terms(noisy, batch, weights)
+        loss = loss + self._symbol_terms(u, batch.context, batch.targets, weights, terms)
         if self.contrastive is not None and batch.views is not None:
-            loss = loss + self.contrastive.weight * self._view_term(u, batch.views, terms)
+            loss = loss + self.contrastive.weight * self._view_term(u, batch.views, terms, batch.context)
         return Objective(loss, {**terms, "loss": loss})
 
     def _noisy_terms(self, noisy: Noisy, batch: LatentBatch, weights: Weights) -> Tensor:
@@ -240,13 +260,14 @@ class TextEBM(Generation):
     # -- symbols -------------------------------------------------------------------------------------------------
 
     def _symbol_terms(
-        self, u: Tensor, targets: Mapping[str, Tensor], weights: Weights, terms: dict[str, Tensor]
-    ) -> Tensor:
+        self, u: Tensor, context: Tensor | None, targets: Mapping[str, Tensor], weights: Weights,
+        terms: dict[str, Tensor],
+    ) -> Tensor:  # fmt: skip
         """Heads at level 0: labels, clusters, and the bottleneck of the unsupervised ones."""
         loss = u.new_zeros(())
         if not self.heads:
             return loss
-        logits = self.prior.symbol_logits(u)
+        logits = self.prior.symbol_logits(u, context=context)
         for name, head in self.heads.items():
             supervised = head.column is not None
             if name in targets:
@@ -260,8 +281,8 @@ class TextEBM(Generation):
     # -- contrastive guidance ------------------------------------------------------------------------------------
 
     def _contrastive_terms(
-        self, options: Contrastive, batch: TokenBatch, features: Tensor, u: Tensor, stage: StageName,
-        terms: dict[str, Tensor], generator: torch.Generator | None,
+        self, options: Contrastive, batch: TokenBatch, features: Tensor, u: Tensor, context: Tensor | None,
+        stage: StageName, terms: dict[str, Tensor], generator: torch.Generator | None,
     ) -> Tensor:  # fmt: skip
         """Two readings of each sentence that must agree (SimCLR), and the view's density given the latent."""
         assert not isinstance(self.encoder, ShortRun)
@@ -269,18 +290,22 @@ class TextEBM(Generation):
         negatives = None
         if options.negatives > 0:  # the model's own sentences: the autoencoder's are those of N(0, I)
             drawn = torch.empty(options.negatives, self.prior.dim, device=u.device).normal_(generator=generator)
+            rows = torch.arange(options.negatives, device=u.device) % len(u)  # each in the context of a sentence
+            given = None if context is None else context[rows].detach()
             if stage == "joint":
-                drawn = sample(self.prior, options.negatives, generator=generator).z
-            own = collate_texts(self.decode(drawn), self.tokenizer, self.max_tokens).to(u.device)
+                condition = Condition(context=given)
+                drawn = sample(self.prior, options.negatives, condition=condition, generator=generator).z
+            texts = self._decode(drawn, given, None, DecodingOptions(max_tokens=self.max_tokens), seed=0)
+            own = collate_texts(texts, self.tokenizer, self.max_tokens).to(u.device)
             negatives = self.encoder.views(self.encoder.features(own.tokens, own.lengths))
         first, second = self.encoder.views(features), self.encoder.views(self.encoder.features(tokens, batch.lengths))
         terms["contrastive"] = simclr_loss(first, second, negatives, temperature=options.temperature)
-        return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms))
+        return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms, context))
 
-    def _view_term(self, u: Tensor, views: Tensor, terms: dict[str, Tensor]) -> Tensor:
+    def _view_term(self, u: Tensor, views: Tensor, terms: dict[str, Tensor], context: Tensor | None = None) -> Tensor:
         """−E cos(g(z, 0), c): all that p(c | z) adds to the bound, up to its constant. u (B, d), views (B, C)"""
         level = torch.zeros(len(u), dtype=torch.long, device=u.device)
-        _, view = self.prior.energy.logits_and_view(self.prior.transport(u), level)
+        _, view = self.prior.energy.logits_and_view(self.prior.transport(u), level, context)
         assert view is not None
         loss = view_loss(self.prior, view, views, level)
         terms["view_cosine"] = -loss

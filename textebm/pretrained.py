@@ -71,7 +71,7 @@ def adopt(model: TextEBM, name: str | Path) -> None:
         )
     weights = other.state_dict()
     for key, value in model.state_dict().items():
-        if not key.startswith(("encoder.", "decoder.", "prior.transport.")):
+        if not key.startswith(("encoder.", "context_encoder.", "decoder.", "prior.transport.")):
             continue
         if key not in weights or weights[key].shape != value.shape:
             found = f"has shape {tuple(weights[key].shape)}" if key in weights else "does not exist"
@@ -126,6 +126,9 @@ def model_card(model: TextEBM, table: str | None = None) -> str:
         for h in model.heads.values()
     )
     symbols = next((f"{{{h.name!r}: {h.classes[0]!r}}}" for h in model.heads.values()), "None")
+    call = f"model.generate(5, symbols={symbols}, seed=0)"
+    if model.reads_context:
+        call = f"model.respond([['how are you ?']], symbols={symbols}, n=5, seed=0)"
     measured = f"\n## Measured\n\n{table}\n" if table else ""
     return f"""---
 library_name: textebm
@@ -142,7 +145,7 @@ A sequence VAE with a `{recipe.get("prior", {}).get("kind", "?")}` prior ({model
 ```python
 import textebm
 model = textebm.TextEBM.from_pretrained(".")
-model.generate(5, symbols={symbols}, seed=0)
+{call}
 ```
 
 ## Symbols

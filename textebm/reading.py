@@ -2,6 +2,10 @@
 
 `Reading` is the half of `TextEBM` that takes texts in; `textebm.generation` is the half that gives them out. The
 latents that both take and give are u, before the transport. All randomness comes from ``seed``.
+
+A model of dialogues also reads the turns before each text: *contexts*, a history for each row, is a list of turns
+(oldest first) or one text (`textebm.text.history`). It may be left out where the texts are `Turn`s, which know theirs,
+as what the model itself writes does. Other models refuse it.
 """
 
 from __future__ import annotations
@@ -18,13 +22,16 @@ from transformers import PreTrainedTokenizerFast
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import Posterior, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, Posterior, RecurrentEncoder, TransformerEncoder
+from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.scoring import NllInterval, Progress, nll_interval
-from textebm.text.batches import TokenBatch, collate_texts
+from textebm.text.batches import TokenBatch, collate, collate_texts, special_ids
+from textebm.text.history import History, Turn, history_store, parse_history
 
+Contexts = Sequence["str | Sequence[str]"]  # a history for each row
 Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
 Decoder = RecurrentDecoder | TransformerDecoder
 
@@ -73,6 +80,14 @@ class ElboTerms:
     num_tokens: Tensor
 
 
+@dataclass(frozen=True)
+class Given:
+    """The turns before each row, and what the context encoder makes of them: vectors (n, C), on the model's device."""
+
+    histories: list[History]
+    vectors: Tensor
+
+
 class Reading(nn.Module):
     """The methods of `TextEBM` that take texts in. It has these parts, and gives −log p(x|z)."""
 
@@ -82,8 +97,10 @@ class Reading(nn.Module):
     tokenizer: PreTrainedTokenizerFast
     heads: dict[str, SymbolHead]
     max_tokens: int
+    context_encoder: ContextEncoder | None
     refinement: Refinement | None
-    reconstruction_nll: Callable[[TokenBatch, Tensor], Tensor]
+    reconstruction_nll: Callable[..., Tensor]
+    _answered: list[History] | None = None  # by `answering`
 
     @property
     def device(self) -> torch.device:
@@ -99,16 +116,21 @@ class Reading(nn.Module):
         """Whether the model can generate by example (trained with contrastive guidance)."""
         return self.encoder.view is not None
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether it reads the turns before each text."""
+        return self.context_encoder is not None
+
     # -- inference -----------------------------------------------------------------------------------------------
 
     def posterior(
         self, batch: TokenBatch, generator: torch.Generator | None = None, *, seed: int = 0, learned_prior: bool = True,
-        refine: int = 0, features: Tensor | None = None,
+        refine: int = 0, features: Tensor | None = None, context: Tensor | None = None,
     ) -> Posterior:  # fmt: skip
         """q(u|x): the encoder's, or the end of a short run, whose noise is the generator's or that of text and seed.
 
         learned_prior: whether a chain's target has the prior as it is now, or N(0, I). refine: steps uphill from there.
-        features: the encoder's, where they are known.
+        features: the encoder's, where they are known. context (B, C): what the turns before say.
         """
         if isinstance(self.encoder, ShortRun):
             shape = (self.encoder.steps, len(batch), self.prior.dim)
@@ -120,61 +142,74 @@ class Reading(nn.Module):
             posterior = self.encoder(lambda rows: self.posterior_score(batch.rows(rows), learned_prior), noise)
         else:
             features = self.encoder.features(batch.tokens, batch.lengths) if features is None else features
-            posterior = self.encoder.posterior(features)
+            posterior = self.encoder.posterior(features, context)
         if refine:
             chain = self.refinement or Refinement()
-            posterior = chain.mode(self.posterior_score(batch, learned_prior), posterior, refine)
+            posterior = chain.mode(self.posterior_score(batch, learned_prior, context), posterior, refine)
         return posterior
 
-    def posterior_score(self, batch: TokenBatch, learned_prior: bool = True) -> Score:
-        """∇_u log p(x, u) of the batch's texts as a function of u: no dropout, no gradient in any parameter."""
+    def posterior_score(self, batch: TokenBatch, learned_prior: bool = True, context: Tensor | None = None) -> Score:
+        """∇_u log p(x, u | c) of the batch's texts as a function of u: no dropout, no gradient in any parameter."""
+        condition = Condition(context=context).detached
 
         def score(u: Tensor) -> Tensor:
             with still(self):
-                _, gradient = potential_and_gradient(lambda w: -self.reconstruction_nll(batch, w), u)
+                _, gradient = potential_and_gradient(
+                    lambda w: -self.reconstruction_nll(batch, w, context=condition.context), u
+                )
                 level = torch.zeros(len(u), dtype=torch.long, device=u.device)
-                return gradient + (self.prior.score(u, level) if learned_prior else -u)
+                return gradient + (self.prior.score(u, level, condition) if learned_prior else -u)
 
         return score
 
     # -- texts in ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch_size: int = 256, *, refine: int = 0, seed: int = 0) -> Encoding:
+    def encode(
+        self, texts: Sequence[str], batch_size: int = 256, *, refine: int = 0, seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> Encoding:  # fmt: skip
         """Posterior means and symbol posteriors p(y|z) at the means.
 
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
         """
         _check_refine(refine)
+        given = self._read_given(texts, contexts)
         means, stddevs = [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                posterior = self.posterior(batch, seed=seed, refine=refine)
+            for batch, context in self._batches(texts, rows, given, batch_size):
+                posterior = self.posterior(batch, seed=seed, refine=refine, context=context)
                 means.append(posterior.mean.cpu())
                 stddevs.append(posterior.stddev.cpu())
             empty = torch.zeros(0, self.prior.dim)
             mean = torch.cat(means)[inverse] if means else empty
             stddev = torch.cat(stddevs)[inverse] if stddevs else empty
-            probabilities = self.symbol_probabilities(mean)
+            probabilities = self._symbol_probabilities(mean, given)
         codes = {name: p.argmax(-1) for name, p in probabilities.items()}
         return Encoding(mean, stddev, probabilities, codes)
 
     @torch.no_grad()
-    def posterior_draws(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256) -> Tensor:
+    def posterior_draws(
+        self, texts: Sequence[str], *, contexts: Contexts | None = None, seed: int = 0, batch_size: int = 256
+    ) -> Tensor:
         """One draw of q(u|x) for each text, (n, d) on the CPU."""
         generator, draws = self._generator(seed), [torch.zeros(0, self.prior.dim)]
+        given = self._read_given(texts, contexts)
         with self._evaluating():
             rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                draws.append(self.encoder(batch.tokens, batch.lengths).draw(generator).u.cpu())
+            for batch, context in self._batches(texts, rows, given, batch_size):
+                draws.append(self.posterior(batch, generator, context=context).draw(generator).u.cpu())
         return torch.cat(draws)[inverse]
 
     @torch.no_grad()
-    def symbol_probabilities(self, z: Tensor) -> dict[str, Tensor]:
+    def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
-        logits = self.prior.symbol_logits(z.to(self.device))
+        return self._symbol_probabilities(z, self._given(contexts, len(z)))
+
+    def _symbol_probabilities(self, z: Tensor, given: Given | None) -> dict[str, Tensor]:
+        logits = self.prior.symbol_logits(z.to(self.device), context=None if given is None else given.vectors)
         return {name: f.softmax(-1).cpu() for name, f in logits.items()}
 
     @torch.no_grad()
@@ -188,18 +223,22 @@ class Reading(nn.Module):
         found = [torch.zeros(0, self.prior.energy.view_size)]
         with self._evaluating():
             rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
+            for batch, _ in self._batches(texts, rows, None, batch_size):
                 found.append(self.encoder.views(self.encoder.features(batch.tokens, batch.lengths)).cpu())
         return torch.cat(found)[inverse]
 
-    def classify(self, texts: Sequence[str], head: str) -> Classification:
+    def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
         """The most probable class of each text. Raises TextEBMError for an unknown head."""
-        probabilities = self.encode(texts).probabilities[self._head(head).name]
+        name = self._head(head).name
+        probabilities = self.encode(texts, contexts=contexts).probabilities[name]
         labels = [self.heads[head].classes[i] for i in probabilities.argmax(-1).tolist()]
         return Classification(labels, probabilities)
 
     @torch.no_grad()
-    def elbo_terms(self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, refine: int = 0) -> ElboTerms:
+    def elbo_terms(
+        self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, refine: int = 0,
+        contexts: Contexts | None = None,
+    ) -> ElboTerms:  # fmt: skip
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
@@ -207,19 +246,20 @@ class Reading(nn.Module):
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
         _check_refine(refine)
-        generator = self._generator(seed)
+        given, generator = self._read_given(texts, contexts), self._generator(seed)
         nll, kl, lengths = [], [], []
         with self._evaluating():
             rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                draw = self.posterior(batch, seed=seed, refine=refine).draw(generator)
-                u, given = draw.u, draw.given
-                nll.append(self.reconstruction_nll(batch, u).cpu())
-                divergence = given.kl_to_standard_normal().sum(-1)
+            for batch, context in self._batches(texts, rows, given, batch_size):
+                draw = self.posterior(batch, seed=seed, refine=refine, context=context).draw(generator)
+                u, posterior = draw.u, draw.given
+                nll.append(self.reconstruction_nll(batch, u, context=context).cpu())
+                divergence = posterior.kl_to_standard_normal().sum(-1)
                 if self.prior.num_levels > 0:
-                    log_p = log_prob_bound(self.prior, u, generator=generator)
-                    noise = (u - given.mean) / given.stddev  # entropy and cross-entropy at the same draw
-                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()
+                    condition = Condition(context=context)
+                    log_p = log_prob_bound(self.prior, u, condition=condition, generator=generator)
+                    noise = (u - posterior.mean) / posterior.stddev  # entropy and cross-entropy at the same draw
+                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - posterior.stddev.log()
                     divergence = log_q.sum(-1) - log_p
                 elif self.prior.explicit is not None:
                     divergence = divergence - self.prior.explicit.log_ratio(u)
@@ -237,6 +277,8 @@ class Reading(nn.Module):
 
         More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
         """
+        if self.context_encoder is not None:  # the top level's log Z, shared by all rows there, is a function of c
+            raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
         annealing = Annealing(temperatures, burn_in, chains)
         with self._evaluating():
             return nll_interval(
@@ -244,22 +286,109 @@ class Reading(nn.Module):
             )
 
     @torch.no_grad()
-    def reconstruction_losses(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def reconstruction_losses(
+        self, texts: Sequence[str], batch_size: int = 256, *, contexts: Contexts | None = None
+    ) -> Tensor:
         """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        losses = []
+        given, losses = self._read_given(texts, contexts), []
         with self._evaluating():
             rows, inverse = _by_length(texts)
-            for batch in self._batches([texts[i] for i in rows], batch_size):
-                mean = self.posterior(batch).mean
-                losses.append(self.reconstruction_nll(batch, mean).cpu())
+            for batch, context in self._batches(texts, rows, given, batch_size):
+                mean = self.posterior(batch, context=context).mean
+                losses.append(self.reconstruction_nll(batch, mean, context=context).cpu())
         return torch.cat(losses)[inverse] if losses else torch.zeros(0)
 
     @torch.no_grad()
-    def energies(self, z: Tensor, level: int = 0) -> Tensor:
+    def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
         """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        given = self._given(contexts, len(z))
+        condition = Condition(context=None if given is None else given.vectors)
         with self._evaluating():
             levels = torch.full((len(z),), level, dtype=torch.long, device=self.device)
-            return -self.prior.potential(z.to(self.device), levels).cpu()
+            return -self.prior.potential(z.to(self.device), levels, condition).cpu()
+
+    def decoder_input(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        """[z, c] with z = T(u), what the decoder reads: (B, d + C)."""
+        with torch.autocast(u.device.type, enabled=False):
+            z = self.prior.transport(u)
+        return z if context is None else torch.cat([z, context], dim=-1)
+
+    # -- dialogues -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def answering(self, contexts: Contexts) -> Iterator[None]:
+        """Inside, what is written without contexts answers these, the i-th row the i-th one (and so on round), as an
+        evaluation wants it. Nothing changes for a model that reads no context."""
+        before, self._answered = self._answered, None if self.context_encoder is None else self._parsed(contexts)
+        try:
+            yield
+        finally:
+            self._answered = before
+
+    def _read_given(self, texts: Sequence[str], contexts: Contexts | None) -> Given | None:
+        return self._given(self._histories(texts, contexts), len(texts))
+
+    def _histories(self, texts: Sequence[str], contexts: Contexts | None) -> Contexts | None:
+        """The contexts of texts: those named, or those that the texts know; None for a model that reads none."""
+        _check_list(texts)
+        if self.context_encoder is None or contexts is not None:
+            return contexts
+        if not all(isinstance(text, Turn) for text in texts):
+            raise TextEBMError(
+                "this model reads each text in its dialogue: give contexts, one list of turns for each text "
+                "([] where nothing was said before)"
+            )
+        return [text.history for text in texts if isinstance(text, Turn)]
+
+    def _given(self, contexts: Contexts | None, n: int) -> Given | None:
+        """The contexts of n rows: those named, or those of `answering`. None for a model that reads none."""
+        if self.context_encoder is None:
+            if contexts is not None:
+                raise TextEBMError(
+                    "this model reads no context: leave contexts out, or train one with data.context_turns, "
+                    "such as the recipe dailydialog-respond"
+                )
+            return None
+        if contexts is not None:
+            histories = self._parsed(contexts)
+        elif self._answered:
+            histories = [self._answered[i % len(self._answered)] for i in range(n)]
+        elif n == 0:
+            histories = []
+        else:
+            raise TextEBMError(
+                "this model answers a dialogue: use respond(contexts), or textebm respond on the command line; "
+                "other calls take contexts=, one list of turns for each row"
+            )
+        if len(histories) != n:
+            raise TextEBMError(f"contexts: expected {n} histories, one for each row, got {len(histories)}")
+        return Given(histories, self._context_vectors(histories))
+
+    def _parsed(self, contexts: Contexts) -> list[History]:
+        if isinstance(contexts, str):
+            raise TextEBMError(f"contexts: expected a list of histories, got one string: write [{contexts[:40]!r}]")
+        histories = []
+        for i, value in enumerate(contexts):
+            try:
+                histories.append(parse_history(value))
+            except ValueError as error:
+                raise TextEBMError(f"contexts[{i}]: {error}") from None
+        return histories
+
+    @torch.no_grad()
+    def _context_vectors(self, histories: Sequence[History]) -> Tensor:
+        """c of each history, (n, C). Equal ones are encoded once."""
+        reader, embedding = self.context_encoder, self.encoder.embedding
+        assert reader is not None and embedding is not None
+        places = {history: place for place, history in enumerate(dict.fromkeys(histories))}
+        store = history_store(places, self.tokenizer, turns=reader.turns, max_tokens=reader.max_tokens)
+        vectors = torch.zeros(len(places), reader.size, device=self.device)
+        order = store.lengths.argsort(kind="stable")
+        with self._evaluating():
+            for start in range(0, len(order), 512):
+                batch = collate(store, order[start : start + 512], {}, **special_ids(self.tokenizer)).to(self.device)
+                vectors[batch.index] = reader(embedding(batch.tokens), batch.lengths)
+        return vectors[torch.tensor([places[history] for history in histories], dtype=torch.long, device=self.device)]
 
     # -- helpers -------------------------------------------------------------------------------------------------
 
@@ -272,9 +401,14 @@ class Reading(nn.Module):
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(seed)
 
-    def _batches(self, texts: Sequence[str], batch_size: int) -> Iterator[TokenBatch]:
-        for start in range(0, len(texts), batch_size):
-            yield collate_texts(texts[start : start + batch_size], self.tokenizer, self.max_tokens).to(self.device)
+    def _batches(
+        self, texts: Sequence[str], rows: list[int], given: Given | None, batch_size: int
+    ) -> Iterator[tuple[TokenBatch, Tensor | None]]:
+        """The *rows* of *texts*, and c of each."""
+        for start in range(0, len(rows), batch_size):
+            chosen = rows[start : start + batch_size]
+            batch = collate_texts([texts[i] for i in chosen], self.tokenizer, self.max_tokens).to(self.device)
+            yield batch, None if given is None else given.vectors[chosen]
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -293,9 +427,13 @@ def _check_refine(steps: int) -> None:
 
 def _by_length(texts: Sequence[str]) -> tuple[list[int], Tensor]:
     """Rows in order of length, so that batches have little padding, and the permutation that undoes it."""
-    if isinstance(texts, str):  # a sequence of texts too, of one letter each
-        raise TextEBMError(f"expected a list of texts, got one string: write [{texts[:40]!r}]")
+    _check_list(texts)
     rows = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     inverse = torch.empty(len(rows), dtype=torch.long)
     inverse[torch.tensor(rows, dtype=torch.long)] = torch.arange(len(rows))
     return rows, inverse
+
+
+def _check_list(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):  # a sequence of texts too, of one letter each
+        raise TextEBMError(f"expected a list of texts, got one string: write [{texts[:40]!r}]")

@@ -31,6 +31,13 @@ class Data(Part):
     test: str | None = Field(None, description="files: the test file; split off train when absent")
     text_column: str = Field("text", description="files, hub: the column that holds the sentence")
     label_columns: tuple[str, ...] = Field((), description="files, hub: columns read as labels")
+    context_column: str | None = Field(
+        None, description="files, hub: the turns before the sentence: a list, or a text with __eou__ or tabs between"
+    )
+    context_turns: int = Field(
+        0, ge=0, description="dialogue: encoder, decoder and energy see this many turns before the sentence"
+    )
+    context_tokens: int = Field(80, ge=1, description="a longer history loses its beginning")
     size: int = Field(6000, ge=100, description="grammar: number of training sentences")
     max_tokens: int = Field(40, ge=2, description="longer sentences are cut to this many tokens")
     limit: int | None = Field(None, ge=1, description="use only the first so many training sentences")
@@ -50,6 +57,7 @@ class Encoder(Part):
     num_attention_heads: int = Field(4, ge=1, description="transformer only")
     dropout: float = Field(0.0, ge=0, lt=1)
     bidirectional: bool = Field(True, description="recurrent only")
+    context_size: int = Field(128, ge=1, description="with data.context_turns: width of the encoded history")
 
 
 class Decoder(Part):

@@ -24,6 +24,7 @@ LABELS = {
     "dailydialog": ("act", "emotion"),
     "yelp": ("sentiment",),
 }
+CONTEXTS = ("dailydialog",)  # corpora that come with the turns before each sentence; files and hub name a column
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _LISTED = {int: "whole numbers", str: "text"}
 _BOUNDS = {
@@ -200,6 +201,23 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     if data.corpus == "hub" and not data.name:
         message = "is missing; corpus 'hub' needs the data set's name here"
         yield Contradiction(("data", "name"), (("data", "corpus"),), message)
+    turns, corpus, column = ("data", "context_turns"), ("data", "corpus"), ("data", "context_column")
+    if data.context_turns and data.corpus in LABELS and data.corpus not in CONTEXTS:
+        message = (
+            f"corpus {data.corpus!r} has no turns before its sentences; set it to 0, or take {', '.join(CONTEXTS)}, "
+            "or files or hub with data.context_column"
+        )
+        yield Contradiction(turns, (turns, corpus), message)
+    elif data.context_turns and data.corpus not in LABELS and not data.context_column:
+        message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
+        yield Contradiction(column, (turns, corpus), message)
+    inference = ("inference", "kind")
+    if data.context_turns and recipe.inference.kind == "short_run":
+        message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"
+        yield Contradiction(turns, (turns, inference), message)
+    if data.context_column and data.corpus in LABELS:
+        message = f"is for corpora files and hub; {data.corpus!r} has its own columns: leave it out"
+        yield Contradiction(column, (column, corpus), message)
     if tokenizer.kind == "pretrained" and not tokenizer.name:
         message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
         yield Contradiction(("tokenizer", "name"), (("tokenizer", "kind"),), message)

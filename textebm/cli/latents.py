@@ -17,6 +17,7 @@ from textebm.cli.shared import (
     RefineOption,
     RunArgument,
     SeedOption,
+    as_read,
     batches,
     emit,
     load_model,
@@ -65,7 +66,7 @@ def encode(
 
 def _records(model: TextEBM, batch: list[tuple[int, str]], refine: int, seed: int) -> Iterator[dict[str, Any]]:
     with stdout_kept_clean():
-        encoding = model.encode([text for _, text in batch], refine=refine, seed=seed)
+        encoding = model.encode(as_read(model, [text for _, text in batch]), refine=refine, seed=seed)
     means, stddevs = encoding.mean.tolist(), encoding.stddev.tolist()
     codes = {name: values.tolist() for name, values in encoding.codes.items()}
     probabilities = {name: values.tolist() for name, values in encoding.probabilities.items()}
@@ -111,7 +112,7 @@ def classify(
     """Name the class of each sentence on stdin: class, probability and sentence, separated by tabs."""
     model = load_model(run)
     for batch in batches(read_sentences()):
-        texts = [line for line in batch if line.strip()]
+        texts = as_read(model, [line for line in batch if line.strip()])
         with stdout_kept_clean():
             found = model.classify(texts, head) if texts else None
         rows = iter(zip(found.labels, found.probabilities.tolist(), strict=True)) if found else iter(())

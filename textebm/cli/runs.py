@@ -95,7 +95,8 @@ def _report(run: Run, evaluation: Evaluation) -> None:
     steer = f" --symbol {shlex.quote(f'{heads[0].name}={heads[0].classes[-1]}')}" if heads else ""
     report = " Look at it: report.html there." if (run.directory / "report.html").is_file() else ""
     print(f"\nThe run lies in {run.directory}.{report} Next:")
-    print(f"  textebm generate {shlex.quote(str(run.directory))} -n 10{steer}")
+    write = "respond" if run.model.reads_context else "generate"
+    print(f"  textebm {write} {shlex.quote(str(run.directory))} -n 10{steer}")
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Commands whose result is sentences: generate, reconstruct, interpolate, edit."""
+"""Commands whose result is sentences: generate, respond, reconstruct, interpolate, edit."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from textebm.cli.shared import (
     TemperatureOption,
     TopKOption,
     TopPOption,
+    as_read,
     batches,
     decoding_options,
     emit,
@@ -82,6 +83,44 @@ def generate(
             print(sentence)
 
 
+def respond(
+    run: RunArgument,
+    histories: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="HISTORY",
+            help="Turns with a tab or __eou__ between them; read from stdin, one a line, when none is given.",
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many answers to each.")] = 1,
+    symbol: SymbolOption = None,
+    strength: StrengthOption = None,
+    seed: SeedOption = 0,
+    decoding: DecodingOption = None,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    beams: BeamsOption = None,
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Answer dialogues, freely or under chosen symbols: N lines for each. An empty history begins one."""
+    symbols = parse_symbols(symbol)
+    options = decoding_options(decoding, temperature, top_k, top_p, beams)
+    if strength is not None and not symbols:
+        raise TextEBMError("--strength has no effect here; it needs --symbol HEAD=CLASS")
+    model = load_model(run)
+    if not model.reads_context:
+        raise TextEBMError("this model reads no context: write with textebm generate, or train dailydialog-respond")
+    for batch in batches(histories if histories else read_sentences()):
+        with stdout_kept_clean():
+            answers = model.respond(batch, symbols=symbols or None, n=n, strength=strength, seed=seed, **options)
+        for history, texts in zip(batch, answers, strict=True):
+            if as_json:
+                emit({"history": history, "symbols": symbols, "responses": texts})
+            else:
+                print("\n".join(texts))
+
+
 def reconstruct(
     run: RunArgument,
     sentences: Annotated[
@@ -99,7 +138,12 @@ def reconstruct(
         options["refine"] = refine
     model = load_model(run)
     lines = sentences if sentences else read_sentences()
-    _rewrite(lines, lambda texts: model.reconstruct(texts, seed=seed, **options), "reconstruction", as_json)
+    _rewrite(
+        lines,
+        lambda texts: model.reconstruct(as_read(model, texts), seed=seed, **options),
+        "reconstruction",
+        as_json,
+    )
 
 
 def interpolate(
@@ -115,7 +159,8 @@ def interpolate(
             raise TextEBMError(f"sentence {name} is empty")
     model = load_model(run)
     with stdout_kept_clean():
-        sentences = model.interpolate(a, b, steps=steps)
+        first, last = as_read(model, [a, b])
+        sentences = model.interpolate(first, last, steps=steps)
     if as_json:
         emit({"a": a, "b": b, "sentences": sentences}, indent=2)
     else:
@@ -140,7 +185,7 @@ def edit(
     model = load_model(run)
     _rewrite(
         read_sentences(),
-        lambda texts: model.edit(texts, symbols, level=level, strength=strength, seed=seed),
+        lambda texts: model.edit(as_read(model, texts), symbols, level=level, strength=strength, seed=seed),
         "edited",
         as_json,
     )
@@ -162,6 +207,9 @@ def _rewrite(lines: Iterable[str], rewrite: Callable[[list[str]], list[str]], na
 
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm generate runs/quickstart -n 5 --symbol sentiment=positive")(generate)
+    app.command(epilog="Example: textebm respond runs/dailydialog-respond 'where is it ?' --symbol act=inform -n 3")(
+        respond
+    )
     app.command(epilog="Example: textebm reconstruct runs/quickstart 'the soup was cold .'")(reconstruct)
     app.command(epilog="Example: textebm interpolate runs/yelp 'the food was great .' 'we will not return .'")(
         interpolate

@@ -202,6 +202,16 @@ def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
         yield text
 
 
+def as_read(model: TextEBM, lines: Sequence[str]) -> list[str]:
+    """Lines as the model reads them: for a model of dialogues the last turn of a line is the text, and those before it,
+    separated by tabs or __eou__, are what it answers."""
+    if not model.reads_context:
+        return list(lines)
+    from textebm.text.history import parse_turn
+
+    return [parse_turn(line) for line in lines]
+
+
 def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):

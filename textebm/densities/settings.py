@@ -113,7 +113,9 @@ class ExactNet(EnergyNet):
         super().__init__(target.dim, schedule.num_levels, {}, hidden_size=1, num_blocks=1)
         self.target, self.alpha_bar, self.smoothing = target, schedule.alpha_bar, smoothing
 
-    def logits_and_view(self, u: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def logits_and_view(
+        self, u: Tensor, level: Tensor, context: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         log_p = self.target.diffused_log_prob(u, self.alpha_bar[level], self.smoothing)
         return [(log_p + 0.5 * u.square().sum(-1))[:, None]], None
 

@@ -26,6 +26,9 @@ CATALOGUE: dict[str, Entry] = {
     "kl": Entry(_PER_SENTENCE, None, "KL(q(z|x) || p(z)), the safe (upper) side where the prior has no closed form"),
     "elbo": Entry(_PER_SENTENCE, True, "-(reconstruction_nll + kl): a lower bound of log p(x)"),
     "ppl": Entry("per token", False, "exp(-elbo / token) over the corpus: an upper bound of the perplexity"),
+    "context_gain": Entry(_PER_SENTENCE, True, "what the bound loses when each sentence gets another's history"),
+    "context_gain_reconstruction": Entry(_PER_SENTENCE, True, "the reconstruction's part of it"),
+    "context_gain_kl": Entry(_PER_SENTENCE, True, "the prior's part of it"),
     "active_units": Entry("dimensions", True, "latent dimensions with Var_x E[z|x] > 0.01"),
     "mutual_information_xz": Entry(_NATS, True, "E KL(q(z|x) || q(z)) over n posteriors; cannot exceed log n"),
     "mutual_information_zy": Entry(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from textebm.errors import CorpusError
-from textebm.evaluation import fluency, latent
+from textebm.evaluation import context, fluency, latent
 from textebm.evaluation import reconstruction as bleu
 from textebm.evaluation.protocols import Encoding
 from textebm.evaluation.setting import Setting, texts_of
@@ -36,6 +36,10 @@ def reconstruction(run: Setting) -> list[str]:
     per_token = float((nll + kl).sum()) / max(float(terms.num_tokens.sum()), 1.0)
     ppl = math.exp(per_token) if per_token < 700 else math.inf  # math.exp would raise; infinity becomes a note
     result.add("ppl", ppl, len(texts))
+    if run.model.reads_context:
+        gains = context.context_gain(run.model, texts, float(nll.mean()), float(kl.mean()), seed=run.seed)
+        for name, gain in gains.items():
+            result.add(name, gain, len(texts))
     return found
 
 

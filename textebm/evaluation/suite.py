@@ -33,6 +33,7 @@ from textebm.evaluation import (
 from textebm.evaluation.metric import Evaluation
 from textebm.evaluation.protocols import Encoding, Model
 from textebm.evaluation.setting import Effort, Setting
+from textebm.text.history import texts_of
 
 __all__ = ["SUITES", "Effort", "Evaluation", "Model", "evaluate"]
 
@@ -102,7 +103,7 @@ def evaluate(
     result = Evaluation(seed=seed, split=split, versions=_versions())
     data = _choose(corpus[split], limit, seed, result)
     run = Setting(
-        model, corpus, data, list(data["text"]), result, seed, effort, judge_corpus, parser,
+        model, corpus, data, texts_of(data), result, seed, effort, judge_corpus, parser,
         progress or (lambda name: None), tokenizer, max_tokens, label_limits or {}, other_texts or {},
     )  # fmt: skip
     result.sizes = {

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 
 from textebm.errors import CorpusError
+from textebm.text.history import texts_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def choose_rows(dataset: Dataset, *, limit: int | None = None, seed: int = 0) ->
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    texts = list(dataset["text"])
+    texts = texts_of(dataset)
     written = np.array([i for i, text in enumerate(texts) if text.strip()], dtype=np.int64)
     if len(written) == 0:
         raise CorpusError("no sentence with a word to look at; choose a split that has text")

@@ -1,7 +1,8 @@
-"""Encoders: (tokens, lengths) -> the approximate posterior q(z|x).
+"""Encoders: (tokens, lengths) -> the approximate posterior q(z|x), or q(z|x, c) with a context c.
 
-Every encoder is a body that turns tokens into one feature vector, and a `PosteriorHead`. Padding is inert: no feature
-depends on what stands behind a sentence's end.
+Every encoder is a body that turns tokens into one feature vector, and a `PosteriorHead`, which sees the context beside
+the features. Padding is inert: no feature depends on what stands behind a sentence's end. A `ContextEncoder` is such a
+body too, for the turns before the sentence.
 """
 
 from __future__ import annotations
@@ -300,10 +301,10 @@ class EncoderHeads(nn.Module):
     head: Head | None
     view: ViewHead | None
 
-    def posterior(self, features: Tensor) -> Posterior:
-        """q(u|x) from features (B, F)."""
+    def posterior(self, features: Tensor, context: Tensor | None = None) -> Posterior:
+        """q(u|x, c) from features (B, F) and the context (B, C)."""
         assert self.head is not None
-        return self.head(features)
+        return self.head(features if context is None else torch.cat([features, context], dim=-1))
 
     def views(self, features: Tensor) -> Tensor:
         """Contrastive views, (B, C) of unit length."""
@@ -312,14 +313,17 @@ class EncoderHeads(nn.Module):
 
 
 class RecurrentEncoder(EncoderHeads):
-    """GRU or LSTM layers in one or two directions; the feature is the mean and the last output of each direction."""
+    """GRU or LSTM layers in one or two directions; the feature is the mean and the last output of each direction.
+
+    vocabulary_size 0: no embedding of its own, it can only `read` words that are embedded.
+    """
 
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
         head: Head | None = None, num_layers: int = 1, bidirectional: bool = True, dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
         directions = 2 if bidirectional else 1
         layers = [
             nn.ModuleList(
@@ -336,8 +340,13 @@ class RecurrentEncoder(EncoderHeads):
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]  # (B, T)
-        x = self.dropout(self.embedding(tokens))
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
+
+    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """words (B, T, E), lengths (B,) -> (B, F)."""
+        mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]  # (B, T)
+        x = self.dropout(words)
         for directions in self.layers:
             outputs = [directions[0](x)]
             if len(directions) == 2:
@@ -351,19 +360,19 @@ class RecurrentEncoder(EncoderHeads):
             last.append(x[:, 0, directions[0].hidden_size :])
         return torch.cat([average, *last], dim=-1)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
-        return self.posterior(self.features(tokens, lengths))
+    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
+        return self.posterior(self.features(tokens, lengths), context)
 
 
 class TransformerEncoder(EncoderHeads):
-    """Bidirectional Transformer; the feature is the masked mean and the output at <bos>."""
+    """Bidirectional Transformer; the feature is the masked mean and the output at <bos>. vocabulary_size as above."""
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
         head: Head | None = None, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0,
     ):  # fmt: skip
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
         self.inputs = nn.Linear(embedding_size, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
@@ -374,8 +383,13 @@ class TransformerEncoder(EncoderHeads):
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        x = self.inputs(self.embedding(tokens))
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
+
+    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """words (B, T, E), lengths (B,) -> (B, F)."""
+        mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
+        x = self.inputs(words)
         x = self.dropout(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device))
         for block in self.blocks:
             x, _ = block(x, mask=mask[:, None, None, :])
@@ -383,5 +397,24 @@ class TransformerEncoder(EncoderHeads):
         average = (x * mask[..., None]).sum(1) / lengths[:, None]
         return torch.cat([average, x[:, 0]], dim=-1)
 
-    def forward(self, tokens: Tensor, lengths: Tensor) -> Posterior:
-        return self.posterior(self.features(tokens, lengths))
+    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
+        return self.posterior(self.features(tokens, lengths), context)
+
+
+class ContextEncoder(nn.Module):
+    """The turns before a sentence -> c (B, C), within ±1: a *body* that reads them in the encoder's embedding.
+
+    turns, max_tokens: how much of a history it is given (`textebm.text.history`).
+    """
+
+    def __init__(self, body: RecurrentEncoder | TransformerEncoder, size: int, *, turns: int, max_tokens: int):
+        super().__init__()
+        self.body = body
+        self.size, self.turns, self.max_tokens = size, turns, max_tokens
+        self.project = nn.Linear(body.num_features, size)
+
+    def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """words (B, T, E), the embedded history, lengths (B,) -> (B, C)."""
+        features = self.body.read(words, lengths)
+        with torch.autocast(features.device.type, enabled=False):
+            return torch.tanh(self.project(features.float()))

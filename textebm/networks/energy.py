@@ -21,11 +21,14 @@ class EnergyNet(nn.Module):
     that a fresh network is the Gaussian reference, F = 0. With no heads given there is one anonymous head of one
     class: a plain energy network. With a view_size C the features also give a direction in R^C, for contrastive
     guidance (`objective.contrastive`).
+
+    context_size: width of a context that F is also a function of, F(u, t | c): it is added to the input layer.
     """
 
     def __init__(
         self, dim: int, num_levels: int, head_sizes: Mapping[str, int], *,
         hidden_size: int = 256, num_blocks: int = 3, spectral_norm: bool = False, view_size: int = 0,
+        context_size: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.head_sizes = dict(head_sizes)
@@ -48,32 +51,38 @@ class EnergyNet(nn.Module):
         if spectral_norm:
             for module in [self.inputs, *(layer for block in self.blocks for layer in block)]:
                 add_spectral_norm(module)
+        self.context = nn.Linear(context_size, hidden_size, bias=False) if context_size else None
 
-    def features(self, u: Tensor, level: Tensor) -> Tensor:
-        """u (…, d), level (…) int64 -> (…, H)."""
+    def features(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> Tensor:
+        """u (…, d), level (…) int64, context (…, C) -> (…, H)."""
         shifts = self.level(level).chunk(len(self.blocks), dim=-1)
         x = self.inputs(u)
+        if self.context is not None:
+            assert context is not None, "this energy net is conditional: pass the context"
+            x = x + self.context(context)
         for (first, second), shift in zip(self.blocks, shifts, strict=True):
             x = x + second(F.silu(first(F.silu(x)) + shift))
         return F.silu(x)
 
-    def all_logits(self, u: Tensor, level: Tensor) -> list[Tensor]:
-        return list(self.outputs(self.features(u, level)).split(self._sizes, dim=-1))
+    def all_logits(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:
+        return list(self.outputs(self.features(u, level, context)).split(self._sizes, dim=-1))
 
-    def logits_and_view(self, u: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def logits_and_view(
+        self, u: Tensor, level: Tensor, context: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         """The logits of all heads, [(…, K_h)], and g(u, t) (…, C), not of unit length; None without a view."""
         if self.view is None:
-            return self.all_logits(u, level), None
-        features = self.features(u, level)
+            return self.all_logits(u, level, context), None
+        features = self.features(u, level, context)
         return list(self.outputs(features).split(self._sizes, dim=-1)), self.view(features)
 
-    def forward(self, u: Tensor, level: Tensor) -> dict[str, Tensor]:
+    def forward(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of each head, (…, K_h)."""
-        return dict(zip(self.head_sizes, self.all_logits(u, level), strict=False))
+        return dict(zip(self.head_sizes, self.all_logits(u, level, context), strict=False))
 
-    def potential(self, u: Tensor, level: Tensor) -> Tensor:
+    def potential(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> Tensor:
         """F(u, t), (…,)."""
-        return self.sum_heads(self.all_logits(u, level))
+        return self.sum_heads(self.all_logits(u, level, context))
 
     def sum_heads(self, logits: list[Tensor]) -> Tensor:
         """F from the logits of all heads, [(…, K_h)] -> (…,)."""
@@ -83,15 +92,16 @@ class EnergyNet(nn.Module):
 class LayeredEnergyNet(nn.Module):
     """F(z, t) = Σ_l F_l(z^l, t), an `EnergyNet` a layer of the latent, with the interface of one (arXiv 2306.06323).
 
-    sizes: the layers' dimensions, top first. A symbol head may read one layer: head_layers gives its place in *sizes*;
-    the others read all of z, through one more potential beside the layers': what a symbol says is seldom in one layer.
+    sizes: the layers' dimensions, top first. A symbol head may read one layer, whose place in *sizes* head_layers
+    gives; the others read all of z, through one more potential beside the layers': what a symbol says is seldom in one
+    layer.
     A layer without a head has a plain potential.
     """
 
     def __init__(
         self, sizes: Sequence[int], num_levels: int, head_sizes: Mapping[str, int], *,
         head_layers: Mapping[str, int] | None = None, hidden_size: int = 256, num_blocks: int = 3,
-        spectral_norm: bool = False, view_size: int = 0,
+        spectral_norm: bool = False, view_size: int = 0, context_size: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.sizes = tuple(sizes)
@@ -104,19 +114,22 @@ class LayeredEnergyNet(nn.Module):
             EnergyNet(
                 size, num_levels, {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
                 hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm, view_size=view_size,
+                context_size=context_size,
             )
             for place, size in enumerate(seen)
         ]  # fmt: skip
         self.layers = cast("Sequence[EnergyNet]", nn.ModuleList(nets))
 
-    def all_logits(self, z: Tensor, level: Tensor) -> list[Tensor]:
+    def all_logits(self, z: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:
         """Logits of the heads in the order of `head_sizes`, then the potentials (…, 1) of the layers without one."""
-        return self.logits_and_view(z, level)[0]
+        return self.logits_and_view(z, level, context)[0]
 
-    def logits_and_view(self, z: Tensor, level: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def logits_and_view(
+        self, z: Tensor, level: Tensor, context: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor | None]:
         """`all_logits`, and the sum of the layers' views."""
         parts = [*z.split(self.sizes, dim=-1), z][: len(self.layers)]
-        both = [net.logits_and_view(part, level) for net, part in zip(self.layers, parts, strict=True)]
+        both = [net.logits_and_view(part, level, context) for net, part in zip(self.layers, parts, strict=True)]
         found = [logits for logits, _ in both]
         views = [view for _, view in both if view is not None]
         named = [dict(zip(net.head_sizes, f, strict=False)) for net, f in zip(self.layers, found, strict=True)]
@@ -124,13 +137,13 @@ class LayeredEnergyNet(nn.Module):
         logits = [named[place][name] for name, place in self._place.items()] + [f for each in plain for f in each]
         return logits, torch.stack(views).sum(0) if views else None
 
-    def forward(self, z: Tensor, level: Tensor) -> dict[str, Tensor]:
+    def forward(self, z: Tensor, level: Tensor, context: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of each head, (…, K_h)."""
-        return dict(zip(self.head_sizes, self.all_logits(z, level), strict=False))
+        return dict(zip(self.head_sizes, self.all_logits(z, level, context), strict=False))
 
-    def potential(self, z: Tensor, level: Tensor) -> Tensor:
+    def potential(self, z: Tensor, level: Tensor, context: Tensor | None = None) -> Tensor:
         """F(z, t), (…,)."""
-        return self.sum_heads(self.all_logits(z, level))
+        return self.sum_heads(self.all_logits(z, level, context))
 
     def sum_heads(self, logits: list[Tensor]) -> Tensor:
         """F from what `all_logits` gives, [(…, K)] -> (…,)."""

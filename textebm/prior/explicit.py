@@ -1,4 +1,7 @@
-"""Priors with a density in closed form: the standard normal and a mixture of Gaussians (GM-VAE, Shi et al. 2020)."""
+"""Priors with a density in closed form: the standard normal and a mixture of Gaussians (GM-VAE, Shi et al. 2020).
+
+Neither is a function of a dialogue's context: with one, the encoder, the decoder and the symbol heads alone see it.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textebm.networks.encoder import Posterior
-from textebm.prior.condition import FREE
+from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.prior.sampling import adapt_rho, observe_scores, run_chain
@@ -51,7 +51,9 @@ class Recovery:
     acceptance: Tensor
 
 
-def score_matching(prior: LatentPrior, posterior: Posterior, generator: torch.Generator | None = None) -> ScoreMatching:
+def score_matching(
+    prior: LatentPrior, posterior: Posterior, generator: torch.Generator | None = None, context: Tensor | None = None
+) -> ScoreMatching:
     """Denoising score matching at all levels, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
 
     u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. It moves F alone: the
@@ -62,7 +64,7 @@ def score_matching(prior: LatentPrior, posterior: Posterior, generator: torch.Ge
     diffused = posterior.diffused(prior.schedule.alpha_bar[level][:, None], generator)
     u = diffused.u.detach().requires_grad_(True)
     with resting(prior.transport):
-        logits, view = prior.energy.logits_and_view(prior.transport(u), level)
+        logits, view = prior.energy.logits_and_view(prior.transport(u), level, context)
     value = prior.untilted(u, logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
     score = gradient + prior.schedule.reference_score(u.detach(), level)
@@ -72,15 +74,19 @@ def score_matching(prior: LatentPrior, posterior: Posterior, generator: torch.Ge
     return ScoreMatching(error.square().mean(-1), value, Noisy(level, named, view))
 
 
-def read_noisy(prior: LatentPrior, u: Tensor, generator: torch.Generator | None = None) -> Noisy:
+def read_noisy(
+    prior: LatentPrior, u: Tensor, generator: torch.Generator | None = None, context: Tensor | None = None
+) -> Noisy:
     """What the energy net says at u_t of uniformly drawn levels. u (B, d)"""
     level = torch.randint(prior.schedule.num_levels, (len(u),), device=u.device, generator=generator)
     u_t = prior.schedule.diffuse(u, level, torch.empty_like(u).normal_(generator=generator))
-    logits, view = prior.energy.logits_and_view(prior.transport(u_t), level)
+    logits, view = prior.energy.logits_and_view(prior.transport(u_t), level, context)
     return Noisy(level, dict(zip(prior.energy.head_sizes, logits, strict=False)), view)
 
 
-def recovery(prior: LatentPrior, z: Tensor, generator: torch.Generator | None = None) -> Recovery:
+def recovery(
+    prior: LatentPrior, z: Tensor, generator: torch.Generator | None = None, context: Tensor | None = None
+) -> Recovery:
     """Recovery likelihood (Gao et al. 2021): one uniformly drawn level a sentence, and the top level. z (B, d).
 
     The encoder's gradient has, beside ∇F(u_t, t), the term of the normaliser,
@@ -96,18 +102,23 @@ def recovery(prior: LatentPrior, z: Tensor, generator: torch.Generator | None = 
 
     u_top = schedule.diffuse(z, top_level, noise())
     positive, level, mean = u_top, top_level, torch.zeros_like(z)
+    given = Condition(context=context)
     if top > 0:
         low = torch.randint(top, (b,), device=z.device, generator=generator)
         u = schedule.diffuse(z, low, noise())
         u_next = schedule.forward_step(u, low, noise())
         positive, level = torch.cat([u, u_top]), torch.cat([low, top_level])
         mean = torch.cat([schedule.reverse_scale[low][:, None] * u_next, mean])
+        given = given.repeated(2)
     stddev = schedule.reverse_stddev[level][:, None]
     start = mean.detach() + stddev * torch.empty_like(mean).normal_(generator=generator)
-    chain = run_chain(prior, start, mean.detach(), stddev, level, FREE, prior.chain.steps, generator)
+    chain = run_chain(prior, start, mean.detach(), stddev, level, given.detached, prior.chain.steps, generator)
     adapt_rho(prior, level, chain.acceptance)
-    value_positive, gradient_positive = potential_and_gradient(lambda w: prior.potential(w, level), positive)
-    f_positive, f_negative = prior.potential(torch.cat([positive.detach(), chain.w]), level.repeat(2)).chunk(2)
+    value_positive, gradient_positive = potential_and_gradient(
+        lambda w: prior.potential(w, level, given.detached), positive
+    )
+    both = torch.cat([positive.detach(), chain.w])
+    f_positive, f_negative = prior.potential(both, level.repeat(2), given.repeated(2)).chunk(2)
     # each level below the top stands for T − 1 of them
     weight = torch.where(level == top, 1.0, float(max(top, 1))) if top > 0 else torch.ones(b, device=z.device)
     penalty = prior.potential_penalty * (f_positive.square() + f_negative.square())
@@ -123,12 +134,12 @@ def recovery(prior: LatentPrior, z: Tensor, generator: torch.Generator | None = 
     )  # fmt: skip
 
 
-def score_cross_entropy(prior: LatentPrior, z: Tensor) -> Tensor:
+def score_cross_entropy(prior: LatentPrior, z: Tensor, context: Tensor | None = None) -> Tensor:
     """(B,) whose gradient in z is the learned score ∇log p(z), at level 0: the encoder's term in joint training
     when F is learned by score matching. The level sum of the bound telescopes to it when F is exact (Vahdat et al.
     2021, "LSGM", train with the same cross-entropy written as an integral over levels)."""
     level = torch.zeros(len(z), dtype=torch.long, device=z.device)
-    return (z * prior.score(z, level)).sum(-1)
+    return (z * prior.score(z, level, Condition(context=context).detached)).sum(-1)
 
 
 def symbol_cross_entropy(logits: Tensor, classes: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from textebm.prior.condition import FREE, Condition
 from textebm.prior.explicit import standard_normal_log_prob
 from textebm.prior.prior import LatentPrior, explicit_log_prob
 from textebm.prior.sampler import Potential, potential_and_gradient, semi_implicit, tame
@@ -70,7 +71,7 @@ def log_partition(
 @torch.no_grad()
 def log_prob_bound(
     prior: LatentPrior, z: Tensor, *, direction: Literal["forward", "reverse"] = "reverse", temperatures: int = 10,
-    burn_in: int = 10, generator: torch.Generator | None = None,
+    burn_in: int = 10, condition: Condition = FREE, generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """A draw whose mean bounds E_q[log p(u_0 … u_{T−1})/q(u_1 … u_{T−1} | z)], z = u_0, nats. z (B, d) -> (B,).
 
@@ -78,9 +79,11 @@ def log_prob_bound(
     reverses the chain exactly. So "reverse" (log Z from above) is below log p(z): the safe side. "forward" is above the
     expectation, not always above log p(z). One draw of the chain a row.
     A reverse chain starts at the forward draw u_t, moved by *burn_in* corrected steps. Closed-form priors are exact.
+    condition: its context alone is meant, for p(u | c); symbols have no normaliser here.
     """
     if prior.explicit is not None:
         return explicit_log_prob(prior, z)
+    assert condition.free
     schedule, n = prior.schedule, len(z)
     log_p = schedule.expected_log_reference(z)
     u = z
@@ -93,7 +96,7 @@ def log_prob_bound(
             mean = schedule.reverse_scale[t] * u_next
 
         def potential(w: Tensor, level: Tensor = level) -> Tensor:
-            return prior.potential(w, level)
+            return prior.potential(w, level, condition)
 
         rho = prior.rho[t]
         start = u
@@ -103,8 +106,9 @@ def log_prob_bound(
             potential, mean, stddev, direction=direction, temperatures=temperatures, rho=rho, start=start,
             generator=generator,
         )  # fmt: skip
-        if t == schedule.num_levels - 1:
-            # the top's log Z is one number, the same for every row: E e^w (forward) or 1/E e^−w (reverse) is tighter
+        if t == schedule.num_levels - 1 and condition.context is None:
+            # the top's log Z is then one number, the same for every row: E e^w (forward) or 1/E e^−w (reverse) is
+            # tighter
             sign = 1.0 if direction == "forward" else -1.0
             count = torch.log(torch.tensor(float(n), device=z.device))
             log_z = (sign * (torch.logsumexp(sign * log_z, dim=0) - count)).expand(n)
@@ -115,7 +119,7 @@ def log_prob_bound(
 
 def latent_log_prob_bound(
     prior: LatentPrior, z: Tensor, *, direction: Literal["forward", "reverse"] = "reverse", temperatures: int = 10,
-    burn_in: int = 10, generator: torch.Generator | None = None,
+    burn_in: int = 10, condition: Condition = FREE, generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """`log_prob_bound` for z = T(u) itself: log p(z) = log p(u) − log|det ∂T/∂u|, nats. z (B, d) -> (B,)
 
@@ -123,8 +127,9 @@ def latent_log_prob_bound(
     """
     u = prior.transport.inverse(z)
     log_p = log_prob_bound(
-        prior, u, direction=direction, temperatures=temperatures, burn_in=burn_in, generator=generator
-    )
+        prior, u, direction=direction, temperatures=temperatures, burn_in=burn_in, condition=condition,
+        generator=generator,
+    )  # fmt: skip
     return log_p - prior.transport.log_det(u)
 
 

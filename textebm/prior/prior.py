@@ -15,6 +15,9 @@
 With a transport T (`prior.transport`; the identity by default) F stands for F(T(u_t), t): everything in this file is
 about u, and only the energy net sees T(u). Layers of the latent lie top first.
 
+With a context c, F stands for F(T(u_t), t | c); the reference stays N(0, I), and a closed-form prior has no context:
+only its symbol heads see it (and the encoder and decoder outside).
+
 Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; strength 1 is the product of experts
 (the logsumexp becomes the chosen logit); likeness to examples adds ``κ_t Σ_i cos(g(u, t), c_i)`` (`prior.guidance`).
 How F is learned: `prior.learning`; how u is drawn: `prior.sampling`.
@@ -99,7 +102,7 @@ class LatentPrior(nn.Module):
         """F(u, t), tilted by the condition. u (B, d), level (B,) -> (B,)"""
         if self.explicit is not None and condition.free:
             return self.explicit.log_ratio(u)
-        logits, view = self.energy.logits_and_view(self.transport(u), level)
+        logits, view = self.energy.logits_and_view(self.transport(u), level, condition.context)
         value = self.untilted(u, logits)
         named = dict(zip(self.energy.head_sizes, logits, strict=False))
         for head, classes in condition.symbols.items():
@@ -120,15 +123,15 @@ class LatentPrior(nn.Module):
             return self.explicit.log_ratio(u)
         return self.energy.sum_heads(logits)
 
-    def symbol_logits(self, u: Tensor, level: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits of p(y^h | u_t), (B, K_h) for each head; at level 0 unless *level* (B,) is given. u (B, d)"""
+    def symbol_logits(self, u: Tensor, level: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
+        """Logits of p(y^h | u_t, c), (B, K_h) for each head; at level 0 unless *level* (B,) is given. u (B, d)"""
         if level is None:
             level = torch.zeros(len(u), dtype=torch.long, device=u.device)
-        return self.energy(self.transport(u), level)
+        return self.energy(self.transport(u), level, context)
 
-    def score(self, u: Tensor, level: Tensor) -> Tensor:
+    def score(self, u: Tensor, level: Tensor, condition: Condition = FREE) -> Tensor:
         """∇ log p_t(u), detached. (B, d)"""
-        _, gradient = potential_and_gradient(lambda w: self.potential(w, level), u)
+        _, gradient = potential_and_gradient(lambda w: self.potential(w, level, condition), u)
         return gradient + self.reference_score(u.detach(), level)
 
     def reference_score(self, u: Tensor, level: Tensor) -> Tensor:

@@ -195,11 +195,14 @@ def observe_scores(prior: LatentPrior, level: Tensor, score: Tensor, rate: float
     prior.score_square.copy_(torch.where(count > 0, moved, prior.score_square))
 
 
-def calibrate(prior: LatentPrior, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None) -> None:
-    """Adapt ρ on free samples: after score matching, which runs no chains of its own."""
+def calibrate(
+    prior: LatentPrior, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None,
+    context: Tensor | None = None,
+) -> None:  # fmt: skip
+    """Adapt ρ on free samples: after score matching, which runs no chains of its own. context (n, C)"""
     for _ in range(rounds):
         if prior.explicit is None:
-            sample(prior, n, generator=generator, adapt=True)
+            sample(prior, n, condition=Condition(context=context), generator=generator, adapt=True)
             continue
         # a closed-form prior runs chains only under a condition: its step must fit its own density, and the tilt wants
         # a small one whatever the density

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -27,13 +27,14 @@ class TokenBatch:
     """Sentences of one batch.
 
     tokens (B,T) int64, from bos to eos, padded on the right; lengths (B,) counts bos and eos; labels: (B,) int64
-    each, -1 where missing; index (B,) row numbers in the corpus.
+    each, -1 where missing; index (B,) row numbers in the corpus; context: the turns before, row by row.
     """
 
     tokens: Tensor
     lengths: Tensor
     labels: dict[str, Tensor]
     index: Tensor
+    context: TokenBatch | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -46,18 +47,22 @@ class TokenBatch:
     def rows(self, chosen: slice) -> TokenBatch:
         """Some of the sentences."""
         labels = {name: values[chosen] for name, values in self.labels.items()}
-        return TokenBatch(self.tokens[chosen], self.lengths[chosen], labels, self.index[chosen])
+        context = None if self.context is None else self.context.rows(chosen)
+        return TokenBatch(self.tokens[chosen], self.lengths[chosen], labels, self.index[chosen], context)
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on *device*."""
         labels = {name: values.to(device) for name, values in self.labels.items()}
-        return TokenBatch(self.tokens.to(device), self.lengths.to(device), labels, self.index.to(device))
+        context = None if self.context is None else self.context.to(device)
+        return TokenBatch(self.tokens.to(device), self.lengths.to(device), labels, self.index.to(device), context)
 
 
 def collate(
-    store: TokenStore, indices: ArrayLike, labels: Mapping[str, ArrayLike], *, pad: int, bos: int, eos: int
-) -> TokenBatch:
-    """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name."""
+    store: TokenStore, indices: ArrayLike, labels: Mapping[str, ArrayLike], *, pad: int, bos: int, eos: int,
+    contexts: TokenStore | None = None,
+) -> TokenBatch:  # fmt: skip
+    """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name.
+    contexts: the turns before each row."""
     rows = np.asarray(indices, dtype=np.int64)
     starts = store.offsets[rows]
     lengths = store.offsets[rows + 1] - starts
@@ -74,6 +79,7 @@ def collate(
         lengths=torch.from_numpy(lengths + 2),
         labels={name: torch.from_numpy(np.asarray(values)[rows].astype(np.int64)) for name, values in labels.items()},
         index=torch.from_numpy(rows.copy()),
+        context=None if contexts is None else collate(contexts, rows, {}, pad=pad, bos=bos, eos=eos),
     )
 
 
@@ -83,7 +89,13 @@ def collate_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_
     return collate(store, np.arange(len(store)), {}, **special_ids(tokenizer))
 
 
-def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+class SpecialIds(TypedDict):
+    pad: int
+    bos: int
+    eos: int
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
     """The pad, bos and eos that `collate` needs."""
     return {"pad": tokenizer.pad_token_id, "bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
 
@@ -190,7 +202,8 @@ def load_batches(
     labels: Mapping[str, ArrayLike],
     tokenizer: PreTrainedTokenizerFast,
     ahead: int = 2,
+    contexts: TokenStore | None = None,
 ) -> Iterator[TokenBatch]:
     """The batches of *order*, collated in a background thread."""
     ids = special_ids(tokenizer)
-    return prefetch((collate(store, rows, labels, **ids) for rows in order), ahead)
+    return prefetch((collate(store, rows, labels, **ids, contexts=contexts) for rows in order), ahead)

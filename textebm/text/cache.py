@@ -83,7 +83,9 @@ def content_hashes(paths: Iterable[Path]) -> list[str]:
 
 def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) -> DatasetDict:
     """The splits that *build* writes into a folder, from the cache where they are there already."""
-    code = content_hashes(Path(__file__).with_name(f"{module}.py") for module in ("corpora", "readers", "grammar"))
+    code = content_hashes(
+        Path(__file__).with_name(f"{module}.py") for module in ("corpora", "readers", "history", "grammar")
+    )
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = root / f"{corpus}-{digest}"
     if folder.is_dir():

@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, lo
 from textebm.errors import CorpusError, did_you_mean
 from textebm.text import grammar, readers
 from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
+from textebm.text.history import COLUMN, parse_history
 from textebm.text.readers import Row
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class _Options:
     name: str | None
     text_column: str
     label_columns: tuple[str, ...]
+    context_column: str | None
     cache: Path
 
 
@@ -69,6 +71,7 @@ def load_corpus(
     name: str | None = None,
     text_column: str = "text",
     label_columns: Iterable[str] = (),
+    context_column: str | None = None,
     limit: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> DatasetDict:
@@ -79,6 +82,7 @@ def load_corpus(
     each).
     train, validation, test: `files`: txt, csv, tsv, jsonl, parquet. name: `hub`: an id, "id:config" or a local
     directory.
+    context_column: `files`, `hub`: the turns before each sentence, given as column "context" (`textebm.text.history`).
     limit: keep the first so many training sentences.
 
     Raises CorpusError for what is missing, empty or unreadable.
@@ -93,6 +97,8 @@ def load_corpus(
     }
     if corpus not in builders:
         raise CorpusError(f"corpus {corpus!r} is unknown{did_you_mean(corpus, builders)}")
+    if context_column is not None and COLUMN in label_columns:
+        raise CorpusError(f"a label column {COLUMN!r} cannot stand beside data.context_column: rename it in the file")
     given = {split: path for split, path in zip(SPLITS, (train, validation, test), strict=True) if path is not None}
     options = _Options(
         data_dir=Path(data_dir) if data_dir is not None else None,
@@ -102,6 +108,7 @@ def load_corpus(
         name=name,
         text_column=text_column,
         label_columns=tuple(label_columns),
+        context_column=context_column,
         cache=cache_root(cache_dir),
     )
     splits = builders[corpus](options)
@@ -186,7 +193,7 @@ def _dailydialog(options: _Options) -> DatasetDict:
     features = Features(
         {
             "text": Value("string"),
-            "context": List(Value("string")),
+            COLUMN: List(Value("string")),
             "act": ClassLabel(names=list(readers.ACTS)),
             "emotion": ClassLabel(names=list(readers.EMOTIONS)),
         }
@@ -216,11 +223,17 @@ def _files(options: _Options) -> DatasetDict:
         paths[split] = found
 
     def source(path: Path) -> Source:
-        return lambda: (row for _, row in readers.file_rows(path, options.text_column, options.label_columns))
+        return lambda: (
+            row
+            for _, row in readers.file_rows(
+                path, options.text_column, options.label_columns, context_column=options.context_column
+            )
+        )
 
     sources = {split: source(path) for split, path in paths.items()}
     kinds = [(split, readers.file_kind(path)) for split, path in paths.items()]
-    key = [kinds, content_hashes(paths.values()), options.text_column, options.label_columns, options.seed]
+    columns = [options.text_column, options.label_columns, options.context_column]
+    key = [kinds, content_hashes(paths.values()), columns, options.seed]
     return cached("files", key, lambda target: _write_splits(target, sources, options, {}), options.cache)
 
 
@@ -249,7 +262,7 @@ def _hub(options: _Options) -> DatasetDict:
     if "train" not in splits:
         raise CorpusError(f"data set {options.name!r} has no split 'train'; it has {', '.join(map(str, loaded))}")
     classes = {}
-    for column in (options.text_column, *options.label_columns):
+    for column in _columns(options):
         for rows in splits.values():
             if column not in rows.column_names:
                 hint = did_you_mean(column, rows.column_names)
@@ -258,14 +271,21 @@ def _hub(options: _Options) -> DatasetDict:
         if isinstance(feature, ClassLabel):
             classes[column] = list(feature.names)
     sources = {split: _hub_source(rows, options) for split, rows in splits.items()}
-    key = [[(split, rows._fingerprint) for split, rows in splits.items()], options.text_column, options.label_columns]
+    columns = [options.text_column, options.label_columns, options.context_column]
+    key = [[(split, rows._fingerprint) for split, rows in splits.items()], columns]
     return cached(
         "hub", [key, options.seed], lambda target: _write_splits(target, sources, options, classes), options.cache
     )
 
 
+def _columns(options: _Options) -> list[str]:
+    """The columns that are read, each once."""
+    context = () if options.context_column is None else (options.context_column,)
+    return list(dict.fromkeys((options.text_column, *options.label_columns, *context)))
+
+
 def _hub_source(rows: Dataset, options: _Options) -> Source:
-    columns = rows.select_columns(list(dict.fromkeys((options.text_column, *options.label_columns))))
+    columns = rows.select_columns(_columns(options))
 
     def label(column: str, value: Any) -> str | None:
         feature = columns.features[column]
@@ -276,12 +296,21 @@ def _hub_source(rows: Dataset, options: _Options) -> Source:
         except ValueError as error:
             raise CorpusError(f"data set {options.name!r}: column {column!r}: {error}") from error
 
+    def context(value: object) -> list[str]:
+        try:
+            return list(parse_history(value))
+        except ValueError as error:
+            raise CorpusError(f"data set {options.name!r}: column {options.context_column!r}: {error}") from error
+
     def read() -> Iterator[Row]:
         for row in columns:
             text = row[options.text_column]
             if text is not None and not isinstance(text, str):
                 raise CorpusError(f"data set {options.name!r}: column {options.text_column!r} holds no text")
-            yield {"text": readers.one_line(text or ""), **{c: label(c, row[c]) for c in options.label_columns}}
+            found: Row = {"text": readers.one_line(text or ""), **{c: label(c, row[c]) for c in options.label_columns}}
+            if options.context_column is not None:
+                found[COLUMN] = context(row[options.context_column])
+            yield found
 
     return read
 
@@ -313,7 +342,9 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
         column: {label: number for number, label in enumerate(classes.get(column) or sort_labels(names))}
         for column, names in seen.items()
     }
-    features = Features({"text": Value("string"), **{c: ClassLabel(names=list(of)) for c, of in numbers.items()}})
+    contexts = {} if options.context_column is None else {COLUMN: List(Value("string"))}
+    labelled = {c: ClassLabel(names=list(of)) for c, of in numbers.items()}
+    features = Features({"text": Value("string"), **contexts, **labelled})
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(target / f"{split}.arrow", features)) for split in SPLITS}
         for split, source in sources.items():
@@ -321,7 +352,7 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
             rows = (row for row in source() if row["text"])
             for row, destination in zip(rows, drawn, strict=True):
                 labels = {c: numbers[c].get(row[c], -1) if row[c] is not None else -1 for c in options.label_columns}
-                writers[destination].add({"text": row["text"], **labels})
+                writers[destination].add({"text": row["text"], **{c: row[c] for c in contexts}, **labels})
     for split, writer in writers.items():
         if not writer.count:
             raise CorpusError(f"{split}: no sentences")

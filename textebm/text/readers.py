@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textebm.errors import CorpusError, did_you_mean
+from textebm.text.history import COLUMN, parse_history
 
 Row = dict[str, Any]
 Report = Callable[[int, str], None]  # (line, what is wrong)
@@ -223,9 +224,11 @@ def file_kind(path: Path) -> str:
 
 
 def file_rows(
-    path: Path, text_column: str, label_columns: tuple[str, ...] = (), report: Report | None = None
-) -> Iterator[tuple[int, Row]]:
-    """(line, {"text", labels as strings or None}) of one file. The text's white space is made single spaces.
+    path: Path, text_column: str, label_columns: tuple[str, ...] = (), report: Report | None = None,
+    context_column: str | None = None,
+) -> Iterator[tuple[int, Row]]:  # fmt: skip
+    """(line, {"text", labels as strings or None, "context" as a list of turns}) of one file; "context" only with a
+    *context_column*. The text's white space is made single spaces.
 
     Line numbers count from 1 as an editor does; for parquet they are row numbers. Rows without text are yielded with
     "".
@@ -235,20 +238,22 @@ def file_rows(
     if kind == "txt":
         if label_columns:
             raise CorpusError(f"{path}: txt has no columns, so no label {label_columns[0]!r}; use csv, tsv or jsonl")
+        if context_column is not None:
+            raise CorpusError(f"{path}: txt has no columns, so no context {context_column!r}; use jsonl, csv or tsv")
         return ((n, {"text": one_line(line)}) for n, line in enumerate(text_lines(path, report), start=1))
     if kind == "parquet":
         check_not_empty(path)
     else:
         check_text_file(path)
     columns = file_columns(path, report and (lambda line, message: None))  # the rows themselves tell every problem once
-    for column in (text_column, *label_columns):
+    wanted = [text_column, *label_columns, *([] if context_column is None else [context_column])]
+    for column in wanted:
         if column not in columns:
             raise CorpusError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
     problem = report or _raiser(path)
-    wanted = [text_column, *label_columns]
     read = {"csv": _csv_rows, "tsv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[kind]
     rows = read(path, problem, wanted)
-    return _chosen(rows, text_column, label_columns, problem)
+    return _chosen(rows, text_column, label_columns, context_column, problem)
 
 
 def check_not_empty(path: Path) -> None:
@@ -260,8 +265,9 @@ def check_not_empty(path: Path) -> None:
 
 
 def _chosen(
-    rows: Iterator[tuple[int, Row]], text_column: str, label_columns: tuple[str, ...], problem: Report
-) -> Iterator[tuple[int, Row]]:
+    rows: Iterator[tuple[int, Row]], text_column: str, label_columns: tuple[str, ...], context_column: str | None,
+    problem: Report,
+) -> Iterator[tuple[int, Row]]:  # fmt: skip
     for number, row in rows:
         text = row.get(text_column)
         if text is None:
@@ -272,7 +278,11 @@ def _chosen(
         try:
             text.encode()  # JSON may spell half of a surrogate pair, which no UTF-8 file can hold
             labels = {column: label_text(row.get(column)) for column in label_columns}
-            yield number, {"text": one_line(text.replace("\0", "")), **labels}
+            found: Row = {"text": one_line(text.replace("\0", "")), **labels}
+            if context_column is not None:
+                found[COLUMN] = [turn.replace("\0", "") for turn in parse_history(row.get(context_column))]
+                "".join(found[COLUMN]).encode()
+            yield number, found
         except UnicodeEncodeError:
             problem(number, "a lone surrogate, which is not Unicode text")
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,28 +11,47 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from textebm.recipe import Head
+from textebm.text.history import COLUMN, history_store
 from textebm.text.tokenizer import TokenStore
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sentences as token ids, and for each label column the class of each sentence, (n,) int64, −1 where missing."""
+    """Sentences as token ids, and for each label column the class of each sentence, (n,) int64, −1 where missing.
+    contexts: the turns before each sentence, for a model that reads them."""
 
     store: TokenStore
     labels: dict[str, NDArray[np.int64]]
+    contexts: TokenStore | None = None
 
     def __len__(self) -> int:
         return len(self.store)
 
 
-def read_split(rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> Split:
-    """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone."""
+def read_split(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_tokens: int, *, context_turns: int = 0,
+    context_tokens: int = 0,
+) -> Split:  # fmt: skip
+    """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone.
+
+    context_turns: how many of the turns before each sentence to encode, at most context_tokens tokens of them.
+    """
     labels = {
         name: np.asarray(rows[name], dtype=np.int64)
         for name, feature in rows.features.items()
         if isinstance(feature, ClassLabel)
     }
-    return Split(TokenStore.build(rows["text"], tokenizer, max_tokens), labels)
+    contexts = None
+    if context_turns:
+        contexts = history_store(rows[COLUMN], tokenizer, turns=context_turns, max_tokens=context_tokens)
+    return Split(TokenStore.build(rows["text"], tokenizer, max_tokens), labels, contexts)
+
+
+def words_of(rows: Dataset, context_turns: int = 0) -> Iterator[str]:
+    """The texts that a tokenizer is made from: the sentences, and what each one answers if contexts are read."""
+    yield from rows["text"]
+    if context_turns:
+        yield from (history[-1] for history in rows[COLUMN] if history)
 
 
 def label_names(rows: Dataset) -> dict[str, list[str]]:

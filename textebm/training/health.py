@@ -9,6 +9,7 @@ import torch
 
 from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
 from textebm.model import StageName, TextEBM
+from textebm.prior.condition import Condition
 from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
@@ -29,20 +30,26 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
     """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
 
     reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder
-    that ignores z loses nothing: that, not a small KL, is posterior collapse.
+    that ignores z loses nothing: that, not a small KL, is posterior collapse. context_reliance: the same for the
+    context that the decoder sees.
     """
     model.eval()
     generator = torch.Generator(model.device).manual_seed(0)
     n = min(sentences, len(split))
     rows = np.sort(np.random.default_rng(0).permutation(len(split))[:n])
     ids = special_ids(model.tokenizer)
-    means, stddevs, nll, shuffled, kls = [], [], [], [], []
+    means, stddevs, nll, shuffled, kls, contexts, misplaced = [], [], [], [], [], [], []
     for start in range(0, n, 128):
-        batch = collate(split.store, rows[start : start + 128], {}, **ids).to(model.device)
-        posterior = model.posterior(batch, learned_prior=stage != "autoencoder")
+        chosen = rows[start : start + 128]
+        batch = collate(split.store, chosen, {}, **ids, contexts=split.contexts).to(model.device)
+        c = model.read_context(batch)
+        posterior = model.posterior(batch, learned_prior=stage != "autoencoder", context=c)
         draw = posterior.draw(generator)
-        nll.append(model.reconstruction_nll(batch, draw.u))
-        shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0)))
+        nll.append(model.reconstruction_nll(batch, draw.u, context=c))
+        shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0), context=c))
+        if c is not None:
+            contexts.append(c)
+            misplaced.append(model.reconstruction_nll(batch, draw.u, context=c.roll(1, 0)))
         kls.append(draw.given.kl_to_standard_normal().sum(-1))
         means.append(posterior.mean)
         stddevs.append(posterior.stddev)
@@ -54,7 +61,10 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
         "mutual_information_xz": mutual_information_xz(mean.cpu(), stddev.cpu(), seed=0),
         "reliance": float((torch.cat(shuffled) - torch.cat(nll)).mean()),
     }
-    logits = model.prior.symbol_logits(mean)
+    if contexts:
+        values["context_reliance"] = float((torch.cat(misplaced) - torch.cat(nll)).mean())
+    condition = Condition(context=torch.cat(contexts) if contexts else None)
+    logits = model.prior.symbol_logits(mean, context=condition.context)
     for name, head in model.heads.items():
         probabilities = logits[name].softmax(-1).cpu()
         if head.column is None:
@@ -67,8 +77,9 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
                 values[f"accuracy_{name}"] = float((probabilities.argmax(-1) == truth)[known].float().mean())
     if model.prior.num_levels > 0 and stage != "autoencoder":
         level = torch.zeros(n, dtype=torch.long, device=model.device)
-        values["energy_magnitude"] = float(model.prior.potential(mean, level).abs().mean())
-        sample = sample_prior(model.prior, 128, generator=generator)
+        values["energy_magnitude"] = float(model.prior.potential(mean, level, condition).abs().mean())
+        draws = min(128, n) if contexts else 128  # each in the context of a sentence
+        sample = sample_prior(model.prior, draws, condition=condition.rows(slice(draws)), generator=generator)
         values["acceptance"] = float(sample.acceptance.nanmean())
         values["sample_stddev"] = float(sample.z.std(0).mean())
         values["posterior_stddev"] = float((mean.var(0) + stddev.square().mean(0)).sqrt().mean())

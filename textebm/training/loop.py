@@ -68,9 +68,11 @@ class Trainer:
         self.device = self.accelerator.device
         self.model = model.to(self.device)
         self.wrapped = self.accelerator.prepare_model(self.model)
+        readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
+        text = [parameter for module in readers for parameter in module.parameters()]
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [*model.encoder.parameters(), *model.decoder.parameters()], "lr": options.learning_rate},
+                {"params": text, "lr": options.learning_rate},
                 {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
             ],
             weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
@@ -89,8 +91,7 @@ class Trainer:
         self.stage_index = self.stage_step = self.number = 0
         self.clusters: dict[str, NDArray[np.int64]] = {}
         self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
-        self._latents: Posterior | None = None
-        self._views: Tensor | None = None  # contrastive views of the training set, with _latents
+        self._latents: LatentBatch | None = None
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
@@ -118,9 +119,9 @@ class Trainer:
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
             latents = self._encoded()
-            packed = latents.packed
+            posterior, packed = latents.posterior, latents.posterior.packed
             if first == 0 and epoch == 0:
-                self._cluster(latents.mean.cpu().numpy())
+                self._cluster(posterior.mean.cpu().numpy())
             size = self.recipe.training.prior_batch_size * self.places
             rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
             batches = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -137,7 +138,7 @@ class Trainer:
             for share in shares:
                 yield self._step(stage, [self._latent_batch(next(held), packed) for _ in share], share)
         else:
-            loaded = load_batches(self.train.store, mine, {}, self.model.tokenizer)
+            loaded = load_batches(self.train.store, mine, {}, self.model.tokenizer, contexts=self.train.contexts)
             for share in shares:
                 yield self._step(stage, [next(loaded).to(self.device) for _ in share], share)
 
@@ -147,10 +148,10 @@ class Trainer:
         return held / len(rows)
 
     def _latent_batch(self, rows: NDArray[np.int64], packed: Tensor) -> LatentBatch:
-        assert self._latents is not None
-        chosen = torch.from_numpy(rows).to(self.device)
-        views = None if self._views is None else self._views[chosen]
-        return LatentBatch(self._latents.unpacked(packed[chosen]), self._targets(rows), views)
+        latents, chosen = self._encoded(), torch.from_numpy(rows).to(self.device)
+        context = None if latents.context is None else latents.context[chosen]
+        views = None if latents.views is None else latents.views[chosen]
+        return LatentBatch(latents.posterior.unpacked(packed[chosen]), self._targets(rows), views, context)
 
     def _step(self, stage: StagePlan, batches: Sequence[TokenBatch | LatentBatch], shares: Sequence[float]) -> Step:
         """One update from the parts of a batch that are this process's; the gradient is that of the whole batch's
@@ -255,15 +256,14 @@ class Trainer:
             )  # fmt: skip
             self.clusters[name] = assignment
 
-    def _encoded(self) -> Posterior:
-        """Posteriors of the training set: what a resting encoder gives."""
+    def _encoded(self) -> LatentBatch:
+        """Posteriors and contexts of the training set: what resting encoders give."""
         if self._latents is None:
-            self._latents, self._views = self._encode(np.arange(len(self.train)))
+            self._latents = self._encode(np.arange(len(self.train)))
         return self._latents
 
     @torch.no_grad()
-    def _encode(self, rows: NDArray[np.int64]) -> tuple[Posterior, Tensor | None]:
-        """Posteriors of the rows, and their contrastive views where there are any."""
+    def _encode(self, rows: NDArray[np.int64]) -> LatentBatch:
         self.model.eval()
         encoder = self.model.encoder
         lengths = self.train.store.lengths[rows]
@@ -272,31 +272,46 @@ class Trainer:
         view_size = self.model.prior.energy.view_size
         views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
         posterior: Posterior | None = None
+        contexts: Tensor | None = None
         ids = special_ids(self.model.tokenizer)
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
-            batch = collate(self.train.store, rows[chosen], {}, **ids).to(self.device)
-            features = None
+            batch = collate(self.train.store, rows[chosen], {}, **ids, contexts=self.train.contexts).to(self.device)
+            features, context = None, self.model.read_context(batch)
             if views is not None and not isinstance(encoder, ShortRun):
                 features = encoder.features(batch.tokens, batch.lengths)
                 views[chosen] = encoder.views(features)
-            posterior = self.model.posterior(batch, learned_prior=learned, features=features)
+            posterior = self.model.posterior(batch, learned_prior=learned, features=features, context=context)
             packed[chosen] = posterior.packed
+            if context is not None:
+                contexts = context.new_empty(len(rows), context.shape[1]) if contexts is None else contexts
+                contexts[chosen] = context
         assert posterior is not None  # a split has sentences
-        return posterior.unpacked(packed), views
+        return LatentBatch(posterior.unpacked(packed), {}, views, contexts)
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
         for buffer in self.model.buffers():  # running statistics: each process has seen its own batches since the last
             buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
-            some = np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:STATISTICS_ROWS]
             if (head := self.model.encoder.head) is not None:
-                head.absorb_statistics(self._encode(np.sort(some))[0])
+                head.absorb_statistics(self._encode(self._some_rows(STATISTICS_ROWS)).posterior)
             self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
-            calibrate(self.model.prior, generator=torch.Generator(self.device).manual_seed(self.recipe.seed))
+            self._calibrate(256, 40, self.recipe.seed)
+
+    def _some_rows(self, n: int) -> NDArray[np.int64]:
+        return np.sort(np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:n])
+
+    def _calibrate(self, n: int, rounds: int, seed: int) -> None:
+        """The chain's step, on n draws, or on as many as there are contexts to draw in."""
+        context = None
+        if self.model.context_encoder is not None:
+            context = self._encode(self._some_rows(n)).context
+            n = min(n, len(self.train))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        calibrate(self.model.prior, n=n, rounds=rounds, generator=generator, context=context)
 
     # -- health --------------------------------------------------------------------------------------------------
 
@@ -304,7 +319,7 @@ class Trainer:
         """How the model does on a fixed sample of the validation split."""
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
         if stage != "autoencoder" and self.model.learning == "score_matching":
-            calibrate(self.model.prior, n=64, rounds=8, generator=torch.Generator(self.device).manual_seed(1))
+            self._calibrate(64, 8, 1)
         return measure_health(self.model, self.validation, stage=stage)
 
     @property

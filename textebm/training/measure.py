@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 
@@ -22,6 +23,7 @@ from textebm.pretrained import load, model_card
 from textebm.recipe import Recipe
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
+from textebm.text.history import histories_of, texts_of
 from textebm.training import checkpoint
 from textebm.training.lock import RunLock
 
@@ -101,15 +103,29 @@ def measure(
     model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, *, seed: int,
     progress: Progress | None, limit: int | None = None, suite: str | None = None, samples: int | None = None,
 ) -> Evaluation:  # fmt: skip
-    """The evaluation of a model that is at hand. None means as the recipe says."""
-    return evaluate(
-        model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
-        limit=limit or recipe.evaluation.limit, effort=effort_of(recipe, samples),
-        parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress, suite=suite,
-        tokenizer=model.tokenizer, max_tokens=model.max_tokens,
-        label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
-        other_texts={} if suite is None else other_texts(recipe, data_dir),
-    )  # fmt: skip
+    """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
+    answers to histories drawn from test."""
+    if model.reads_context and suite is not None:
+        raise TextEBMError(
+            f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
+        )
+    histories = histories_of(texts_of(corpus["test"]))
+    drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
+    with model.answering(drawn):
+        evaluation = evaluate(
+            model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
+            limit=limit or recipe.evaluation.limit, effort=effort_of(recipe, samples),
+            parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress, suite=suite,
+            tokenizer=model.tokenizer, max_tokens=model.max_tokens,
+            label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
+            other_texts={} if suite is None else other_texts(recipe, data_dir),
+        )  # fmt: skip
+    if model.reads_context:
+        evaluation.note(
+            f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
+            "answer histories drawn from test"
+        )
+    return evaluation
 
 
 def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:

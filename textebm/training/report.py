@@ -23,6 +23,7 @@ from textebm.inspection.rows import choose_rows
 from textebm.model import TextEBM
 from textebm.pretrained import load
 from textebm.recipe import Recipe
+from textebm.text.history import histories_of
 from textebm.training import checkpoint
 from textebm.training.lock import RunLock
 
@@ -67,7 +68,8 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory / "projection.json")
-    found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
+    with model.answering(histories_of(rows.texts)):
+        found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory / "metrics.jsonl")
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -94,7 +96,8 @@ def codes_of_run(
     head = head or _found_head(model)
     assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    with model.answering(histories_of(rows.texts)):
+        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def figure_of_run(

@@ -21,7 +21,7 @@ from textebm.pretrained import adopt, save
 from textebm.recipe import Recipe
 from textebm.recipe_io import dump_recipe, load_recipe
 from textebm.training import checkpoint
-from textebm.training.data import label_names, read_split
+from textebm.training.data import label_names, read_split, words_of
 from textebm.training.interrupt import GracefulStop
 from textebm.training.lock import RunLock
 from textebm.training.loop import Trainer
@@ -57,8 +57,15 @@ def train(
     with Progress(quiet=quiet) as progress, GracefulStop() as stop:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
-        tokenizer = build_tokenizer(recipe, corpus["train"]["text"])
-        splits = {name: read_split(corpus[name], tokenizer, recipe.data.max_tokens) for name in ("train", "validation")}
+        data = recipe.data
+        tokenizer = build_tokenizer(recipe, words_of(corpus["train"], data.context_turns))
+        splits = {
+            name: read_split(
+                corpus[name], tokenizer, data.max_tokens,
+                context_turns=data.context_turns, context_tokens=data.context_tokens,
+            )
+            for name in ("train", "validation")
+        }  # fmt: skip
         for name, split in splits.items():
             if len(split) < 2:
                 raise CorpusError(
