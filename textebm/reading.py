@@ -325,6 +325,15 @@ class Reading(nn.Module):
         finally:
             self._answered = before
 
+    def answered(self, rows: Sequence[int]) -> list[History] | None:
+        """The histories that these rows answer inside `answering`; None where the model reads none, or outside."""
+        return [self._answered[i % len(self._answered)] for i in rows] if self._answered else None
+
+    def answered_context(self, n: int) -> Tensor | None:
+        """c of the histories that n rows answer, (n, C); None for a model that reads none."""
+        given = self._given(None, n)
+        return None if given is None else given.vectors
+
     def _read_given(self, texts: Sequence[str], contexts: Contexts | None) -> Given | None:
         return self._given(self._histories(texts, contexts), len(texts))
 

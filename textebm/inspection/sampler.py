@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.prior.condition import FREE
+from textebm.prior.condition import Condition
 from textebm.prior.sampling import run_chain
 
 if TYPE_CHECKING:
@@ -111,12 +111,15 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
         # Chains of one conditional start apart, at draws of its Gaussian; the first steps, towards F, do not count.
         w = mean + stddev * torch.empty_like(mean).normal_(generator=generator)
         w[::CHAINS] = start.flatten(0, 1)
-        points, energies = [], []
+        context = model.answered_context(GROUPS)
+        if context is not None:
+            context = context.repeat_interleave(CHAINS, 0).repeat(count, 1)
+        condition, points, energies = Condition(context=context), [], []
         for step in range(WARM + STEPS):
-            w = run_chain(prior, w, mean, stddev, level, FREE, 1, generator).w
+            w = run_chain(prior, w, mean, stddev, level, condition, 1, generator).w
             if step >= WARM:
                 points.append(w.view(count, GROUPS, CHAINS, -1).cpu())
-                energies.append(prior.potential(w, level).view(count, GROUPS, CHAINS, 1).cpu())
+                energies.append(prior.potential(w, level, condition).view(count, GROUPS, CHAINS, 1).cpu())
     finally:
         model.train(was_training)
     position, energy = (_by_level(torch.stack(kept)) for kept in (points, energies))
@@ -143,12 +146,13 @@ def energies(model: TextEBM, mean: Tensor, draw: Tensor, path: Tensor, *, seed: 
     rng = np.random.default_rng(seed)
     chosen = torch.from_numpy(rng.permutation(len(mean))[:MAX_DRAWS])
     mean, draw, found = mean[chosen], draw[chosen], []
+    own = model.answered(chosen.tolist())
     for level in range(len(path)):
         signal = float(model.prior.schedule.alpha_bar[level])
         noise = math.sqrt(max(0.0, 1 - signal**2)) * torch.randn(mean.shape, generator=generator)
         means, draws, samples = (
-            model.energies(points, level=level).double().numpy()
-            for points in (signal * mean, signal * draw + noise, path[-1 - level].cpu())
+            model.energies(points, level=level, contexts=contexts).double().numpy()
+            for points, contexts in ((signal * mean, own), (signal * draw + noise, own), (path[-1 - level].cpu(), None))
         )
         known = np.concatenate([means, draws, samples])
         if not np.isfinite(known).all() or np.ptp(known) <= 1e-6:
