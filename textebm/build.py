@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
+from textebm.dialogue import Encoder
 from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
@@ -21,7 +22,7 @@ from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
-from textebm.reading import Decoder, Encoder, SymbolHead
+from textebm.reading import Decoder, SymbolHead
 from textebm.recipe import LAYERS, Data, Inference, Latent, Objective, Recipe
 from textebm.recipe import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer

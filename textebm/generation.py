@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from textebm.decoding import DecodingOptions, decode_tokens
+from textebm.dialogue import Contexts, Given
 from textebm.errors import TextEBMError
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
-from textebm.reading import Contexts, Given, Reading
+from textebm.reading import Reading
 from textebm.text.history import Turn
 from textebm.text.tokenizer import decode as decode_ids
 

@@ -21,8 +21,8 @@ from textebm import __version__
 from textebm.bench.setting import Setting, Sizes, build_setting
 from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, seconds
 from textebm.build import build_weights
+from textebm.companions import LatentBatch
 from textebm.decoding import DecodingOptions, decode_tokens
-from textebm.model import LatentBatch
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents
 from textebm.prior.learning import recovery, score_matching

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.build import build_weights
+from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.inference import ShortRun
-from textebm.model import LatentBatch, Objective, StageName, TextEBM
+from textebm.model import Objective, TextEBM
 from textebm.networks.encoder import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import Weights, learning_rate_factor
