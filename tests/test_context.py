@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,10 +26,12 @@ from textebm.networks.encoder import ContextEncoder, Posterior, RecurrentEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.prior.condition import Condition
 from textebm.prior.explicit import standard_normal_log_prob
+from textebm.prior.fixed import fixed_potential
 from textebm.prior.learning import recovery, score_matching
 from textebm.prior.likelihood import log_prob_bound
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
+from textebm.prior.sampler import potential_and_gradient
 from textebm.prior.sampling import calibrate, sample
 from textebm.recipe import Recipe
 from textebm.recipe_io import parse_recipe
@@ -301,6 +304,22 @@ def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
     torch.testing.assert_close(net.potential(z, level, c), torch.stack(by_layer).sum(0))
     for each, part in zip(net.layers, z.split((2, 3), -1), strict=True):
         assert (each.potential(part, level, c) - each.potential(part, level, -c)).abs().max() > 1e-3
+
+
+def test_a_chains_own_gradient_knows_the_context() -> None:
+    """The hand-written gradient of the energy net against autograd, with symbols asked for beside the context."""
+    model = fresh().eval()
+    model.prior.chain = replace(model.prior.chain, dtype=torch.float32)
+    u, level, c = torch.randn(9, 8), torch.arange(9) % 4, torch.randn(9, 6)
+    condition = Condition({"act": torch.tensor([0, 1, -1] * 3)}, 2.0, context=c)
+    fixed = fixed_potential(model.prior, level, condition)
+    assert hasattr(fixed, "with_gradient"), "no autograd graph"
+    value, gradient = potential_and_gradient(fixed, u)
+    expected = potential_and_gradient(lambda w: model.prior.potential(w, level, condition), u)
+    torch.testing.assert_close(value, expected[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, expected[1], atol=1e-5, rtol=1e-4)
+    other = fixed_potential(model.prior, level, Condition(context=-c))
+    assert not torch.allclose(potential_and_gradient(other, u)[1], gradient, atol=1e-3)
 
 
 def test_a_condition_keeps_the_context_of_its_rows() -> None:

@@ -56,8 +56,15 @@ def _silu(x: Tensor, slopes: Slopes) -> Tensor:
 
 
 @torch.no_grad()
-def fix(net: EnergyNet, level: Tensor, dtype: torch.dtype = torch.float32) -> FixedEnergy:
-    """*net* at the levels (B,), or at one level () that all rows share."""
+def fix(
+    net: EnergyNet, level: Tensor, dtype: torch.dtype = torch.float32, context: Tensor | None = None
+) -> FixedEnergy:
+    """*net* at the levels (B,), or at one level () that all rows share; and at the contexts (B, C) of a conditional
+    net, which are a bias of its first layer."""
+    bias = net.inputs.bias
+    if net.context is not None:
+        assert context is not None, "this energy net is conditional: pass the context"
+        bias = bias + net.context(context)
     shifts = net.level(level).chunk(len(net.blocks), dim=-1)
     blocks = [
         (first.weight.t(), (first.bias + shift), second.weight.t(), second.bias)
@@ -68,7 +75,7 @@ def fix(net: EnergyNet, level: Tensor, dtype: torch.dtype = torch.float32) -> Fi
         return tensor.to(dtype)
 
     return FixedEnergy(
-        (cast(net.inputs.weight.t()), cast(net.inputs.bias)),
+        (cast(net.inputs.weight.t()), cast(bias)),
         [(cast(w1), cast(b1), cast(w2), cast(b2)) for w1, b1, w2, b2 in blocks],
         (cast(net.outputs.weight.t()), cast(net.outputs.bias)), net._sizes,
     )  # fmt: skip

@@ -34,7 +34,7 @@ class Condition:
     @property
     def symbols_only(self) -> bool:
         """Nothing but symbols tilts F: its gradient has a closed form (`prior.fixed`)."""
-        return self.like is None and self.context is None
+        return self.like is None
 
     @property
     def detached(self) -> Condition:

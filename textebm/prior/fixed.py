@@ -69,4 +69,5 @@ def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FR
             active = active & (level == 0)
         asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
     quick = prior.chain.dtype != torch.bfloat16 or has_bfloat16_products(level.device)
-    return FixedPotential(net, fix(net, level, prior.chain.dtype if quick else torch.float32), asked)
+    fixed = fix(net, level, prior.chain.dtype if quick else torch.float32, condition.context)
+    return FixedPotential(net, fixed, asked)
