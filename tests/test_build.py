@@ -63,7 +63,7 @@ def test_layers_arrive() -> None:
     assert isinstance(model.prior.transport, Identity) and isinstance(model.decoder, RecurrentDecoder)
     assert [(rung.start, rung.stop) for rung in model.decoder.rungs] == [(0, 2), (2, 8)]
     assert isinstance(model.prior.energy, LayeredEnergyNet)
-    assert [list(net.head_sizes) for net in model.prior.energy.layers] == [["topic", "code"], ["sentiment"]]
+    assert [list(net.head_sizes) for net in model.prior.energy.layers] == [["topic"], ["sentiment"], ["code"]]
 
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])

@@ -34,6 +34,8 @@ class Rows(list[Any]):
 class FakeModel:
     """Answers in upper case, and remembers what it was asked."""
 
+    reads_context = False
+
     def __init__(self) -> None:
         classes = {"code": ("0", "1", "2"), "sentiment": ("negative", "positive")}
         self.heads = {
@@ -601,6 +603,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of 
 module = types.ModuleType("textebm.model")
 class TextEBM:
     heads = {}
+    reads_context = False
     @classmethod
     def from_pretrained(cls, directory): return cls()
     def generate(self, n, **options): return ["word " * 50] * n

@@ -25,11 +25,7 @@ def bench(
     ] = 1024,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure speed beside a plain implementation of the published settings (about five minutes on two cores).
-
-    Both sides take turns in one process, so that the ratios hold on a busy machine. The number of threads is
-    PyTorch's: set OMP_NUM_THREADS to change it.
-    """
+    """Measure speed beside a plain implementation of the published settings, in turns (minutes)."""
     with stdout_kept_clean(), spinner("bench") as progress:
         import torch
 
