@@ -84,4 +84,4 @@ def _times(ratio: float | None) -> str:
 
 
 def register(app: Any) -> None:
-    app.command(epilog="Example: OMP_NUM_THREADS=2 textebm bench --json > bench.json")(bench)
+    app.command(epilog="Example: textebm bench --json > bench.json")(bench)
