@@ -68,10 +68,10 @@ def free_samples(run: Setting, reconstructions: list[str]) -> None:
         raise CorpusError("the split 'train' has no sentence with a word; wKL needs the training words")
     effort = run.effort
     written = {
-        "": run.model.decode(run.latents, seed=run.seed, decoding="sample", temperature=effort.temperature),
-        "_greedy": run.model.decode(run.latents, seed=run.seed, decoding="greedy"),
+        "": run.model.decode(run.latents, seed=run.seed, decoding="greedy"),
+        "_sampled": run.model.decode(run.latents, seed=run.seed, decoding="sample", temperature=effort.temperature),
     }
-    result.samples["free"], result.samples["free, greedy"] = (texts[:KEPT_FREE] for texts in written.values())
+    result.samples["free"], result.samples["free, sampled words"] = (texts[:KEPT_FREE] for texts in written.values())
     # One seeded choice serves both: real and reconstructed sentences compare only at equal numbers.
     matched = np.random.default_rng(run.seed).permutation(len(run.texts))[: run.samples].tolist()
     for suffix, free in written.items():
@@ -87,7 +87,7 @@ def free_samples(run: Setting, reconstructions: list[str]) -> None:
             result.add(f"grammatical{suffix}", sum(factors is not None for factors in map(run.parser, free)) / n, n)
         unseen = fluency.unseen_share(free, counts)
         if unseen > 0.01:
-            kind = "greedy" if suffix else "sampled"
+            kind = "sampled" if suffix else "greedy"
             result.note(
                 f"{unseen:.1%} of the words of the free {kind} samples are not in train; wkl does not count them"
             )
@@ -101,4 +101,4 @@ def free_samples(run: Setting, reconstructions: list[str]) -> None:
     z = run.model.sample_latents(run.samples, symbols=None, strength=None, seed=run.seed, steps_factor=MORE_STEPS)
     result.measure("latent_stddev_more_steps", len(z), latent.latent_stddev, z)
     more = run.model.decode(z, seed=run.seed, decoding="greedy")
-    result.measure("wkl_more_steps_greedy", len(more), fluency.wkl, more, counts)
+    result.measure("wkl_more_steps", len(more), fluency.wkl, more, counts)

@@ -115,7 +115,7 @@ def evaluate(
     }
     result.settings = {
         "suite": suite or "none",
-        "free samples": f"sampled words at temperature {effort.temperature:g}; names ending in _greedy: greedy",
+        "free samples": f"greedy; in _sampled and the perplexities words drawn at temperature {effort.temperature:g}",
         "sentences under symbols, edits": effort.decoding,
     }
     if split != "test":

@@ -196,9 +196,9 @@ def _likelihood(evaluation: Evaluation) -> list[str]:
             ("perplexity, upper", "ppl_upper", "–", "rnn_lm_ppl", "–"),
             ("reverse perplexity", "reverse_ppl", "reverse_ppl_greedy", "rnn_lm_reverse_ppl", "reverse_ppl_floor"),
             ("forward perplexity", "forward_ppl", "forward_ppl_greedy", "rnn_lm_forward_ppl", "rnn_lm_ppl"),
-            ("wKL", "wkl", "wkl_greedy", "rnn_lm_wkl", "wkl_real"),
-            ("self-BLEU", "self_bleu", "self_bleu_greedy", "rnn_lm_self_bleu", "self_bleu_real"),
-            ("copied", "copied", "copied_greedy", "–", "–"),
+            ("wKL", "wkl_sampled", "wkl", "rnn_lm_wkl", "wkl_real"),
+            ("self-BLEU", "self_bleu_sampled", "self_bleu", "rnn_lm_self_bleu", "self_bleu_real"),
+            ("copied", "copied_sampled", "copied", "–", "–"),
         ),
     )
 
