@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from textebm import __version__
-from textebm.cli import bench, data, densities, inspection, latents, recipes, runs, sentences
+from textebm.cli import bench, data, densities, inspection, latents, recipes, runs, sentences, sweep
 from textebm.errors import TextEBMError
 
 
@@ -70,7 +70,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, sentences, latents, inspection, densities, bench):
+for _group in (runs, sweep, sentences, latents, inspection, densities, bench):
     _group.register(app)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -23,6 +23,10 @@ class Spread:
     unit: str
     higher_is_better: bool | None
 
+    def shown(self) -> str:
+        """Mean ± standard deviation, as printed."""
+        return number(self.mean) + ("" if self.stddev is None else f" ± {number(self.stddev)}")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -47,8 +51,7 @@ class Summary:
         """(metric, arrow, mean ± standard deviation, unit, each run's value)."""
         return [
             (
-                name, ARROWS[each.higher_is_better],
-                number(each.mean) + ("" if each.stddev is None else f" ± {number(each.stddev)}"), each.unit,
+                name, ARROWS[each.higher_is_better], each.shown(), each.unit,
                 " ".join(number(value) for value in each.values),
             )
             for name, each in self.metrics.items()

@@ -14,7 +14,7 @@ class GracefulStop:
     The caller looks at the flag between steps, saves and leaves. A second SIGINT raises KeyboardInterrupt, for who will
     not wait; further SIGTERMs change nothing. The handlers before are put back on leaving. Outside the main thread,
     where Python allows no handlers, nothing is installed. A forked child (a data worker) keeps the earlier handlers'
-    behaviour, so that its parent can still terminate it.
+    behaviour, so that its parent can still terminate it. One inside another tells the outer one.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -49,5 +49,8 @@ class GracefulStop:
             return
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        outer = getattr(self._previous.get(number), "__self__", None)
+        if isinstance(outer, GracefulStop):  # a sweep around a run: it stops as well
+            outer._handle(number, frame)
         self.requested = True
         self.signal = signal.Signals(number)
