@@ -31,7 +31,7 @@ ALLOWED = {
     "generation": {"errors", "prior", "networks", "text", "reading"},
     "model": {"errors", "inference", "reading", "generation", "prior", "networks", "objective", "text"},
     "build": {"errors", "recipe", "inference", "model", "reading", "networks", "prior", "objective", "text"},
-    "pretrained": {"errors", "build", "recipe", "model", "training.checkpoint"},
+    "pretrained": {"errors", "build", "recipe", "inference", "model", "training.checkpoint"},
     "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
     # the language model that stands beside the measured one is made of the same networks and written out the same way
     "evaluation": {"errors", "text", "networks", "decoding"},

@@ -269,6 +269,17 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
             runs.train(recipe(start, only, *options), out=tmp_path / "wrong", quiet=True)
 
 
+def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path) -> None:
+    start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
+    options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
+    begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
+    old, new = finished.model.state_dict(), begun.model.state_dict()
+    taken = [name for name in new if name.startswith("decoder.")]
+    assert taken
+    for name in taken:
+        torch.testing.assert_close(old[name], new[name], atol=1e-6, rtol=0)
+
+
 def test_evaluate_run_measures_again(finished: runs.Run) -> None:
     parts: list[str] = []
     evaluation = runs.evaluate_run(finished.directory, seed=0, progress=parts.append)

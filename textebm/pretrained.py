@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.build import model_config, rebuild_model
 from textebm.errors import CheckpointError
+from textebm.inference import ShortRun
 from textebm.model import TextEBM
 from textebm.training.checkpoint import publish_model, read_model, write_atomically
 
@@ -60,8 +61,9 @@ def load(name: str | Path) -> TextEBM:
 def adopt(model: TextEBM, name: str | Path) -> None:
     """Give *model* the encoder, decoder and transport of a saved one; its prior begins fresh.
 
-    What the saved model has beyond that is left. Raises CheckpointError where a weight is missing or has another
-    shape, and where the vocabularies differ.
+    What the saved model has beyond that is left. A model that infers by short runs takes no encoder: its chains follow
+    the decoder. Raises CheckpointError where a weight is missing or has another shape, and where the vocabularies
+    differ.
     """
     other = load(name)
     if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
@@ -70,8 +72,11 @@ def adopt(model: TextEBM, name: str | Path) -> None:
             f"{len(model.tokenizer):,}); use the data and tokenizer options it was trained with"
         )
     weights = other.state_dict()
+    adopted: tuple[str, ...] = ("context_encoder.", "decoder.", "prior.transport.")
+    if not isinstance(model.encoder, ShortRun):
+        adopted = ("encoder.", *adopted)
     for key, value in model.state_dict().items():
-        if not key.startswith(("encoder.", "context_encoder.", "decoder.", "prior.transport.")):
+        if not key.startswith(adopted):
             continue
         if key not in weights or weights[key].shape != value.shape:
             found = f"has shape {tuple(weights[key].shape)}" if key in weights else "does not exist"
