@@ -8,8 +8,9 @@ from tiny import recipe, splits, untrained
 
 from textebm import build
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
+from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.transport import Identity, Ladder
 from textebm.reading import SymbolHead

@@ -22,8 +22,9 @@ from textebm.evaluation.suite import evaluate
 from textebm.inspection.report import inspect
 from textebm.inspection.rows import choose_rows
 from textebm.model import TextEBM, Weights
-from textebm.networks.encoder import ContextEncoder, Posterior, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.explicit import standard_normal_log_prob
 from textebm.prior.fixed import fixed_potential

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny import recipe, sentences, trained
+from tiny import save_trained, sentences, trained
 from typer.testing import CliRunner
 
 from textebm.cli import app
@@ -22,7 +22,6 @@ from textebm.inspection.frames import crosstab
 from textebm.inspection.projection import Layout, Projection, project
 from textebm.inspection.report import Inspection, inspect
 from textebm.inspection.rows import choose_rows
-from textebm.pretrained import save
 from textebm.text.grammar import corpus
 from textebm.training import report as reports
 
@@ -34,12 +33,7 @@ def found() -> Inspection:
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("runs") / "tiny"
-    directory.mkdir()
-    model = trained()
-    model.recipe = recipe().model_dump(mode="json")
-    save(model, directory)
-    return directory
+    return save_trained(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

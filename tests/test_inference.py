@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textebm.errors import RecipeError, TextEBMError
 from textebm.inference import Refinement, Score, ShortRun, langevin_kernel, still, text_noise
-from textebm.networks.encoder import Posterior, PosteriorHead, TopDownHead
+from textebm.networks.posterior import Posterior, PosteriorHead, TopDownHead
 from textebm.objective.schedules import Weights
 from textebm.text.batches import collate_texts
 

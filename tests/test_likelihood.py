@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from textebm.networks.encoder import Posterior
 from textebm.networks.energy import EnergyNet
+from textebm.networks.posterior import Posterior
 from textebm.prior.explicit import GaussianMixture, standard_normal_log_prob
 from textebm.prior.likelihood import log_partition, log_prob_bound
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder

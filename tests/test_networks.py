@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from textebm.model import TextEBM
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import Posterior, PosteriorHead, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
+from textebm.networks.posterior import Posterior, PosteriorHead
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.prior.explicit import StandardNormal
 from textebm.prior.noise import NoiseSchedule

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from textebm.networks.encoder import Posterior
 from textebm.networks.energy import EnergyNet
+from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
 from textebm.prior.learning import recovery, score_cross_entropy, score_matching, symbol_cross_entropy

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from browser import Browser, started
-from tiny import RECIPE, recipe, trained
+from tiny import RECIPE, recipe, save_trained, trained
 from typer.testing import CliRunner
 
 import textebm
@@ -25,7 +25,6 @@ from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
 from textebm.inspection.report import RunFacts, inspect, page_data
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
-from textebm.pretrained import save
 from textebm.text.grammar import corpus
 from textebm.training import report as reports
 from textebm.training import run as runs
@@ -67,11 +66,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny trained run with metrics and an evaluation."""
-    directory = tmp_path_factory.mktemp("runs") / "tiny"
-    directory.mkdir()
-    model = trained()
-    model.recipe = recipe().model_dump(mode="json")
-    save(model, directory)
+    directory = save_trained(tmp_path_factory.mktemp("runs") / "tiny")
     lines = [
         {"step": 7, "stage": "autoencoder", "reconstruction_nll": 9.0, "kl": 1.0, "warnings": ["collapse: 1; x"]},
         {"step": 26, "stage": "autoencoder", "reconstruction_nll": 5.0, "kl": float("nan"), "warnings": []},

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from textebm.errors import TextEBMError
-from textebm.networks.encoder import Draw, Posterior
 from textebm.networks.energy import EnergyNet
+from textebm.networks.posterior import Draw, Posterior
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_partition
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from textebm.errors import TextEBMError
-from textebm.networks.encoder import Posterior, TopDownHead
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.posterior import Posterior, TopDownHead
 from textebm.prior.explicit import GaussianMixture
 from textebm.prior.learning import recovery, score_matching
 from textebm.prior.likelihood import latent_log_prob_bound, log_prob_bound

@@ -93,6 +93,17 @@ def sentences(n: int = 40) -> tuple[str, ...]:
     return tuple(build_corpus(recipe().data)["test"]["text"][:n])
 
 
+def save_trained(directory: Path) -> Path:
+    """The tiny recipe's trained model, saved in *directory* as a run has it."""
+    from textebm.pretrained import save
+
+    directory.mkdir()
+    model = trained()
+    model.recipe = recipe().model_dump(mode="json")
+    save(model, directory)
+    return directory
+
+
 def write_recipe(path: Path, *overrides: str) -> Path:
     """The tiny recipe as a file, for the command line."""
     from textebm.recipe_io import dump_recipe

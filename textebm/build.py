@@ -13,8 +13,9 @@ from textebm.dialogue import Encoder
 from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, PosteriorHead, RecurrentEncoder, TopDownHead, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight

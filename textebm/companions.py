@@ -15,7 +15,7 @@ from torch import Tensor
 from textebm.decoding import DecodingOptions
 from textebm.generation import Generation
 from textebm.inference import ShortRun
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.contrastive import Contrastive, simclr_loss
 from textebm.objective.schedules import Weights

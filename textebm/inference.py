@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textebm.networks.encoder import Draw, Posterior
+from textebm.networks.posterior import Draw, Posterior
 from textebm.prior.sampler import tame
 from textebm.prior.transport import resting
 

@@ -31,7 +31,8 @@ from transformers import PreTrainedTokenizerFast
 from textebm.companions import Companions, LatentBatch, StageName
 from textebm.dialogue import Encoder
 from textebm.inference import Refinement, ShortRun
-from textebm.networks.encoder import ContextEncoder, Posterior
+from textebm.networks.encoder import ContextEncoder
+from textebm.networks.posterior import Posterior
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, free_bits
 from textebm.prior.learning import (

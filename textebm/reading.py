@@ -22,7 +22,7 @@ from textebm.dialogue import Contexts, Dialogue, Encoder, Given, check_list
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior

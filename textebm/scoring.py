@@ -35,7 +35,7 @@ from textebm.prior.prior import LatentPrior
 from textebm.text.batches import collate_texts
 
 if TYPE_CHECKING:
-    from textebm.networks.encoder import Draw
+    from textebm.networks.posterior import Draw
     from textebm.reading import Reading
 
 FOLDS = 4

@@ -23,7 +23,7 @@ from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, 
 from textebm.build import build_weights
 from textebm.companions import LatentBatch
 from textebm.decoding import DecodingOptions, decode_tokens
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
 from textebm.prior.learning import recovery, score_matching
 from textebm.prior.prior import LatentPrior

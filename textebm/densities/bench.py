@@ -17,7 +17,7 @@ from torch import Tensor
 from textebm.densities.settings import Setting, build_prior
 from textebm.densities.targets import Target
 from textebm.errors import TextEBMError
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.objective.schedules import learning_rate_factor
 from textebm.prior.explicit import standard_normal_log_prob
 from textebm.prior.learning import recovery, score_matching

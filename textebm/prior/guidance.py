@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from textebm.prior.noise import mean_by_level
 from textebm.prior.prior import LatentPrior
 
 MEMORY = 0.98  # of the running mean of the cosines
@@ -27,9 +28,7 @@ def view_loss(prior: LatentPrior, view: Tensor, target: Tensor, level: Tensor, w
     cosine = (F.normalize(view, dim=-1) * target).sum(-1)
     if prior.training:
         with torch.no_grad():
-            count = torch.bincount(level, minlength=len(prior.view_cosine))
-            total = torch.zeros_like(prior.view_cosine).index_add_(0, level, cosine)
-            mean = total / count.clamp_min(1)
+            mean, count = mean_by_level(cosine, level, len(prior.view_cosine))
             kept = torch.where(count > 0, MEMORY ** count.clamp_max(32).div(8), 1.0)  # little from a few rows
             prior.view_cosine.copy_(kept * prior.view_cosine + (1 - kept) * mean)
     return -(cosine if weight is None else weight * cosine).mean()

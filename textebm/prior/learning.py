@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient

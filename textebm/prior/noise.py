@@ -104,3 +104,11 @@ def published_ladder(num_levels: int) -> Tensor:
     stride = 1000 // ((num_levels - 1) * 2)
     alpha_bar = log_alpha[torch.arange(num_levels) * stride].exp()
     return torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[1:]])
+
+
+def mean_by_level(values: Tensor, level: Tensor, num_levels: int) -> tuple[Tensor, Tensor]:
+    """The mean of the rows at each level (0 where there are none), and how many there are. values (B, …), level (B,)
+    -> (T, …), (T,)."""
+    count = torch.bincount(level, minlength=num_levels)
+    total = values.new_zeros(num_levels, *values.shape[1:]).index_add_(0, level, values)
+    return total / count.clamp_min(1).view(-1, *[1] * (values.dim() - 1)), count

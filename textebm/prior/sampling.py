@@ -14,8 +14,9 @@ from torch import Tensor
 
 from textebm.prior.condition import FREE, Condition
 from textebm.prior.fixed import fixed_potential
+from textebm.prior.noise import mean_by_level
 from textebm.prior.prior import LatentPrior
-from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit
+from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit, tame
 
 CANDIDATES = 32  # draws of a closed-form prior from which one is chosen under a condition
 
@@ -143,8 +144,7 @@ def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) ->
     has almost nothing left to do."""
     a, sigma = prior.schedule.step_a[t], prior.schedule.step_sigma[t]
     shift = (u_next + sigma.square() * score) / a - prior.schedule.reverse_scale[t] * u_next
-    limit = prior.schedule.reverse_stddev[t] * prior.dim**0.5
-    return shift * (limit / shift.norm(dim=-1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+    return tame(shift, prior.schedule.reverse_stddev[t] * prior.dim**0.5)
 
 
 def run_chain(
@@ -179,9 +179,8 @@ def run_chain(
 @torch.no_grad()
 def adapt_rho(prior: LatentPrior, level: Tensor, acceptance: Tensor, rate: float = 0.5) -> None:
     """Move each level's 1 − ρ towards the target acceptance (Robbins & Monro 1951, on a log scale)."""
-    total = torch.zeros_like(prior.rho).index_add_(0, level, acceptance)
-    count = torch.bincount(level, minlength=len(prior.rho))
-    error = torch.where(count > 0, total / count.clamp_min(1) - prior.chain.acceptance, torch.zeros_like(total))
+    mean, count = mean_by_level(acceptance, level, len(prior.rho))
+    error = torch.where(count > 0, mean - prior.chain.acceptance, torch.zeros_like(mean))
     prior.rho.copy_(1 - ((1 - prior.rho) * (rate * error).exp()).clamp(1e-3, 1.0))
 
 
@@ -189,10 +188,9 @@ def adapt_rho(prior: LatentPrior, level: Tensor, acceptance: Tensor, rate: float
 def observe_scores(prior: LatentPrior, level: Tensor, score: Tensor, rate: float = 0.02) -> None:
     """Running means of the squared score (B, d) at data diffused to *level* (B,), for `LatentPrior.spread`: scores at
     the model's own samples would feed their errors back."""
-    total = torch.zeros_like(prior.score_square).index_add_(0, level, score.detach().square())
-    count = torch.bincount(level, minlength=len(total))[:, None]
-    moved = prior.score_square.lerp(total / count.clamp_min(1), rate)
-    prior.score_square.copy_(torch.where(count > 0, moved, prior.score_square))
+    mean, count = mean_by_level(score.detach().square(), level, len(prior.score_square))
+    moved = prior.score_square.lerp(mean, rate)
+    prior.score_square.copy_(torch.where(count[:, None] > 0, moved, prior.score_square))
 
 
 def calibrate(

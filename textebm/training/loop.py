@@ -26,7 +26,7 @@ from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.inference import ShortRun
 from textebm.model import Objective, TextEBM
-from textebm.networks.encoder import Posterior
+from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
