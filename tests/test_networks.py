@@ -33,6 +33,7 @@ ENCODERS: dict[str, Callable[[], RecurrentEncoder | TransformerEncoder]] = {
 DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
     "gru": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=2),
     "lstm": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2),
+    "gru, skip": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=2, skip=True),
     "gru, ladder": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=3, latent_layers=(2, 3)),
     "lstm, ladder": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, latent_layers=(1, 2, 2)),
     "transformer": lambda: TransformerDecoder(VOCABULARY, 6, 8, DIM, num_heads=2),
@@ -305,3 +306,13 @@ def test_posterior_closed_forms() -> None:
     z = Posterior(*(x.expand(20_000, 2) for x in (posterior.mean, posterior.stddev))).sample()
     torch.testing.assert_close(z.mean(0), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
     torch.testing.assert_close(z.std(0), torch.tensor([2.0, 1.0]), atol=0.04, rtol=0)
+
+
+def test_a_skip_hears_the_latent_without_the_recurrence() -> None:
+    decoder = RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, skip=True)
+    with torch.no_grad():
+        decoder.project.weight[:, :7] = 0  # deaf to the recurrent state
+    inputs, z = torch.randint(VOCABULARY, (1, 4)).expand(2, -1), torch.randn(2, DIM)
+    hidden = decoder.hidden(inputs, z)
+    expected = z @ decoder.project.weight[:, 7:].t() + decoder.project.bias
+    torch.testing.assert_close(hidden, expected[:, None].expand(-1, 4, -1))

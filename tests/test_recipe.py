@@ -245,6 +245,8 @@ ERRORS = [
      "prior.transport: a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null"),
     ("decoder: {ladder: true, kind: transformer, num_layers: 2}\nprior: {kind: joint_energy}",
      "decoder.ladder: needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"),
+    ("decoder: {skip: true, kind: transformer}",
+     "decoder.skip: needs decoder.kind gru or lstm; a transformer adds the latent to what every block passes on"),
     ("decoder: {ladder: true}\nprior: {kind: joint_energy}",
      "decoder.ladder: needs several latent.layers and decoder.num_layers, got 2 and 1: "
      "with one of either the whole latent enters the one layer anyway"),

@@ -151,7 +151,7 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
         )  # fmt: skip
     return RecurrentDecoder(
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
-        dropout=options.dropout, latent_layers=layers if options.ladder else (),
+        dropout=options.dropout, latent_layers=layers if options.ladder else (), skip=options.skip,
     )  # fmt: skip
 
 

@@ -68,6 +68,7 @@ class Decoder(Part):
     num_attention_heads: int = Field(4, ge=1, description="transformer only")
     dropout: float = Field(0.0, ge=0, lt=1)
     ladder: bool = Field(False, description="recurrent only: a latent layer a recurrent layer, the top one first")
+    skip: bool = Field(False, description="recurrent only: the latent also goes straight to the output layer")
     word_dropout: float = Field(
         0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training"
     )

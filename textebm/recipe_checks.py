@@ -292,6 +292,10 @@ def _layers(recipe: Recipe) -> Iterator[Contradiction]:
     if recipe.decoder.ladder and recipe.decoder.kind == "transformer":
         message = "needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"
         yield Contradiction(ladder, (ladder, ("decoder", "kind")), message)
+    skip: Path = ("decoder", "skip")
+    if recipe.decoder.skip and recipe.decoder.kind == "transformer":
+        message = "needs decoder.kind gru or lstm; a transformer adds the latent to what every block passes on"
+        yield Contradiction(skip, (skip, ("decoder", "kind")), message)
     if recipe.decoder.ladder and (count == 1 or recipe.decoder.num_layers == 1):
         message = (
             f"needs several latent.layers and decoder.num_layers, got {count} and {recipe.decoder.num_layers}: "

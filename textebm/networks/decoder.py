@@ -66,13 +66,16 @@ class RecurrentDecoder(nn.Module):
 
     latent_layers: sizes of the latent's layers, top first; then they enter as a ladder, the top one at the first
     recurrent layer (`_rungs`; arXiv 2310.09604). By default every recurrent layer reads the whole latent.
+    skip: the latent also goes straight to the output layer, beside the last recurrent state (Dieng et al. 2019,
+    "Avoiding latent variable collapse with generative skip models"): what it says of the words at large need not pass
+    through the recurrence.
     """
 
     initial_seen: Tensor
 
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (),
+        num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (), skip: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
@@ -87,7 +90,8 @@ class RecurrentDecoder(nn.Module):
         for rows, rung in zip(seen.chunk(num_layers), self.rungs, strict=True):
             rows[:, rung] = 1
         self.register_buffer("initial_seen", seen, persistent=False)
-        self.project = nn.Linear(hidden_size, embedding_size)
+        self.skip = skip
+        self.project = nn.Linear(hidden_size + (latent_dim if skip else 0), embedding_size)
         self.dropout = nn.Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
@@ -102,7 +106,11 @@ class RecurrentDecoder(nn.Module):
         latent = z[:, None].expand(-1, x.shape[1], -1)
         for layer, rung, state in zip(self.layers, self.rungs, self._by_layer(self.start(z)), strict=True):
             x = self.dropout(layer(torch.cat([x, latent[..., rung].to(x.dtype)], dim=-1), state))
-        return self.project(x)
+        return self._projected(x, latent)
+
+    def _projected(self, x: Tensor, latent: Tensor) -> Tensor:
+        """The last recurrent state (…, H), and with `skip` the latent (…, d), as the output layer reads them."""
+        return self.project(torch.cat([x, latent.to(x.dtype)], dim=-1) if self.skip else x)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
@@ -129,7 +137,7 @@ class RecurrentDecoder(nn.Module):
             layer_state = layer.step(torch.cat([x, z[:, rung].to(x.dtype)], dim=-1), layer_state)
             new.extend(layer_state)
             x = layer_state[0]
-        return self.project(x), tuple(new)
+        return self._projected(x, z), tuple(new)
 
     def _by_layer(self, state: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         count = self.layers[0].num_states
