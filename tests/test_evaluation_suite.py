@@ -108,7 +108,7 @@ class FakeModel:
         words = torch.tensor([len(text.split()) for text in texts])
         return Terms(self.nll * words.float(), torch.ones(len(texts)), words)
 
-    def reconstruct(self, texts: list[str], *, decoding: str = "greedy") -> list[str]:
+    def reconstruct(self, texts: list[str], *, decoding: str = "greedy", refine: int = 0) -> list[str]:
         assert decoding == "greedy"
         return [""] * len(texts) if self.mute else list(texts)
 
@@ -137,7 +137,10 @@ class FakeModel:
             return [sentence(i % 3, 1) for i in range(len(latents))]
         return self.generate(len(latents), seed=seed)
 
-    def nll_interval(self, texts, *, draws=16, temperatures=4, chains=1, seed=0, progress=None) -> Interval:
+    def nll_interval(
+        self, texts, *, draws=16, temperatures=4, chains=1, seed=0, progress=None, scaling_texts=()
+    ) -> Interval:
+        assert scaling_texts, "the suite fits q on other sentences"
         words = torch.tensor([len(text.split()) for text in texts])
         return Interval(words.float() - 1, words.float(), words, torch.full((len(texts),), 2.0))
 

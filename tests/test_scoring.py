@@ -22,7 +22,8 @@ from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_parti
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import Ladder
-from textebm.scoring import NllInterval, bounds_from_weights, importance_weights
+from textebm.scoring import NllInterval, bounds_from_weights, fit_scaling, importance_weights
+from textebm.text.batches import TokenBatch, collate_texts
 
 torch.set_num_threads(1)
 NOISE = 0.7  # of the decoder
@@ -232,3 +233,67 @@ def test_draw_is_what_log_q_reads() -> None:
     q = Posterior(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
     expected = Normal(q.mean, q.stddev).log_prob(torch.tensor([[0.5, 0.5]])).sum(-1)
     torch.testing.assert_close(log_q(Draw(torch.tensor([[0.5, 0.5]]), q)), expected)
+
+
+class LinearGaussian(torch.nn.Module):
+    """A "sentence" of n words is the number n/4 − 1 in both coordinates, seen through N(u, NOISE²); its q is off."""
+
+    device, max_tokens = torch.device("cpu"), 16
+
+    def __init__(self, explicit: bool):
+        super().__init__()
+        self.tokenizer = trained().tokenizer
+        given = StandardNormal() if explicit else None
+        self.prior = LatentPrior(
+            2, HandSet(2, 1, lambda u, t: 0 * u[:, :1]), NoiseSchedule(torch.ones(1)), explicit=given
+        )
+
+    def x(self, batch: TokenBatch) -> Tensor:
+        return (batch.lengths.float()[:, None] / 4 - 1).expand(-1, 2)
+
+    def posterior(self, batch: TokenBatch, generator: torch.Generator | None = None) -> Posterior:
+        return Posterior(self.x(batch), torch.tensor([0.2, 0.9]).expand(len(batch), -1))
+
+    def reconstruction_nll(self, batch: TokenBatch, u: Tensor) -> Tensor:
+        return -Normal(u, NOISE).log_prob(self.x(batch)).sum(-1)
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_scaling_finds_the_posterior_of_a_linear_gaussian_decoder(explicit: bool) -> None:
+    """p(u|x) = N(x / (1 + r²), r² / (1 + r²)) for a decoder of noise r under N(0, 1)."""
+    texts = [" ".join(["the"] * (1 + i % 9)) for i in range(200)]
+    found = fit_scaling(LinearGaussian(explicit), texts, steps=200)  # type: ignore[arg-type]
+    variance = NOISE**2 / (1 + NOISE**2)
+    torch.testing.assert_close(found.scale, torch.full((2,), 1 / (1 + NOISE**2)), atol=0.04, rtol=0)
+    expected = math.sqrt(variance) / torch.tensor([0.2, 0.9])
+    torch.testing.assert_close(found.spread / expected, torch.ones(2), atol=0.08, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["diffusion_energy", "joint_energy"])
+def test_a_scaled_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
+    """A posterior trained far too narrow: its bound gains by scaling; what the texts are encoded to does not change."""
+    extra = ("prior.num_levels=null",) if kind == "joint_energy" else ()
+    model = trained(f"prior.kind={kind}", "objective.kl_weight=0.02", *extra)
+    texts = list(sentences(40))
+    before = model.encode(texts).mean
+    plain = model.nll_interval(texts[:20], draws=4, seed=0)
+    scaled = model.nll_interval(texts[:20], draws=4, seed=0, scaling_texts=texts[20:])
+    assert float(scaled.upper.mean()) < float(plain.upper.mean()) - 0.5
+    assert torch.equal(model.encode(texts).mean, before)
+
+
+def test_a_scaled_top_down_posterior_scales_every_layer() -> None:
+    model = untrained("prior.kind=joint_energy", "prior.num_levels=null")
+    batch = collate_texts(list(sentences(5)), model.tokenizer, 16)
+    with torch.no_grad():
+        q = model.eval().posterior(batch)
+        scale, spread = torch.linspace(0.5, 1.2, 8), torch.linspace(2.0, 0.7, 8)
+        scaled = q.rescaled(scale, spread)
+        same = q.rescaled(torch.ones(8), torch.ones(8))
+        torch.testing.assert_close(same.mean, q.mean)
+        draw = scaled.draw(torch.Generator().manual_seed(0))
+        torch.testing.assert_close(scaled.given(draw.u).mean, draw.given.mean)
+        torch.testing.assert_close(draw.given.mean[:, :4], scale[:4] * q.mean[:, :4])  # the top sees no layer above
+        torch.testing.assert_close(draw.given.stddev[:, :4], spread[:4] * q.stddev[:, :4])
+        below = q.given(draw.u)  # the unscaled Gaussian of the lower layer at the same layers above
+        torch.testing.assert_close(draw.given.mean[:, 4:], scale[4:] * below.mean[:, 4:])

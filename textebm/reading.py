@@ -27,7 +27,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
-from textebm.scoring import NllInterval, Progress, nll_interval
+from textebm.scoring import NllInterval, Progress, fit_scaling, nll_interval
 from textebm.text.batches import TokenBatch, collate_texts
 
 Decoder = RecurrentDecoder | TransformerDecoder
@@ -249,19 +249,23 @@ class Reading(Dialogue):
 
     def nll_interval(
         self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
-        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None,
+        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None, scaling_texts: Sequence[str] = (),
     ) -> NllInterval:  # fmt: skip
         """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
 
         More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first
+        (`scoring.fit_scaling`): worth much where the model was trained with a KL weight below 1.
         """
         if self.context_encoder is not None:  # the top level's log Z, shared by all rows there, is a function of c
             raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
         annealing = Annealing(temperatures, burn_in, chains)
         with self._evaluating():
+            scaling = fit_scaling(self, scaling_texts, seed=seed) if len(scaling_texts) else None
             return nll_interval(
-                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress
-            )
+                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress,
+                scaling=scaling,
+            )  # fmt: skip
 
     @torch.no_grad()
     def reconstruction_losses(

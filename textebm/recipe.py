@@ -243,6 +243,12 @@ class Evaluation(Part):
     draws: int = Field(16, ge=1, description="suites: draws of the posterior for each likelihood interval")
     temperatures: int = Field(4, ge=1, description="suites: annealing temperatures for each log Z")
     chains: int = Field(1, ge=1, description="suites: annealing chains averaged for each log Z")
+    refine: int = Field(
+        0,
+        ge=0,
+        description="steps that move posterior means uphill (as --refine does): a second reconstruction beside the "
+        "encoder's own, and edits begin there",
+    )
     language_model: LanguageModel = LanguageModel()
 
 

@@ -17,6 +17,11 @@ draw in the limit of many draws only: the lower end is a bound there, and an est
 two it says little; `effective_draws` near 1 is the warning). The upper end is a bound at any number.
 
 Both ends meet at −log p(x) as draws, temperatures and chains grow.
+
+**Which q.** The bound holds for any. A model trained with a KL weight β < 1 has a q that is about √β as wide as the
+posterior of its own decoder (where −log p(x|u) is quadratic, h s²/2 a coordinate: β-ELBO wants s² = β/h, the posterior
+has 1/h), and means that no prior has pulled in. `fit_scaling` finds for each coordinate of q what to multiply mean and
+standard deviation by, by ascent of the bound itself on other sentences.
 """
 
 from __future__ import annotations
@@ -30,15 +35,18 @@ import torch
 from torch import Tensor
 
 from textebm.errors import TextEBMError
+from textebm.inference import still
+from textebm.prior.learning import score_cross_entropy
 from textebm.prior.likelihood import POOLED_CHAINS, Annealing, chain_log_weights, top_log_partition
-from textebm.prior.prior import LatentPrior
+from textebm.prior.prior import LatentPrior, explicit_log_prob
 from textebm.text.batches import collate_texts
 
 if TYPE_CHECKING:
-    from textebm.networks.posterior import Draw
+    from textebm.networks.posterior import Draw, Posterior
     from textebm.reading import Reading
 
 FOLDS = 4
+SCALING_STEPS, SCALING_ROWS, SCALING_RATE = 120, 64, 0.05
 Progress = Callable[[int, int], None]  # sentences done, sentences in all
 
 
@@ -79,6 +87,52 @@ def bounds_from_weights(safe: Tensor, flattering: Tensor, generator: torch.Gener
     return NllInterval(lower.cpu(), upper.cpu(), tokens, (1 / share.square().sum(0)).cpu())
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """What means and standard deviations of q are multiplied by, (d,) each."""
+
+    scale: Tensor
+    spread: Tensor
+
+    def of(self, posterior: Posterior) -> Posterior:
+        return posterior.rescaled(self.scale, self.spread)
+
+
+def fit_scaling(
+    model: Reading, texts: Sequence[str], *, steps: int = SCALING_STEPS, rows: int = SCALING_ROWS, seed: int = 0
+) -> Scaling:
+    """The scaling of q under which the mean bound of *texts* is greatest; encoder, decoder and prior rest.
+
+    Adam on log(scale), log(spread) and fresh draws each step. The prior's part of the gradient is its score at level 0
+    (`prior.learning.score_cross_entropy`), exact for one level and closed forms.
+    """
+    generator = torch.Generator(model.device).manual_seed(seed)
+    logs = torch.zeros(2, model.prior.dim, device=model.device, requires_grad=True)
+    optimizer = torch.optim.Adam([logs], lr=SCALING_RATE)
+    written = sorted(texts, key=len)
+    starts = range(0, max(1, len(written) - rows + 1))
+    chosen = torch.randint(len(starts), (steps,), generator=torch.Generator().manual_seed(seed)).tolist()
+    with torch.enable_grad(), still(model):
+        for step, start in enumerate(chosen):
+            for group in optimizer.param_groups:
+                group["lr"] = SCALING_RATE * (1 - step / steps)
+            batch = collate_texts(written[start : start + rows], model.tokenizer, model.max_tokens).to(model.device)
+            with torch.no_grad():
+                posterior = model.posterior(batch, generator)
+            draw = posterior.rescaled(*logs.exp()).draw(generator)
+            nll = model.reconstruction_nll(batch, draw.u)
+            loss = (nll - draw.given.entropy() - _log_prior_for_gradient(model.prior, draw.u)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return Scaling(*logs.detach().exp())
+
+
+def _log_prior_for_gradient(prior: LatentPrior, u: Tensor) -> Tensor:
+    """(B,) whose gradient is that of log p(u)."""
+    return score_cross_entropy(prior, u) if prior.explicit is None else explicit_log_prob(prior, u)
+
+
 def log_q(draw: Draw) -> Tensor:
     """log q(u_0 | x) of a draw, (B,) nats."""
     given = draw.given
@@ -100,7 +154,7 @@ def importance_weights(
 @torch.no_grad()
 def nll_interval(
     model: Reading, texts: Sequence[str], *, draws: int, annealing: Annealing, seed: int, batch_size: int,
-    progress: Progress | None,
+    progress: Progress | None, scaling: Scaling | None = None,
 ) -> NllInterval:  # fmt: skip
     """`Reading.nll_interval`. batch_size: rows at once, draws counted."""
     if draws < 1 or min(annealing.temperatures, annealing.chains) < 1 or annealing.burn_in < 0:
@@ -110,12 +164,12 @@ def nll_interval(
     rows = max(1, batch_size // draws)
     batches = [[texts[i] for i in order[start : start + rows]] for start in range(0, len(order), rows)]
     top_log_z = top_log_partition(
-        model.prior, _posterior_draws(model, texts, generator), annealing, generator=generator
+        model.prior, _posterior_draws(model, texts, generator, scaling), annealing, generator=generator
     )
     found, done = [], 0
     for batch_texts in batches:
         batch = collate_texts(batch_texts, model.tokenizer, model.max_tokens).to(model.device)
-        posterior = model.posterior(batch, generator)
+        posterior = _scaled(model.posterior(batch, generator), scaling)
         drawn = [posterior.draw(generator) for _ in range(draws)]
         nll = torch.stack([model.reconstruction_nll(batch, draw.u) for draw in drawn])
         safe, flattering = importance_weights(model.prior, drawn, nll, top_log_z, annealing, generator)
@@ -130,11 +184,17 @@ def nll_interval(
     )
 
 
-def _posterior_draws(model: Reading, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+def _scaled(posterior: Posterior, scaling: Scaling | None) -> Posterior:
+    return posterior if scaling is None else scaling.of(posterior)
+
+
+def _posterior_draws(
+    model: Reading, texts: Sequence[str], generator: torch.Generator, scaling: Scaling | None
+) -> Tensor:
     """Draws of q(u_0 | x) for some of the texts, (≤ 1024, d)."""
     step = max(1, len(texts) // POOLED_CHAINS)
     some, drawn = list(texts[::step])[:POOLED_CHAINS], [torch.zeros(0, model.prior.dim, device=model.device)]
     for start in range(0, len(some), 256):
         batch = collate_texts(some[start : start + 256], model.tokenizer, model.max_tokens).to(model.device)
-        drawn.append(model.posterior(batch, generator).sample(generator))
+        drawn.append(_scaled(model.posterior(batch, generator), scaling).sample(generator))
     return torch.cat(drawn)

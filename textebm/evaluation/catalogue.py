@@ -22,6 +22,9 @@ _PER_SENTENCE, _PER_TOKEN = "nats/sentence", "per token"
 # `<…>` stands for a label column, a head, a class or a pair of heads: describe("ami_topic") finds "ami_<label>".
 CATALOGUE: dict[str, Entry] = {
     "reconstruction_bleu": Entry(_BLEU, True, "greedy decode of the posterior mean against the sentence, corpus BLEU"),
+    "reconstruction_bleu_refined": Entry(
+        _BLEU, True, "the same after evaluation.refine gradient steps on each latent, at use"
+    ),
     "reconstruction_nll": Entry(_PER_SENTENCE, False, "-E_q log p(x|z)"),
     "kl": Entry(_PER_SENTENCE, None, "KL(q(z|x) || p(z)), the safe (upper) side where the prior has no closed form"),
     "elbo": Entry(_PER_SENTENCE, True, "-(reconstruction_nll + kl): a lower bound of log p(x)"),

@@ -1,11 +1,19 @@
-"""The likelihood interval of the evaluated sentences (`textebm.scoring` says what its ends promise)."""
+"""The likelihood interval of the evaluated sentences (`textebm.scoring` says what its ends promise).
+
+Its q has the scale and the width that suit other sentences best: those of validation, or of train where validation is
+what is evaluated.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from textebm.evaluation.protocols import Encoding
-from textebm.evaluation.setting import Setting
+from textebm.evaluation.setting import Setting, texts_of
+
+SCALING_SENTENCES = 4000
 
 
 def measure(run: Setting, encoding: Encoding) -> None:
@@ -14,6 +22,7 @@ def measure(run: Setting, encoding: Encoding) -> None:
     found = run.model.nll_interval(
         texts, draws=effort.draws, temperatures=effort.temperatures, chains=effort.chains, seed=run.seed,
         progress=lambda done, n: run.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
+        scaling_texts=_others(run),
     )  # fmt: skip
     lower, upper, tokens = found.lower.double(), found.upper.double(), float(found.num_tokens.sum())
     result, n = run.result, len(texts)
@@ -24,9 +33,18 @@ def measure(run: Setting, encoding: Encoding) -> None:
     effective = float(found.effective_draws.double().mean())
     result.add("effective_draws", effective, n)
     result.settings["likelihood"] = (
-        f"{effort.draws} draws, {effort.temperatures} temperatures, {effort.chains} chains a log Z"
+        f"{effort.draws} draws, {effort.temperatures} temperatures, {effort.chains} chains a log Z; "
+        "q's scale and width fitted on other sentences"
     )
     if effective < 1.5 and effort.draws > 1:
         result.note(
             f"nll_lower: {effective:.2f} of {effort.draws} draws carry the weight; read it as an estimate, not a bound"
         )
+
+
+def _others(run: Setting) -> list[str]:
+    """Sentences that are not evaluated, a seeded choice of at most `SCALING_SENTENCES`."""
+    split = "validation" if "validation" in run.corpus and run.result.split != "validation" else "train"
+    data = run.corpus[split]
+    chosen = np.random.default_rng(run.seed).permutation(len(data))[:SCALING_SENTENCES]
+    return [text for text in texts_of(data.select(np.sort(chosen).tolist())) if text.strip()]

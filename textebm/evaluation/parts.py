@@ -27,6 +27,11 @@ def reconstruction(run: Setting) -> list[str]:
     result.samples["reconstructed sentences"] = texts[:KEPT_PAIRS]
     result.samples["their reconstructions"] = found[:KEPT_PAIRS]
 
+    if run.effort.refine:
+        run.progress("reconstruction of refined latents")
+        better = run.model.reconstruct(texts, decoding="greedy", refine=run.effort.refine)
+        result.add("reconstruction_bleu_refined", bleu.reconstruction_bleu(better, texts).score, len(texts))
+        result.settings["refined latents"] = f"{run.effort.refine} gradient steps from the encoder's means"
     run.progress("elbo")
     terms = run.model.elbo_terms(texts, seed=run.seed)
     nll, kl = terms.reconstruction_nll.double(), terms.kl.double()

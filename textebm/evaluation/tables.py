@@ -63,6 +63,7 @@ PTB = FieldTable(
     (
         ("this run, sampled words", "reverse_ppl", "reconstruction_bleu", "wkl_large", "nll_upper"),
         ("this run, greedy words", "reverse_ppl_greedy", "reconstruction_bleu", "wkl_large_greedy", "nll_upper"),
+        ("this run, refined latents", "–", "reconstruction_bleu_refined", "–", "–"),
         ("RNN-LM of the same run", "rnn_lm_reverse_ppl", "–", "rnn_lm_wkl_large", "rnn_lm_nll"),
         ("real sentences (rPPL: as many; wKL: test set)", "reverse_ppl_floor", "–", "wkl_real", "–"),
     ),

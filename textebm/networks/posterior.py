@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -42,6 +42,11 @@ class Posterior:
         noise = torch.empty_like(self.mean).normal_(generator=generator)
         tau = (1 - alpha.square() + alpha.square() * self.stddev.square()).sqrt()
         return Diffused(alpha * self.mean + tau * noise, tau, noise)
+
+    def rescaled(self, scale: Tensor, spread: Tensor) -> Posterior:
+        """The q with *scale* times the means and *spread* times the standard deviations; (d,) each. A bound holds with
+        any q, and one trained with a small KL weight is narrower than the true posterior (`textebm.scoring`)."""
+        return Posterior(scale * self.mean, spread * self.stddev)
 
     @property
     def packed(self) -> Tensor:
@@ -90,13 +95,18 @@ class TopDownPosterior(Posterior):
     raw: Tensor  # (B, 2d): what the features say of mean and stddev before the layers above are known
     head: TopDownHead
     batch_statistics: bool = False
+    scaling: tuple[Tensor, Tensor] | None = None  # `rescaled`: (d,) each, of each layer's mean and stddev
 
     def draw(self, generator: torch.Generator | None = None) -> Draw:
         noise = torch.empty_like(self.mean).normal_(generator=generator)
-        return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics)
+        return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics, scaling=self.scaling)
 
     def given(self, u: Tensor) -> Posterior:
-        return self.head.given(self.raw, u, batch_statistics=self.batch_statistics)
+        return self.head.given(self.raw, u, batch_statistics=self.batch_statistics, scaling=self.scaling)
+
+    def rescaled(self, scale: Tensor, spread: Tensor) -> TopDownPosterior:
+        path = self.head.descend(self.raw, torch.zeros_like(self.mean), scaling=(scale, spread)).given
+        return replace(self, mean=path.mean, stddev=path.stddev, scaling=(scale, spread))
 
     def diffused(self, alpha: Tensor, generator: torch.Generator | None = None) -> Diffused:
         """The score of q(u_t|x) has two unbiased estimates, −ε/σ_t and ∇log q(u_0|x)/ᾱ_t. They are averaged with the
@@ -194,12 +204,15 @@ class TopDownHead(nn.Module):
         means = self.descend(raw, torch.zeros_like(raw.chunk(2, dim=-1)[0])).given
         return TopDownPosterior(means.mean, means.stddev, raw, self, batch_statistics)
 
-    def descend(self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False) -> Draw:
+    def descend(
+        self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False,
+        scaling: tuple[Tensor, Tensor] | None = None,
+    ) -> Draw:  # fmt: skip
         """u^l = m_l(x, u^{>l}) + s_l(x, u^{>l}) ⊙ noise^l, top first. raw (B, 2d), noise (B, d)"""
         means, stddevs, above = [], [], noise[:, :0]
         with torch.autocast(raw.device.type, enabled=False):
             for place, part in enumerate(noise.split(self.sizes, dim=-1)):
-                mean, stddev = self._layer(place, raw, above, batch_statistics)
+                mean, stddev = self._layer(place, raw, above, batch_statistics, scaling)
                 above = torch.cat([above, mean + stddev * part], dim=-1)
                 means.append(mean)
                 stddevs.append(stddev)
@@ -214,21 +227,32 @@ class TopDownHead(nn.Module):
             (gradient,) = torch.autograd.grad(log_q, leaf)
         return gradient
 
-    def given(self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False) -> Posterior:
+    def given(
+        self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False,
+        scaling: tuple[Tensor, Tensor] | None = None,
+    ) -> Posterior:  # fmt: skip
         """The Gaussian of each layer given those above it at u: log q(u|x) is their sum. raw (B, 2d), u (B, d)"""
         means, stddevs, used = [], [], 0
         with torch.autocast(raw.device.type, enabled=False):
             for place, size in enumerate(self.sizes):
-                mean, stddev = self._layer(place, raw, u[:, :used], batch_statistics)
+                mean, stddev = self._layer(place, raw, u[:, :used], batch_statistics, scaling)
                 used += size
                 means.append(mean)
                 stddevs.append(stddev)
         return Posterior(torch.cat(means, dim=-1), torch.cat(stddevs, dim=-1))
 
-    def _layer(self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool) -> tuple[Tensor, Tensor]:
+    def _layer(
+        self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool,
+        scaling: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mean and stddev of layer *place* given the layers above it."""
         mean, raw_stddev = self._raw_layer(place, raw, above)
-        return _standardised(self._norm(place), mean, batch_statistics), _bounded(raw_stddev, self.max_stddev)
+        mean = _standardised(self._norm(place), mean, batch_statistics)
+        stddev = _bounded(raw_stddev, self.max_stddev)
+        if scaling is None:
+            return mean, stddev
+        scale, spread = (each.split(self.sizes)[place] for each in scaling)
+        return scale * mean, spread * stddev
 
     def _raw_layer(self, place: int, raw: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw_stddev = (half.split(self.sizes, dim=-1)[place] for half in raw.chunk(2, dim=-1))
