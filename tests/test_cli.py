@@ -390,7 +390,9 @@ def test_edit_gives_a_line_for_a_line_over_several_batches(model: FakeModel, run
     out = succeed("edit", run_directory, *options, stdin="\n".join(given) + "\n")
     assert out.split("\n")[:-1] == [text.upper() for text in given]
     assert len(model.asked) == 3
-    assert model.asked[0][1] == {"symbols": {"sentiment": "positive"}, "level": 2, "strength": 3.0, "seed": 1}
+    assert model.asked[0][1] == {
+        "symbols": {"sentiment": "positive"}, "keep": None, "confidence": None, "level": 2, "strength": 3.0, "seed": 1,
+    }  # fmt: skip
     assert json.loads(succeed("edit", run_directory, *options, "--json", stdin="a")) == {"text": "a", "edited": "A"}
     assert fail("edit", run_directory).startswith("nothing to edit towards: give --symbol HEAD=CLASS")
 

@@ -112,7 +112,9 @@ class FakeModel:
         assert decoding == "greedy"
         return [""] * len(texts) if self.mute else list(texts)
 
-    def generate(self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0) -> list[str]:
+    def generate(
+        self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0, confidence=None
+    ) -> list[str]:
         if self.mute:
             return [""] * n
         texts = []
@@ -144,7 +146,7 @@ class FakeModel:
         words = torch.tensor([len(text.split()) for text in texts])
         return Interval(words.float() - 1, words.float(), words, torch.full((len(texts),), 2.0))
 
-    def edit(self, texts, symbols, *, level=None, strength=None, seed=0, decoding="greedy") -> list[str]:
+    def edit(self, texts, symbols, *, keep=None, level=None, strength=None, seed=0, decoding="greedy") -> list[str]:
         """Up to level 4; level 2 changes nothing, another also spoils the noun of every other sentence."""
         if level is not None and level > 4:
             raise TextEBMError("level must lie between 1 and 4")

@@ -29,7 +29,7 @@ CALLS: dict[str, Callable[[TextEBM, int], Any]] = {
     "generate": lambda model, seed: model.generate(6, symbols={"sentiment": 1}, seed=seed),
     "sample": lambda model, seed: model.generate(6, decoding="sample", top_k=9, top_p=0.9, temperature=2.0, seed=seed),
     "beam": lambda model, seed: model.generate(6, decoding="beam", num_beams=3, seed=seed),
-    "edit": lambda model, seed: model.edit(TEXTS[:6], {"sentiment": "positive"}, seed=seed),
+    "edit": lambda model, seed: model.edit(TEXTS[:6], {"sentiment": "positive"}, level=2, seed=seed),
     "latents": lambda model, seed: model.sample_latents(6, seed=seed).tolist(),
     "elbo": lambda model, seed: model.elbo_terms(TEXTS, seed=seed).kl.tolist(),
 }

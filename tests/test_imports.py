@@ -55,7 +55,8 @@ LAZY = {"model": {"pretrained"}, "generation": {"inspection"}}
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.
 PARTS = {
-    "decoding": "generation", "scoring": "reading", "dialogue": "reading", "companions": "model",
+    "decoding": "generation", "rewriting": "generation", "scoring": "reading", "dialogue": "reading",
+    "companions": "model",
     "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe",
 }  # fmt: skip
 

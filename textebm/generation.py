@@ -19,6 +19,7 @@ from textebm.errors import TextEBMError
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.reading import Reading
+from textebm.rewriting import CONFIDENCE, KEEP, rewrite, surest
 from textebm.text.history import Turn
 from textebm.text.tokenizer import decode as decode_ids
 
@@ -43,6 +44,7 @@ class Generation(Reading):
         steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
         decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
         num_beams: int = 4, max_tokens: int | None = None, contexts: Contexts | None = None,
+        confidence: float | None = None,
     ) -> list[str]:  # fmt: skip
         """n new sentences: u from the prior, tilted by *symbols* and *like* if given, then decoded.
 
@@ -56,15 +58,34 @@ class Generation(Reading):
         (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
         latents, those of one draw that all n sentences share.
         contexts: dialogue models: what each of the n sentences answers; see `respond`.
+        confidence: draw again, at most 8 times, each sentence in which the encoder does not read every symbol asked
+        with at least this probability; where no draw is so sure, the surest stays.
         """
-        u = self.sample_latents(
-            n, symbols=symbols, strength=strength, like=like, like_strength=like_strength, seed=seed,
-            steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents, contexts=contexts,
-        )  # fmt: skip
-        return self.decode(
-            u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
-            max_tokens=max_tokens, contexts=contexts,
-        )  # fmt: skip
+
+        def write(rows: list[int] | None, seed: int) -> list[str]:
+            number, some, given = n, symbols, contexts
+            if rows is not None:
+                number, given = len(rows), None if contexts is None else [contexts[i] for i in rows]
+                some = {
+                    name: value if isinstance(value, str | int) else [value[i] for i in rows]
+                    for name, value in (symbols or {}).items()
+                }
+            u = self.sample_latents(
+                number, symbols=some, strength=strength, like=like, like_strength=like_strength, seed=seed,
+                steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents, contexts=given,
+            )  # fmt: skip
+            return self.decode(
+                u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p,
+                num_beams=num_beams, max_tokens=max_tokens, contexts=given,
+            )  # fmt: skip
+
+        if confidence is None:
+            return write(None, seed)
+        if not symbols or latents is not None or not 0 < confidence < 1:
+            raise TextEBMError(
+                f"confidence must lie between 0 and 1 and goes with symbols, without latents; got {confidence}"
+            )
+        return surest(write, n, lambda rows, texts: self._certainty_of(rows, texts, symbols, n), confidence, seed)
 
     def respond(
         self, contexts: Contexts, *, symbols: SymbolRequest | None = None, n: int = 1, strength: float | None = None,
@@ -158,9 +179,7 @@ class Generation(Reading):
                 z = self.decoder_input(latents[rows].to(self.device), None if context is None else context[rows])
                 ids = decode_tokens(self.decoder, z, self.tokenizer, options, generator)
                 texts += [decode_ids(self.tokenizer, row) for row in ids]
-        if given is None:
-            return texts
-        return [Turn(text, history) for text, history in zip(texts, given.histories, strict=True)]
+        return texts if given is None else _turns(texts, given)
 
     def reconstruct(
         self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4,
@@ -173,19 +192,32 @@ class Generation(Reading):
 
     @torch.no_grad()
     def edit(
-        self, texts: Sequence[str], symbols: SymbolRequest, *, level: int | None = None, strength: float | None = None,
-        seed: int = 0, decoding: Decoding = "greedy", contexts: Contexts | None = None,
+        self, texts: Sequence[str], symbols: SymbolRequest, *, method: Literal["nearest", "denoise"] | None = None,
+        keep: float | None = None, confidence: float | None = None, level: int | None = None,
+        strength: float | None = None, seed: int = 0, decoding: Decoding = "greedy",
+        contexts: Contexts | None = None,
     ) -> list[str]:  # fmt: skip
-        """Rewrite each text under *symbols*: encode, diffuse to *level*, denoise under the symbols, decode.
+        """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.rewriting`).
 
-        level (1 … num_levels − 1, default half-way) trades content for control (figures: recipes/README.md).
-        A prior with fewer than two levels has no ladder to climb: there the level-0 chain moves the posterior mean
-        instead, and *level* must be left out.
+        nearest: keep (nats, default 6) is what another word must be likelier by before it replaces the text's own, and
+        confidence (default .95) the probability that the encoder must give each symbol, read off the new sentence.
+        denoise (also meant by a level or a strength): encode, diffuse to *level*, denoise under the symbols, decode:
+        a new sentence of the same kind. level (1 … num_levels − 1, default half-way) trades content for control
+        (figures: recipes/README.md). A prior with fewer than two levels has no ladder to climb: there the level-0 chain
+        moves the posterior mean instead, and *level* must be left out.
         """
         if not symbols:
             raise TextEBMError("edit needs at least one symbol, such as {'sentiment': 'positive'}")
         contexts = self._histories(texts, contexts)
-        condition = self._condition(symbols, len(texts), strength, given=self._given(contexts, len(texts)))
+        given = self._given(contexts, len(texts))
+        condition = self._condition(symbols, len(texts), strength, given=given)
+        if _edits_nearby(method, decoding, keep=keep, confidence=confidence, level=level, strength=strength):
+            texts = rewrite(
+                self, texts, condition, keep=KEEP if keep is None else keep, seed=seed, contexts=contexts,
+                confidence=CONFIDENCE if confidence is None else confidence,
+                decoding=cast("Literal['greedy', 'sample']", decoding),
+            )  # fmt: skip
+            return texts if given is None else _turns(texts, given)
         z = self.encode(texts, contexts=contexts).mean.to(self.device)
         z = self._denoise(z, level, condition, self._generator(seed))
         return self.decode(z.cpu(), seed=seed, decoding=decoding, contexts=contexts)
@@ -245,6 +277,11 @@ class Generation(Reading):
             u = self.prior.schedule.diffuse(z, torch.full((len(z),), level, device=z.device), noise)
             return sample(self.prior, len(z), condition=condition, generator=generator, start=(level, u)).z
 
+    def _certainty_of(self, rows: list[int], texts: list[str], symbols: SymbolRequest, n: int) -> Tensor:
+        """How surely the encoder reads in each text the classes asked of that row of n."""
+        asked = self._condition(symbols, n, None).symbols
+        return self.certainty(texts, {name: classes[rows] for name, classes in asked.items()})
+
     def _held(
         self, n: int, layer: int | None, latents: Tensor | None, condition: Condition, generator: torch.Generator
     ) -> Tensor | None:
@@ -293,6 +330,34 @@ class Generation(Reading):
             views, self.prior.like_strength if like_strength is None else like_strength,
             None if given is None else given.vectors,
         )  # fmt: skip
+
+
+def _turns(texts: Sequence[str], given: Given) -> list[str]:
+    """The texts, each knowing what it answers."""
+    return [Turn(text, history) for text, history in zip(texts, given.histories, strict=True)]
+
+
+def _edits_nearby(
+    method: str | None, decoding: str, *, keep: float | None, confidence: float | None, level: int | None,
+    strength: float | None,
+) -> bool:  # fmt: skip
+    """Whether an edit is the nearest one. Raises TextEBMError for options of both ways, or out of range."""
+    if method not in (None, "nearest", "denoise"):
+        raise TextEBMError(f"method must be nearest or denoise, got {method!r}")
+    noisy = {"level": level, "strength": strength}
+    near = {"keep": keep, "confidence": confidence}
+    nearby = method == "nearest" or (method is None and all(value is None for value in noisy.values()))
+    strange = [name for name, value in (noisy if nearby else near).items() if value is not None]
+    if strange:
+        ways = ("nearest", "denoise") if nearby else ("denoise", "nearest")
+        raise TextEBMError(f"{strange[0]} has no effect on an edit by {ways[0]}; it belongs to method={ways[1]!r}")
+    if keep is not None and not 0 <= keep < math.inf:
+        raise TextEBMError(f"keep must be a number of nats from 0 up, got {keep}")
+    if confidence is not None and not 0 < confidence < 1:
+        raise TextEBMError(f"confidence must lie between 0 and 1, got {confidence}")
+    if nearby and decoding == "beam":
+        raise TextEBMError("an edit by nearest decodes greedily or by sampling; beam needs method='denoise'")
+    return nearby
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

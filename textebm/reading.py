@@ -11,7 +11,7 @@ as what the model itself writes does. Other models refuse it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -204,6 +204,18 @@ class Reading(Dialogue):
             for batch, _ in self._batches(texts, rows, None, batch_size):
                 found.append(self.encoder.views(self.encoder.features(batch.tokens, batch.lengths)).cpu())
         return torch.cat(found)[inverse]
+
+    def certainty(
+        self, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
+    ) -> Tensor:
+        """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of
+        each text; −1 asks nothing."""
+        probabilities, least = self.encode(texts, contexts=contexts).probabilities, torch.ones(len(texts))
+        for name, classes in symbols.items():
+            wanted = classes.cpu()
+            found = probabilities[name].gather(-1, wanted.clamp_min(0)[:, None])[:, 0]
+            least = torch.where(wanted >= 0, torch.minimum(least, found), least)
+        return least
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
         """The most probable class of each text. Raises TextEBMError for an unknown head."""

@@ -44,6 +44,13 @@ def generate(
     like_strength: Annotated[
         float | None, typer.Option("--like-strength", min=0.0, help="How strongly; 1 is Bayes' rule.")
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--confidence",
+            help="Draw again (at most 8 times) what the encoder does not read as asked with this probability.",
+        ),
+    ] = None,
     seed: SeedOption = 0,
     resample_from_layer: Annotated[
         int | None,
@@ -70,6 +77,8 @@ def generate(
         raise TextEBMError("--like-strength has no effect here; it needs --like TEXT")
     if like:
         options.update(like=like, like_strength=like_strength)
+    if confidence is not None:
+        options["confidence"] = confidence
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
     model = load_model(run)
@@ -171,21 +180,36 @@ def interpolate(
 def edit(
     run: RunArgument,
     symbol: SymbolOption = None,
-    level: Annotated[
-        int | None, typer.Option("--level", min=1, help="How far to leave the input: 1 little, higher more.")
+    keep: Annotated[
+        float | None,
+        typer.Option("--keep", min=0, help="Nats by which another word must beat the input's own; default 6."),
     ] = None,
-    strength: StrengthOption = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option("--confidence", help="How surely the new sentence must be read as asked; default 0.95."),
+    ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            "--level", min=1, help="Write anew from the input's latent, diffused to this level: 1 little, higher more."
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", min=0, help="With --level: how strongly the symbols are asked for.")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Rewrite sentences from stdin, one a line, towards chosen symbols."""
+    """Rewrite sentences from stdin, one a line, towards chosen symbols: by the least change, or with --level anew."""
     symbols = parse_symbols(symbol)
     if not symbols:
         raise TextEBMError("nothing to edit towards: give --symbol HEAD=CLASS, such as --symbol sentiment=positive")
     model = load_model(run)
     _rewrite(
         read_sentences(),
-        lambda texts: model.edit(as_read(model, texts), symbols, level=level, strength=strength, seed=seed),
+        lambda texts: model.edit(
+            as_read(model, texts), symbols, keep=keep, confidence=confidence, level=level, strength=strength, seed=seed
+        ),
         "edited",
         as_json,
     )
@@ -214,4 +238,4 @@ def register(app: Any) -> None:
     app.command(epilog="Example: textebm interpolate runs/yelp 'the food was great .' 'we will not return .'")(
         interpolate
     )
-    app.command(epilog="Example: textebm edit runs/yelp --symbol sentiment=positive < reviews.txt")(edit)
+    app.command(epilog="Example: textebm edit runs/yelp --symbol sentiment=positive --keep 4 < reviews.txt")(edit)

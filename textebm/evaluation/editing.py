@@ -1,7 +1,9 @@
 """Rewriting real sentences into the other class: does it have it, and what is left of the sentence?
 
-For heads of two classes. BLEU is corpus BLEU of tokenised text, as for reconstructions: to the input, and to the human
-rewrites where the corpus has them (column `reference`). Beside it what copying the input and the humans get.
+By the least change that is read (`textebm.rewriting`; at several prices of a changed word), and written anew from
+every second level of noise. For heads of two classes. BLEU is corpus BLEU of tokenised text, as for reconstructions: to
+the input, and to the human rewrites where the corpus has them (column `reference`). Beside it what copying the input
+and the humans get.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from textebm.evaluation.reconstruction import reconstruction_bleu
 from textebm.evaluation.setting import Setting, judge_of
 
 KEPT = 10
+KEEPS = (0.0, 3.0, 10.0)  # beside the default: nats that another word must be likelier by
 
 
 def measure(run: Setting, encoding: Encoding) -> None:
@@ -52,6 +55,9 @@ def _edit(run: Setting, head: str, suffix: str) -> None:
     result.samples[f"edited to the other {head}"] = [
         f"{before} -> {after}" for before, after in list(zip(texts, edited, strict=True))[:KEPT]
     ]
+    for keep in KEEPS:
+        edited = run.model.edit(texts, {head: target}, keep=keep, seed=run.seed, decoding=run.effort.decoding)
+        _judge_edits(run, edited, texts, references, target, judge, f"{suffix}_keep{keep:g}")
     for level in _levels(run, texts[:1], head, target[:1]):
         edited = run.model.edit(texts, {head: target}, level=level, seed=run.seed, decoding=run.effort.decoding)
         _judge_edits(run, edited, texts, references, target, judge, f"{suffix}_level{level}")

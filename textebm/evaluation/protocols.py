@@ -81,6 +81,7 @@ class Model(Protocol):
         seed: int = 0,
         decoding: Literal["greedy", "sample"] = "greedy",
         temperature: float = 1.0,
+        confidence: float | None = None,
     ) -> list[str]: ...
     def sample_latents(
         self,
@@ -119,6 +120,7 @@ class Model(Protocol):
         symbols: dict[str, list[str]],
         /,
         *,
+        keep: float | None = None,
         level: int | None = None,
         strength: float | None = None,
         seed: int = 0,

@@ -18,6 +18,7 @@ from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 from textebm.evaluation.protocols import Model
 
 MAX_JUDGE_SENTENCES = 100_000
+CHECKED = 0.95
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,16 @@ class Setting:
         return self.model.generate(
             n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature
         )
+
+    def write_checked(
+        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int
+    ) -> list[str]:
+        """The same, and drawn again where the model's own encoder does not read what was asked."""
+        effort = self.effort
+        return self.model.generate(
+            n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature,
+            confidence=CHECKED,
+        )  # fmt: skip
 
 
 def texts_of(data: Dataset) -> Iterator[str]:

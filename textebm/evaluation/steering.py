@@ -1,4 +1,5 @@
-"""What control costs: accuracy beside fluency and diversity, over strengths, with two rows that steer nothing.
+"""What control costs: accuracy beside fluency and diversity, over strengths and with sentences read back, and two rows
+that steer nothing.
 
 The rows beside it: real sentences of the class, and a language model of that class's training sentences alone.
 """
@@ -30,6 +31,7 @@ def measure(run: Setting, encoding: Encoding) -> None:
             run.result.note(f"steering of {head}: left out, {reason}")
             continue
         _own(run, head, judge, model)
+        _checked(run, head, judge, model)
         _beside(run, head, judge, model)
 
 
@@ -50,6 +52,15 @@ def _own(run: Setting, head: str, judge: control.Judge, model: LanguageModel) ->
         suffix = f"{head}_strength{strength:g}"
         run.result.add(f"sweep_accuracy_{suffix}", found.accuracy, found.n)
         _fluency(run, f"sweep_{{}}_{suffix}", found.texts, model)
+
+
+def _checked(run: Setting, head: str, judge: control.Judge, model: LanguageModel) -> None:
+    """At the default strength, what the model's own encoder does not read as asked drawn again."""
+    found = control.control_accuracy(
+        run.model, head, judge, run.samples_per_class, seed=run.seed, writer=run.write_checked
+    )
+    run.result.add(f"checked_accuracy_{head}", found.accuracy, found.n)
+    _fluency(run, f"checked_{{}}_{head}", found.texts, model)
 
 
 def _beside(run: Setting, head: str, judge: control.Judge, model: LanguageModel) -> None:

@@ -125,6 +125,10 @@ YELP = FieldTable(
             "this run", "control_accuracy_sentiment", "control_self_bleu_sentiment", "control_forward_ppl_sentiment",
             "control_seconds_sentiment",
         ),
+        (
+            "… read back by its own encoder", "checked_accuracy_sentiment", "checked_self_bleu_sentiment",
+            "checked_forward_ppl_sentiment", "–",
+        ),
         *(
             (
                 f"… at strength {strength}", f"sweep_accuracy_sentiment_strength{strength}",
@@ -145,10 +149,17 @@ YELP_EDITS = FieldTable(
         ("LatentOps", ".95", "54.0", "24.3"), ("DiRR", ".96", "61.5", "29.8"), ("FUDGE", ".40", "57.0", "18.0"),
     ),
     (
-        ("this run", "edit_accuracy", "edit_input_bleu", "edit_reference_bleu"),
+        ("this run, least change", "edit_accuracy", "edit_input_bleu", "edit_reference_bleu"),
         *(
             (
-                f"… at level {level}", f"edit_accuracy_level{level}", f"edit_input_bleu_level{level}",
+                f"… another word {keep} nats likelier", f"edit_accuracy_keep{keep}", f"edit_input_bleu_keep{keep}",
+                f"edit_reference_bleu_keep{keep}",
+            )
+            for keep in (0, 3, 10)
+        ),
+        *(
+            (
+                f"written anew from level {level}", f"edit_accuracy_level{level}", f"edit_input_bleu_level{level}",
                 f"edit_reference_bleu_level{level}",
             )
             for level in range(2, 65, 2)

@@ -44,6 +44,10 @@ class Condition:
     def rows(self, chosen: slice) -> Condition:
         return self._each(lambda x: x[chosen])
 
+    def chosen(self, rows: Tensor) -> Condition:
+        """The condition of these *rows* (n,), by number."""
+        return self._each(lambda x: x[rows])
+
     def repeated(self, times: int) -> Condition:
         """The rows, *times* over: (B, …) -> (times · B, …)."""
         return self._each(lambda x: torch.cat([x] * times))
