@@ -177,6 +177,11 @@ class Objective(Part):
     cluster_weight: float = Field(1.0, ge=0)
     mutual_information_weight: float = Field(0.0, ge=0)
     cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
+    cluster_features: Literal["latent", "answer"] = Field(
+        "latent",
+        description="what k-means sees: posterior means, anew each epoch; or, in dialogues, what of a turn tells the "
+        "turn after it (canonical correlation of their words), once",
+    )
     cluster_pca: int = Field(64, ge=1, description="principal components that k-means sees; at most latent.dim")
     cluster_whiten: bool = Field(False, description="whiten those components, as published")
     cluster_start: float = Field(

@@ -211,6 +211,14 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     elif data.context_turns and data.corpus not in LABELS and not data.context_column:
         message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
         yield Contradiction(column, (turns, corpus), message)
+    features = ("objective", "cluster_features")
+    dialogue = data.corpus in CONTEXTS or (data.corpus not in LABELS and data.context_column)
+    if recipe.objective.cluster_features == "answer" and not dialogue:
+        message = (
+            f"'answer' needs the turns before each sentence; set it to latent, or take {', '.join(CONTEXTS)}, "
+            "or files or hub with data.context_column"
+        )
+        yield Contradiction(features, (features, corpus, column), message)
     inference = ("inference", "kind")
     if data.context_turns and recipe.inference.kind == "short_run":
         message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"

@@ -127,8 +127,8 @@ class Trainer:
             rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
             batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         else:
-            if first == 0 and epoch > 0:
-                self._end_text_epoch(self.stage_step / stage.steps)
+            if first == 0 and (epoch > 0 or self.train.answers is not None):
+                self._new_clusters(self.stage_step / stage.steps)
             clusters = next(iter(self.clusters.values()), None) if self.recipe.objective.cluster_sampling else None
             batches = self.order.epoch(1000 * self.stage_index + epoch, clusters)
         batches = batches[first:last]
@@ -227,7 +227,7 @@ class Trainer:
 
     # -- between epochs and stages -------------------------------------------------------------------------------
 
-    def _end_text_epoch(self, progress: float) -> None:
+    def _new_clusters(self, progress: float) -> None:
         """New clusters from the posterior means that training itself computed: no second pass over the corpus.
 
         Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
@@ -242,9 +242,15 @@ class Trainer:
         self._cluster(means)
 
     def _cluster(self, means: NDArray[np.float32]) -> None:
+        """Clusters of each row's posterior mean; or of what tells its answer, which does not change: only once."""
         objective = self.recipe.objective
-        seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
-        shown = means[seen]
+        if self.train.answers is None:
+            seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
+            shown = means[seen]
+        elif self.clusters:
+            return
+        else:
+            seen, shown = np.ones(len(means), dtype=bool), self.train.answers
         if objective.cluster_residual:
             shown = without_labels(shown, [labels[seen] for labels in self.labels.values()])
         for name in self.unsupervised:

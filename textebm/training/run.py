@@ -63,6 +63,7 @@ def train(
             name: read_split(
                 corpus[name], tokenizer, data.max_tokens,
                 context_turns=data.context_turns, context_tokens=data.context_tokens,
+                answers=name == "train" and recipe.objective.cluster_features == "answer",
             )
             for name in ("train", "validation")
         }  # fmt: skip
