@@ -337,6 +337,8 @@ def test_generate_passes_what_was_given(model: FakeModel, run_directory: str) ->
     assert model.asked[1][1]["num_beams"] == 3
     found = json.loads(succeed("generate", run_directory, "--resample-from-layer", "1", "--json"))
     assert model.asked[2][1]["resample_from_layer"] == found["resample_from_layer"] == 1
+    succeed("generate", run_directory, "--symbol", "code=2", "--confidence", "0.9")
+    assert model.asked[3][1]["confidence"] == 0.9
 
 
 @pytest.mark.parametrize(
