@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textebm.networks.best_word import BestWord
+from textebm.networks.part import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -88,7 +89,7 @@ class RecurrentDecoder(nn.Module):
             rows[:, rung] = 1
         self.register_buffer("initial_seen", seen, persistent=False)
         self.project = nn.Linear(hidden_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def start(self, z: Tensor) -> DecoderState:
@@ -151,7 +152,7 @@ class TransformerDecoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
