@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.build import build_weights
-from textebm.companions import LatentBatch, StageName, Targets
+from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.inference import ShortRun
 from textebm.model import Objective, TextEBM
 from textebm.networks.part import Part, whole
 from textebm.networks.posterior import Posterior
-from textebm.objective.clustering import Cells, find_clusters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
 from textebm.text.batches import BatchOrder, Dealt, TokenBatch, collate, load_batches, special_ids
 from textebm.text.shuffle import LARGE, Shuffle
+from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
 from textebm.training.state import pack, pack_random, unpack, unpack_random
@@ -88,29 +88,24 @@ class Trainer:
         # own rows (`textebm.networks.part`), so that the number of parts changes nothing.
         self.places = options.accumulate * self.accelerator.num_processes
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
-        self.labels = known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed)
-        self.unsupervised = [name for name, head in model.heads.items() if head.column is None]
         self.large = large
         self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed, large)
         self.plan = [self._plan(stage) for stage in options.stages]
         self.stage_index = self.stage_step = self.number = 0
-        self.sample = self._some_rows(large)  # rows whose posterior means are kept: all, unless there are many
-        self.means = np.zeros((len(self.sample), recipe.latent.dim), dtype=np.float32)  # this epoch's
-        self.clusters: dict[str, NDArray[np.int64]] = {}  # of the rows of the sample
-        self.cells: dict[str, Cells] = {}  # of other rows
-        # For drawing by cluster from more rows than that: where each was in the last epoch, and has been in this one.
-        self.found = np.full(len(train) if self._draws_all_by_cluster else 0, -1, dtype=np.int16)
-        self.finding = self.found.copy()
+        objective = recipe.objective
+        self.classes = Classes(
+            len(train), self._some_rows(large), recipe.latent.dim,
+            known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
+            {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
+            components=objective.cluster_pca, whiten=objective.cluster_whiten, residual=objective.cluster_residual,
+            drawn=objective.cluster_sampling, seed=recipe.seed,
+        )  # fmt: skip
         self._latents: LatentBatch | None = None
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
         batches = math.ceil(len(self.train) / (size * self.places))
         return StagePlan(stage.name, stage.steps or max(1, round((stage.epochs or 1) * batches)), batches)
-
-    @property
-    def _draws_all_by_cluster(self) -> bool:
-        return self.recipe.objective.cluster_sampling and len(self.sample) < len(self.train)
 
     @property
     def total_steps(self) -> int:
@@ -132,17 +127,15 @@ class Trainer:
         epoch, first = divmod(self.stage_step, stage.batches_per_epoch)
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
-            if first == 0 and epoch == 0 and self.unsupervised:
-                self._cluster(self._encoded().posterior.mean.cpu().numpy())
+            if first == 0 and epoch == 0 and self.classes.codes:
+                self.classes.find(self._encoded().posterior.mean.cpu().numpy())
             yield from self._prior_epoch(stage, epoch, first, last)
             return
         if first == 0:
             if epoch > 0:
                 self._end_text_epoch(self.stage_step / stage.steps)
-            self.found[:] = self.finding
-        clusters = None
-        if self.recipe.objective.cluster_sampling and self.clusters:
-            clusters = self.found if self._draws_all_by_cluster else next(iter(self.clusters.values()))
+            self.classes.begin_epoch()
+        clusters = self.classes.drawn_by()
         number = 1000 * self.stage_index + epoch
         order = (
             Dealt(rows, [rows[part.rows] for part in self._parts(rows)])
@@ -160,7 +153,7 @@ class Trainer:
         time."""
         n, size = len(self.train), self.recipe.training.prior_batch_size * self.places
         seed = [self.recipe.seed, self.stage_index, epoch]
-        whole_stretch = len(self.sample) == n
+        whole_stretch = self.classes.all
         stretch = n if whole_stretch else max(1, self.large // size) * size
         for start in range(first * size // stretch * stretch, min(last * size, n), stretch):
             end = min(start + stretch, n)
@@ -193,7 +186,7 @@ class Trainer:
         chosen = torch.from_numpy(places).to(self.device)
         context = None if latents.context is None else latents.context[chosen]
         views = None if latents.views is None else latents.views[chosen]
-        posterior, targets = latents.posterior.unpacked(packed[chosen]), self._targets(rows)
+        posterior, targets = latents.posterior.unpacked(packed[chosen]), self.classes.targets(rows, self.device)
         return LatentBatch(posterior, targets(posterior.mean) if callable(targets) else targets, views, context)
 
     def _step(
@@ -249,14 +242,15 @@ class Trainer:
     ) -> dict[str, float]:  # fmt: skip
         """Backward through one part of the batch *rows*; its terms."""
         text = isinstance(batch, TokenBatch)
-        targets = self._targets(batch.index.cpu().numpy()) if isinstance(batch, TokenBatch) else None
+        targets = self.classes.targets(rows[part.rows], self.device) if isinstance(batch, TokenBatch) else None
         bf16 = self.recipe.training.mixed_precision == "bf16" and text
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
         # processes' gradients are averaged: each counts as many times as there are
         self.accelerator.backward(objective.loss * (part.share * self.accelerator.num_processes))
         if text and objective.posterior is not None:
-            self._remember(rows[part.rows_in_turn], whole(objective.posterior.mean.detach().float()).cpu().numpy())
+            means = whole(objective.posterior.mean.detach().float())
+            self.classes.remember(rows[part.rows_in_turn], means.cpu().numpy())
         return {name: float(term.detach()) for name, term in objective.terms.items()}
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
@@ -265,35 +259,6 @@ class Trainer:
             return values
         total = torch.tensor(list(values.values()), device=self.device)
         return dict(zip(values, self.accelerator.reduce(total, "sum").tolist(), strict=True))
-
-    def _remember(self, rows: NDArray[np.int64], means: NDArray[np.float32]) -> None:
-        """For the next clustering, and for drawing by cluster."""
-        if len(self.sample) == len(self.train):
-            self.means[rows] = means
-            return
-        places = np.searchsorted(self.sample, rows).clip(max=len(self.sample) - 1)
-        kept = self.sample[places] == rows
-        self.means[places[kept]] = means[kept]
-        if self._draws_all_by_cluster and self.cells:
-            self.finding[rows] = next(iter(self.cells.values())).assign(means, self._explained(rows))
-
-    def _targets(self, rows: NDArray[np.int64]) -> Targets:
-        def known(classes: NDArray[np.integer]) -> Tensor:
-            return torch.from_numpy(classes.astype(np.int64)).to(self.device)
-
-        labels = {name: known(classes[rows]) for name, classes in self.labels.items()}
-        if len(self.sample) == len(self.train):
-            return {**labels, **{name: known(classes[rows]) for name, classes in self.clusters.items()}}
-
-        def from_means(means: Tensor) -> dict[str, Tensor]:
-            points, explained = means.float().cpu().numpy(), self._explained(rows)
-            return {**labels, **{name: known(cells.assign(points, explained)) for name, cells in self.cells.items()}}
-
-        return from_means
-
-    def _explained(self, rows: NDArray[np.int64]) -> list[NDArray[np.integer]] | None:
-        """The labels that clusters shall not name again."""
-        return [each[rows] for each in self.labels.values()] if self.recipe.objective.cluster_residual else None
 
     def _check(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -317,31 +282,14 @@ class Trainer:
 
         Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
         """
-        means, self.means = self.means, np.zeros_like(self.means)
-        if progress < self.recipe.objective.cluster_start or not self.unsupervised:
-            return
-        self._cluster(means)
-
-    def _cluster(self, means: NDArray[np.float32]) -> None:
-        objective = self.recipe.objective
-        seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
-        for name in self.unsupervised:
-            previous = self.clusters.get(name)
-            classes = len(self.model.heads[name].classes)
-            assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
-            assignment[seen], self.cells[name] = find_clusters(
-                means[seen], classes, components=objective.cluster_pca, seed=self.recipe.seed,
-                whiten=objective.cluster_whiten, previous=None if previous is None else previous[seen],
-                labels=self._explained(self.sample[seen]),
-            )  # fmt: skip
-            self.clusters[name] = assignment
-        if self._draws_all_by_cluster:
-            self.finding[self.sample] = next(iter(self.clusters.values()))
+        means = self.classes.take_means()
+        if progress >= self.recipe.objective.cluster_start and self.classes.codes:
+            self.classes.find(means)
 
     def _encoded(self) -> LatentBatch:
         """Posteriors and contexts of the sample (else all of the training set): what resting encoders give."""
         if self._latents is None:
-            self._latents = self._encode(self.sample)
+            self._latents = self._encode(self.classes.sample)
         return self._latents
 
     @torch.no_grad()
@@ -414,11 +362,8 @@ class Trainer:
         each has random numbers of its own: alike, as long as nothing draws in one alone."""
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
         processes = gather_object([pack_random({"noise": self.generator})])
-        clusters = {name: torch.from_numpy(values) for name, values in self.clusters.items()}
         tensors = {
-            "model": dict(self.model.state_dict()), "optimizer": optimizer, "clusters": clusters,
-            "means": {"means": torch.from_numpy(self.means)}, "cells": _packed(self.cells),
-            "found": {"found": torch.from_numpy(self.found), "finding": torch.from_numpy(self.finding)},
+            "model": dict(self.model.state_dict()), "optimizer": optimizer, **self.classes.state(),
             **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
         }  # fmt: skip
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
@@ -443,26 +388,9 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
         unpack_random(own, state["random"][rank], {"noise": self.generator})
-        self.means = tensors["means"]["means"].numpy().copy()
-        self.found, self.finding = (tensors["found"][name].numpy().copy() for name in ("found", "finding"))
-        self.cells = _unpacked(tensors["cells"])
-        self.clusters = {name: values.numpy().copy() for name, values in tensors["clusters"].items()}
+        self.classes.restore(tensors)
         position = state["position"]
         self.stage_index, self.stage_step, self.number = (
             position["stage"], position["stage_step"], position["number"],
         )  # fmt: skip
         self._latents = None
-
-
-def _packed(cells: Mapping[str, Cells]) -> dict[str, Tensor]:
-    return {
-        f"{name}.{part}": torch.from_numpy(values) for name, of in cells.items() for part, values in vars(of).items()
-    }
-
-
-def _unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Cells]:
-    parts = dict[str, dict[str, Any]]()
-    for name, values in tensors.items():
-        head, _, part = name.rpartition(".")
-        parts.setdefault(head, {})[part] = values.numpy().copy()
-    return {head: Cells(**of) for head, of in parts.items()}
