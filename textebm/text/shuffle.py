@@ -29,7 +29,10 @@ class Shuffle:
         return np.random.default_rng(self.seed).integers(2**64, size=ROUNDS, dtype=np.uint64)
 
     def __getitem__(self, positions: ArrayLike) -> NDArray[np.int64]:
-        values = self._network(np.asarray(positions, dtype=np.uint64))
+        places = np.asarray(positions)
+        if places.size and not (0 <= places.min() and places.max() < self.n):
+            raise IndexError(f"positions from {places.min()} to {places.max()} of {self.n}")
+        values = self._network(places.astype(np.uint64))
         while (outside := values >= self.n).any():
             values[outside] = self._network(values[outside])
         return values.astype(np.int64)

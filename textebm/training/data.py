@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
+from datasets.table import MemoryMappedTable
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
@@ -71,6 +73,12 @@ def read_split(
 
 def _column(rows: Dataset, name: str) -> Iterator[Any]:
     """A column's values, a few thousand in memory."""
+    table = rows.data
+    if isinstance(table, MemoryMappedTable) and not table.replays and rows._indices is None:
+        with pa.OSFile(table.path) as file:  # read, not mapped: what was mapped once counts as ours until the end
+            for record in pa.ipc.open_stream(file):
+                yield from record.column(name).to_pylist()
+        return
     for batch in rows.select_columns([name]).iter(batch_size=CHUNK):
         yield from batch[name]
 

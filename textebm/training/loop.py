@@ -31,7 +31,7 @@ from textebm.networks.posterior import Posterior
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
-from textebm.text.batches import BatchOrder, Dealt, TokenBatch, collate, load_batches, special_ids
+from textebm.text.batches import BatchOrder, Collation, Dealt, TokenBatch, load_batches, special_ids
 from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
@@ -303,11 +303,11 @@ class Trainer:
         views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
         posterior: Posterior | None = None
         contexts: Tensor | None = None
-        ids = special_ids(self.model.tokenizer)
+        collation = Collation(self.train.store, {}, special_ids(self.model.tokenizer), self.train.contexts)
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
-            batch = collate(self.train.store, rows[chosen], {}, **ids, contexts=self.train.contexts).to(self.device)
+            (batch,) = (each.to(self.device) for each in collation[Dealt.entire(rows[chosen])])
             features, context = None, self.model.read_context(batch)
             if views is not None and not isinstance(encoder, ShortRun):
                 features = encoder.features(batch.tokens, batch.lengths)
@@ -335,7 +335,7 @@ class Trainer:
         """n rows in ascending order, or all."""
         if len(self.train) <= self.large:
             return np.sort(np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:n])
-        return np.sort(Shuffle(len(self.train), self.recipe.seed)[np.arange(n)])
+        return np.sort(Shuffle(len(self.train), self.recipe.seed)[np.arange(min(n, len(self.train)))])
 
     def _calibrate(self, n: int, rounds: int, seed: int) -> None:
         """The chain's step, on n draws, or on as many as there are contexts to draw in."""
