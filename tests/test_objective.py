@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import adjusted_mutual_info_score
 
 from textebm.objective.bottleneck import symbol_mutual_information
-from textebm.objective.clustering import align, cluster_latents, without_labels
+from textebm.objective.clustering import align, cluster_latents, find_clusters, label_effects, without_labels
 from textebm.objective.schedules import free_bits, kl_weight, learning_rate_factor
 
 
@@ -128,12 +128,32 @@ def test_without_labels_removes_what_labels_explain() -> None:
     labels, topics = rng.integers(2, size=800), rng.integers(3, size=800)
     directions = np.eye(6)
     means = 8 * directions[labels] + 2 * directions[2 + topics] + 0.1 * rng.normal(size=(800, 6))
-    rest = without_labels(means.astype(np.float32), [labels])
+
+    def residuals(of: list[np.ndarray], sizes: list[int]) -> np.ndarray:
+        given = means.astype(np.float32)
+        return without_labels(given, of, sizes, label_effects(given, of, sizes))
+
+    rest = residuals([labels], [2])
     for k in range(2):  # nothing linear of the labels is left: the class means agree
         np.testing.assert_allclose(rest[labels == k].mean(0), 0, atol=1e-3)
     found = cluster_latents(rest, 3, components=6, seed=0)
     assert adjusted_mutual_info_score(topics, found) > 0.99
     assert rest.dtype == np.float32
     missing = np.where(rng.random(800) < 0.5, -1, labels)
-    assert np.isfinite(without_labels(means.astype(np.float32), [missing, np.full(800, -1)])).all()
-    np.testing.assert_allclose(without_labels(means, []), means - means.mean(0), atol=1e-9)
+    assert np.isfinite(residuals([missing, np.full(800, -1)], [2, 0])).all()
+    np.testing.assert_allclose(residuals([], []), means - means.mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_cells_say_of_any_row_which_cluster_it_is_in(whiten: bool) -> None:
+    means, _ = blobs(200)
+    labels = np.random.default_rng(1).integers(3, size=len(means))
+    previous = cluster_latents(means, 5, components=4, seed=3)
+    for given in (None, [labels]):
+        found, cells = find_clusters(
+            means, 5, components=4, seed=0, whiten=whiten, previous=previous, labels=given
+        )  # fmt: skip
+        assert (cells.assign(means, given) == found).mean() > 0.99
+        assert (found == previous).mean() > 0.95, "named after those before"
+        near = means + np.float32(1e-4)
+        assert (cells.assign(near, given) == found).mean() > 0.99

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textebm.text.batches import BatchOrder, collate, collate_texts, load_batches, padding_share, parts, prefetch
+from textebm.text.batches import BatchOrder, Dealt, collate, collate_texts, load_batches, padding_share, prefetch
 from textebm.text.tokenizer import TokenStore, train_word
 
 STORE = TokenStore(np.array([5, 6, 7, 8, 9, 4], dtype=np.int32), np.array([0, 3, 3, 5, 6]))
@@ -81,14 +81,6 @@ def test_clusters_are_drawn_uniformly_and_rows_within_them() -> None:
         BatchOrder(LENGTHS, 32).epoch(0, np.full(10_000, -1))
 
 
-@pytest.mark.parametrize(("n", "number"), [(8, 2), (7, 3), (2, 5), (1, 1)])
-def test_parts_leave_nothing_out_and_none_is_empty(n: int, number: int) -> None:
-    dealt = parts(np.arange(n), number)
-    assert len(dealt) == number and all(len(each) for each in dealt)
-    assert set(itertools.chain(*dealt)) == set(range(n))
-    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
-
-
 def prefetch_threads() -> int:
     return sum(thread.name == "textebm-prefetch" for thread in threading.enumerate())
 
@@ -133,7 +125,9 @@ def test_loading_is_collating_in_order() -> None:
     texts = ["a", "b c", "d e f", "", "f f f f"]
     store = TokenStore.build(texts, tokenizer, 10)
     order = BatchOrder(store.lengths, 2).epoch(0)
-    batches = list(load_batches(store, order, {"y": np.arange(5)}, tokenizer))
+    batches = [
+        batch for (batch,) in load_batches(store, map(Dealt.entire, order), {"y": np.arange(5)}, tokenizer)
+    ]  # fmt: skip
     assert [batch.index.tolist() for batch in batches] == [rows.tolist() for rows in order]
     assert all(torch.equal(batch.labels["y"], batch.index) for batch in batches)
     assert all(int(batch.tokens[0, 0]) == tokenizer.bos_token_id for batch in batches)

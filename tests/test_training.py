@@ -74,10 +74,10 @@ def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:
     seen: list[int] = []
     original = worker._step
 
-    def watched(stage: Any, batches: Any, shares: Any) -> Any:
+    def watched(stage: Any, rows: Any, dealt: Any, batches: Any) -> Any:
         for batch in batches:
             seen.extend(batch.index.tolist())
-        return original(stage, batches, shares)
+        return original(stage, rows, dealt, batches)
 
     worker._step = watched  # type: ignore[method-assign]
     steps = list(worker.steps())
@@ -91,8 +91,8 @@ def test_clusters_keep_their_names_from_epoch_to_epoch() -> None:
     worker = trainer("training.stages=[{name: autoencoder, epochs: 4}]", "training.learning_rate=1e-4")
     history = []
     for step in worker.steps():
-        if step.stage_step % 10 == 1 and worker.clusters:
-            history.append(worker.clusters["code"].copy())
+        if step.stage_step % 10 == 1 and worker.classes.clusters:
+            history.append(worker.classes.clusters["code"].copy())
     assert len(history) == 3
     for before, after in zip(history, history[1:], strict=False):
         assert set(np.unique(after)) <= set(range(5)) and len(after) == len(worker.train)
@@ -101,9 +101,9 @@ def test_clusters_keep_their_names_from_epoch_to_epoch() -> None:
 
 def test_the_prior_stage_clusters_what_it_trains_on() -> None:
     worker = trainer("training.stages=[{name: prior, steps: 2}]")
-    assert worker.clusters == {}
+    assert worker.classes.clusters == {}
     list(worker.steps())
-    assert sorted(np.unique(worker.clusters["code"])) == [0, 1, 2, 3, 4]
+    assert sorted(np.unique(worker.classes.clusters["code"])) == [0, 1, 2, 3, 4]
 
 
 def test_label_limit_hides_labels() -> None:
@@ -315,5 +315,4 @@ def test_accumulated_batches_make_one_step_of_all_their_sentences() -> None:
     assert two.plan[0].batches_per_epoch == -(-one.plan[0].batches_per_epoch // 2)
     total = sum(step.tokens for _, step in zip(range(two.plan[0].batches_per_epoch), two.steps(), strict=False))
     assert total == int(two.train.store.lengths.sum() + len(two.train)), "each sentence once an epoch, with its end"
-    assert (abs(two.means).sum(1) > 0).all(), "and its posterior mean was kept"
-    assert set(two._noise) == {"noise", "noise_1"}
+    assert (abs(two.classes.means).sum(1) > 0).all(), "and its posterior mean was kept"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from textebm.decoding import DecodingOptions
 from textebm.generation import Generation
 from textebm.inference import ShortRun
+from textebm.networks.part import alone, uniform, whole
 from textebm.networks.posterior import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.contrastive import Contrastive, simclr_loss
@@ -26,6 +27,8 @@ from textebm.prior.sampling import sample
 from textebm.text.batches import TokenBatch, collate_texts
 
 StageName = Literal["autoencoder", "prior", "joint"]
+# Class of each sentence for each head (B,), −1 where unknown; or what tells it from the posterior means (B, d).
+Targets = Mapping[str, Tensor] | Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class LatentBatch:
     """Posteriors of a batch, encoded before, and its context (B, C): what the "prior" stage trains on."""
 
     posterior: Posterior
-    targets: dict[str, Tensor]
+    targets: Mapping[str, Tensor]
     views: Tensor | None = None  # (B, C) of unit length
     context: Tensor | None = None
 
@@ -58,7 +61,7 @@ class Companions(Generation):
                 terms[f"cross_entropy_{name}"] = symbol_cross_entropy(logits[name], targets[name])
                 loss = loss + (weights.supervised if supervised else weights.cluster) * terms[f"cross_entropy_{name}"]
             if not supervised:
-                terms[f"mutual_information_{name}"] = symbol_mutual_information(logits[name])
+                terms[f"mutual_information_{name}"] = symbol_mutual_information(whole(logits[name]))
                 loss = loss - weights.mutual_information * terms[f"mutual_information_{name}"]
         return loss
 
@@ -82,18 +85,26 @@ class Companions(Generation):
         tokens = self._with_words_hidden(batch.tokens, options.word_dropout, generator)
         negatives = None
         if options.negatives > 0:  # the model's own sentences: the autoencoder's are those of N(0, I)
-            drawn = torch.empty(options.negatives, self.prior.dim, device=u.device).normal_(generator=generator)
-            rows = torch.arange(options.negatives, device=u.device) % len(u)  # each in the context of a sentence
-            given = None if context is None else context[rows].detach()
-            if stage == "joint":
-                condition = Condition(context=given)
-                drawn = sample(self.prior, options.negatives, condition=condition, generator=generator).z
-            texts = self._decode(drawn, given, None, DecodingOptions(max_tokens=self.max_tokens), seed=0)
-            own = collate_texts(texts, self.tokenizer, self.max_tokens).to(u.device)
-            negatives = self.encoder.views(self.encoder.features(own.tokens, own.lengths))
+            given = None if context is None else whole(context.detach())
+            if given is not None:  # each in the context of a sentence
+                given = given[torch.arange(options.negatives, device=u.device) % len(given)]
+            with alone():
+                negatives = self._negative_views(options.negatives, given, stage, generator)
         first, second = self.encoder.views(features), self.encoder.views(self.encoder.features(tokens, batch.lengths))
-        terms["contrastive"] = simclr_loss(first, second, negatives, temperature=options.temperature)
+        terms["contrastive"] = simclr_loss(whole(first), whole(second), negatives, temperature=options.temperature)
         return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms, context))
+
+    def _negative_views(
+        self, n: int, context: Tensor | None, stage: StageName, generator: torch.Generator | None
+    ) -> Tensor:
+        """Views of n sentences that the model writes in these contexts (n, C). (n, C)"""
+        assert not isinstance(self.encoder, ShortRun)
+        drawn = torch.empty(n, self.prior.dim, device=self.device).normal_(generator=generator)
+        if stage == "joint":
+            drawn = sample(self.prior, n, condition=Condition(context=context), generator=generator).z
+        texts = self._decode(drawn, context, None, DecodingOptions(max_tokens=self.max_tokens), seed=0)
+        own = collate_texts(texts, self.tokenizer, self.max_tokens).to(self.device)
+        return self.encoder.views(self.encoder.features(own.tokens, own.lengths))
 
     def _view_term(self, u: Tensor, views: Tensor, terms: dict[str, Tensor], context: Tensor | None = None) -> Tensor:
         """−E cos(g(z, 0), c): all that p(c | z) adds to the bound, up to its constant. u (B, d), views (B, C)"""
@@ -106,6 +117,6 @@ class Companions(Generation):
 
     def _with_words_hidden(self, tokens: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
         """tokens (B, T) with about *share* of them <unk>, the first of each sentence never."""
-        hidden = torch.rand(tokens.shape, device=tokens.device, generator=generator) < share
+        hidden = uniform(tokens.shape, device=tokens.device, generator=generator) < share
         hidden[:, 0] = False
         return tokens.masked_fill(hidden, self.tokenizer.unk_token_id)

@@ -28,10 +28,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.companions import Companions, LatentBatch, StageName
+from textebm.companions import Companions, LatentBatch, StageName, Targets
 from textebm.dialogue import Encoder
 from textebm.inference import Refinement, ShortRun
 from textebm.networks.encoder import ContextEncoder
+from textebm.networks.part import whole
 from textebm.networks.posterior import Posterior
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, free_bits
@@ -85,9 +86,9 @@ class TextEBM(Companions):
 
     def forward(
         self, batch: TokenBatch | LatentBatch, stage: StageName, weights: Weights,
-        targets: Mapping[str, Tensor] | None = None, generator: torch.Generator | None = None,
+        targets: Targets | None = None, generator: torch.Generator | None = None,
     ) -> Objective:  # fmt: skip
-        """The objective of one batch. targets: class of each sentence for each head (B,), −1 where unknown."""
+        """The objective of one batch. targets: the classes of its sentences."""
         if isinstance(batch, LatentBatch):
             return self.prior_objective(batch, weights, generator)
         return self.text_objective(batch, stage, weights, targets or {}, generator)
@@ -95,7 +96,7 @@ class TextEBM(Companions):
     # -- stages "autoencoder" and "joint" ------------------------------------------------------------------------
 
     def text_objective(
-        self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Mapping[str, Tensor],
+        self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Targets,
         generator: torch.Generator | None,
     ) -> Objective:  # fmt: skip
         features, context = None, self.read_context(batch)
@@ -103,8 +104,9 @@ class TextEBM(Companions):
             features = self.encoder.features(batch.tokens, batch.lengths)
         learned = stage == "joint"
         posterior = self.posterior(batch, generator, learned_prior=learned, features=features, context=context)
+        known = targets(posterior.mean.detach()) if callable(targets) else targets
         objective = self._objective_of if self.refinement is None else self._refined_objective
-        return objective(posterior, features, batch, context, stage, weights, targets, generator)
+        return objective(posterior, features, batch, context, stage, weights, known, generator)
 
     def _refined_objective(
         self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
@@ -140,7 +142,7 @@ class TextEBM(Companions):
             kl = draw.given.kl_to_standard_normal()
             if stage == "autoencoder" or self.prior.explicit is not None:
                 terms["kl"] = kl.sum(-1).mean()
-                divergence = free_bits(kl, weights.free_bits)
+                divergence = free_bits(whole(kl), weights.free_bits)
                 if stage == "joint":  # closed-form prior: its log-ratio to N(0, I), at one draw, corrects the KL
                     assert self.prior.explicit is not None
                     log_ratio = self.prior.explicit.log_ratio(u).mean()
@@ -192,7 +194,7 @@ class TextEBM(Companions):
     def _matching_loss(self, matching: ScoreMatching, terms: dict[str, Tensor]) -> Tensor:
         """The score error, and a small pull of each level's free constant in F towards zero."""
         terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
-        return matching.loss.mean() + self.prior.potential_penalty * matching.potential.mean().square()
+        return matching.loss.mean() + self.prior.potential_penalty * whole(matching.potential).mean().square()
 
     # -- stage "prior" -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from textebm.dialogue import Contexts, Dialogue, Encoder, Given, check_list
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.part import normal
 from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
@@ -115,7 +116,7 @@ class Reading(Dialogue):
             noise = (
                 text_noise(batch.tokens, batch.lengths, shape[0], shape[2], seed)
                 if generator is None
-                else torch.empty(shape, device=self.device).normal_(generator=generator)
+                else normal(shape, device=self.device, generator=generator, dim=1)
             )
             posterior = self.encoder(lambda rows: self.posterior_score(batch.rows(rows), learned_prior), noise)
         else:

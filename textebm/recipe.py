@@ -215,7 +215,13 @@ class Training(Part):
     batch_size: int = Field(128, ge=1)
     prior_batch_size: int = Field(256, ge=1)
     accumulate: int = Field(
-        1, ge=1, description="batches whose gradients are added up for one step; two are what two processes are"
+        1,
+        ge=1,
+        description="batches whose gradients are added up for one step: what one batch of all their sentences does, "
+        "but for its statistics (latent.standardize, mutual information, negatives), which are of each one",
+    )
+    workers: int = Field(
+        0, ge=0, description="processes that read and pad batches ahead; 0 is a thread. The batches are the same"
     )
     learning_rate: float = Field(1e-3, gt=0)
     prior_learning_rate: float = Field(1e-3, gt=0)

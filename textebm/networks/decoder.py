@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textebm.networks.best_word import BestWord
+from textebm.networks.part import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -92,7 +93,7 @@ class RecurrentDecoder(nn.Module):
         self.register_buffer("initial_seen", seen, persistent=False)
         self.skip = skip
         self.project = nn.Linear(hidden_size + (latent_dim if skip else 0), embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def start(self, z: Tensor) -> DecoderState:
@@ -159,7 +160,7 @@ class TransformerDecoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
         self.project = nn.Linear(hidden_size, embedding_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from textebm.networks.part import Dropout
 from textebm.networks.posterior import Head, Posterior
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -57,7 +58,7 @@ class RecurrentEncoder(EncoderHeads):
             for layer in range(num_layers)
         ]
         self.layers = cast("Sequence[Sequence[RecurrentLayer]]", nn.ModuleList(layers))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.num_features = 2 * directions * hidden_size
         self.head = head
         self.view: ViewHead | None = None
@@ -100,7 +101,7 @@ class TransformerEncoder(EncoderHeads):
         self.inputs = nn.Linear(embedding_size, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.num_features = 2 * hidden_size
         self.head = head
         self.view: ViewHead | None = None

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textebm.networks.part import Dropout
+
 
 class TransformerBlock(nn.Module):
     def __init__(self, size: int, num_heads: int, dropout: float):
@@ -18,7 +20,7 @@ class TransformerBlock(nn.Module):
         self.attention_out = nn.Linear(size, size)
         self.mlp_norm = nn.LayerNorm(size)
         self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False, past: tuple[Tensor, Tensor] | None = None

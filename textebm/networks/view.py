@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from textebm.networks.part import Dropout
+
 
 class ViewHead(nn.Module):
     """h: features (B, F) -> unit views (B, C). Its own dropout makes two readings differ even if the body has none."""
@@ -13,7 +15,7 @@ class ViewHead(nn.Module):
     def __init__(self, features: int, size: int, *, hidden_size: int = 256, dropout: float = 0.1):
         super().__init__()
         self.net = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, size)
+            Dropout(dropout), nn.Linear(features, hidden_size), nn.SiLU(), nn.Linear(hidden_size, size)
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
+import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
+from textebm.text.shuffle import LARGE, Shuffle
 from textebm.text.tokenizer import TokenStore
 
 T = TypeVar("T")
@@ -59,14 +63,15 @@ class TokenBatch:
 
 def collate(
     store: TokenStore, indices: ArrayLike, labels: Mapping[str, ArrayLike], *, pad: int, bos: int, eos: int,
-    contexts: TokenStore | None = None,
+    contexts: TokenStore | None = None, beside: Rows | None = None,
 ) -> TokenBatch:  # fmt: skip
     """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name.
-    contexts: the turns before each row."""
+    contexts: the turns before each row. beside: rows of which these are a part, and as wide as which it is padded."""
     rows = np.asarray(indices, dtype=np.int64)
     starts = store.offsets[rows]
     lengths = store.offsets[rows + 1] - starts
-    width = int(lengths.max(initial=0)) + 2
+    widest = lengths if beside is None else store.offsets[beside + 1] - store.offsets[beside]
+    width = int(widest.max(initial=0)) + 2
     tokens = np.full((len(rows), width), pad, dtype=np.int64)
     tokens[:, 0] = bos
     # Position p of row b is token p - 1 of its sentence; gather them all at once.
@@ -79,7 +84,7 @@ def collate(
         lengths=torch.from_numpy(lengths + 2),
         labels={name: torch.from_numpy(np.asarray(values)[rows].astype(np.int64)) for name, values in labels.items()},
         index=torch.from_numpy(rows.copy()),
-        context=None if contexts is None else collate(contexts, rows, {}, pad=pad, bos=bos, eos=eos),
+        context=None if contexts is None else collate(contexts, rows, {}, pad=pad, bos=bos, eos=eos, beside=beside),
     )
 
 
@@ -105,11 +110,38 @@ class BatchOrder:
     """Which rows make each batch: of similar length, in an order drawn from (seed, epoch).
 
     lengths (n,): tokens of each row. The order is a pure function, so that resuming in mid-epoch is skipping batches.
+    large: more rows than that are never put in order all at once.
     """
 
-    lengths: NDArray[np.int64]
+    lengths: NDArray[np.integer]
     batch_size: int
     seed: int = 0
+    large: int = LARGE
+
+    def batches(
+        self, epoch: int, first: int, last: int, clusters: NDArray[np.integer] | None = None
+    ) -> Iterator[Rows]:  # fmt: skip
+        """The batches number *first* to *last* − 1 of an epoch: those of `epoch`, but where there are many rows each
+        pool is drawn, sorted and shuffled for itself; with clusters, its rows are drawn again among themselves, those
+        without a cluster (−1) as one more.
+        """
+        if len(self.lengths) <= self.large:
+            yield from self.epoch(epoch, clusters)[first:last]
+            return
+        shuffle, pool = Shuffle(len(self.lengths), [self.seed, epoch]), POOL * self.batch_size
+        for number in range(first // POOL, -(-last // POOL)):
+            rng = np.random.default_rng([self.seed, epoch, number])
+            rows = shuffle[np.arange(number * pool, min((number + 1) * pool, len(self.lengths)))]
+            if clusters is not None:
+                rows = rows[draw_by_cluster(clusters[rows] + 1, rng)]
+            batches = self._by_length(rows)
+            begin = number * POOL
+            chosen = rng.permutation(len(batches))[max(first - begin, 0) : last - begin]
+            yield from (batches[each] for each in chosen)
+
+    def _by_length(self, pooled: Rows) -> list[Rows]:
+        pooled = pooled[np.argsort(self.lengths[pooled], kind="stable")]
+        return [pooled[first : first + self.batch_size] for first in range(0, len(pooled), self.batch_size)]
 
     def epoch(self, epoch: int, clusters: NDArray[np.integer] | None = None) -> list[Rows]:
         """The batches of one epoch, the last batch of rows perhaps smaller; each row once.
@@ -122,9 +154,7 @@ class BatchOrder:
         pool = POOL * self.batch_size
         batches: list[Rows] = []
         for start in range(0, len(rows), pool):
-            pooled = rows[start : start + pool]
-            pooled = pooled[np.argsort(self.lengths[pooled], kind="stable")]
-            batches += [pooled[first : first + self.batch_size] for first in range(0, len(pooled), self.batch_size)]
+            batches += self._by_length(rows[start : start + pool])
         return [batches[number] for number in rng.permutation(len(batches))]
 
 
@@ -137,12 +167,6 @@ def draw_by_cluster(clusters: NDArray[np.integer], rng: np.random.Generator) -> 
     _, starts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
     chosen = rng.integers(len(sizes), size=len(clusters))
     return order[starts[chosen] + rng.integers(sizes[chosen])]
-
-
-def parts(rows: Rows, number: int) -> list[Rows]:
-    """*rows* dealt out like cards to *number* parts, which are then of similar lengths; a part that would be empty
-    holds the first row again."""
-    return [rows[first::number] if first < len(rows) else rows[:1] for first in range(number)]
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Iterable[NDArray[np.integer]]) -> float:
@@ -196,14 +220,62 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
         thread.join()
 
 
+@dataclass(frozen=True)
+class Dealt:
+    """The rows of a batch, and of these the parts that this process computes."""
+
+    whole: Rows
+    parts: Sequence[Rows]
+
+    @staticmethod
+    def entire(rows: Rows) -> Dealt:
+        return Dealt(rows, (rows,))
+
+
+@dataclass(frozen=True)
+class Collation:
+    """Makes the parts of a batch from its rows: what a loading thread or process does."""
+
+    store: TokenStore
+    labels: Mapping[str, ArrayLike]
+    ids: SpecialIds
+    contexts: TokenStore | None = None
+
+    def __getitem__(self, dealt: Dealt) -> list[TokenBatch]:
+        for store in (self.store, self.contexts):
+            if store is not None:
+                store.release()  # a file's pages that were read stay mapped else, in the end all of them
+        return [
+            collate(self.store, rows, self.labels, **self.ids, contexts=self.contexts, beside=dealt.whole)
+            for rows in dealt.parts
+        ]
+
+
 def load_batches(
-    store: TokenStore,
-    order: Iterable[NDArray[np.integer]],
-    labels: Mapping[str, ArrayLike],
-    tokenizer: PreTrainedTokenizerFast,
-    ahead: int = 2,
-    contexts: TokenStore | None = None,
-) -> Iterator[TokenBatch]:
-    """The batches of *order*, collated in a background thread."""
-    ids = special_ids(tokenizer)
-    return prefetch((collate(store, rows, labels, **ids, contexts=contexts) for rows in order), ahead)
+    store: TokenStore, order: Iterable[Dealt], labels: Mapping[str, ArrayLike], tokenizer: PreTrainedTokenizerFast,
+    ahead: int = 2, contexts: TokenStore | None = None, workers: int = 0,
+) -> Iterator[list[TokenBatch]]:  # fmt: skip
+    """The parts of each batch of *order*, collated in a background thread, or in *workers* processes: the same ones."""
+    collation = Collation(store, labels, special_ids(tokenizer), contexts)
+    if workers:
+        return _in_processes(collation, order, ahead, workers)
+    return prefetch((collation[dealt] for dealt in order), ahead)
+
+
+def _in_processes(
+    collation: Collation, order: Iterable[Dealt], ahead: int, workers: int
+) -> Iterator[list[TokenBatch]]:  # fmt: skip
+    loader = DataLoader(
+        cast("Dataset[list[TokenBatch]]", collation), batch_size=None, sampler=order, num_workers=workers,
+        prefetch_factor=max(1, ahead), worker_init_fn=_leave_signals_to_the_parent,
+        generator=torch.Generator(),  # its seed for the workers, who draw nothing, is not taken from ours
+        # a fork shares the token store; nothing but NumPy runs in it
+        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
+    )  # fmt: skip
+    yield from loader  # which ends its workers when this generator is closed or dropped
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches the whole group: the parent finishes its step, saves and then ends the workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

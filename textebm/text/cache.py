@@ -1,4 +1,4 @@
-"""Corpora converted to Arrow, memory-mapped.
+"""Corpora converted to Arrow, and the token ids of large ones, memory-mapped.
 
 What a reader yields is written once under the cache ($TEXTEBM_CACHE, else ~/.cache/textebm). The folder's name is a
 hash of the files' contents, the options and our own reading code, so that a changed file is read again; a folder is
@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, NamedSplit
@@ -24,6 +25,8 @@ from textebm.errors import CorpusError
 from textebm.text.readers import Row
 
 CHUNK = 2000  # rows in memory while writing
+
+T = TypeVar("T")
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
@@ -83,19 +86,25 @@ def content_hashes(paths: Iterable[Path]) -> list[str]:
 
 def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) -> DatasetDict:
     """The splits that *build* writes into a folder, from the cache where they are there already."""
-    code = content_hashes(
-        Path(__file__).with_name(f"{module}.py") for module in ("corpora", "readers", "history", "grammar")
-    )
+    return cached_as(corpus, key, build, root, _open, ("corpora", "readers", "history", "grammar"))
+
+
+def cached_as(
+    name: str, key: object, build: Callable[[Path], None], root: Path, open_folder: Callable[[Path], T],
+    modules: Iterable[str],
+) -> T:  # fmt: skip
+    """What *open_folder* makes of a folder that *build* writes. modules: those of ours that its content depends on."""
+    code = content_hashes(Path(__file__).with_name(f"{module}.py") for module in modules)
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True, default=str).encode()).hexdigest()[:20]
-    folder = root / f"{corpus}-{digest}"
+    folder = root / f"{name}-{digest}"
     if folder.is_dir():
         try:
-            return _open(folder)
+            return open_folder(folder)
         except (pa.ArrowException, OSError):
             shutil.rmtree(folder, ignore_errors=True)  # damaged from outside: build it again
     try:
         root.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{corpus}-", dir=root))
+        building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
     except OSError as error:
         raise CorpusError(f"{root}: the cache cannot be written ({error.strerror}); set TEXTEBM_CACHE") from error
     try:
@@ -107,7 +116,7 @@ def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) 
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return _open(folder)
+    return open_folder(folder)
 
 
 def _open(folder: Path) -> DatasetDict:

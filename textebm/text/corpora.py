@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, lo
 
 from textebm.errors import CorpusError, did_you_mean
 from textebm.text import grammar, readers
-from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
+from textebm.text.cache import CHUNK, SplitWriter, cache_root, cached, content_hashes, write_split
 from textebm.text.history import COLUMN, parse_history
 from textebm.text.readers import Row
+from textebm.text.shuffle import LARGE, Shuffle
 
 log = logging.getLogger(__name__)
 
@@ -348,7 +350,9 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(target / f"{split}.arrow", features)) for split in SPLITS}
         for split, source in sources.items():
-            drawn = draw_splits(counts["train"], absent, options.seed) if split == "train" else [split] * counts[split]
+            drawn: Iterable[str] = repeat(split, counts[split])
+            if split == "train":
+                drawn = draw_splits(counts["train"], absent, options.seed)
             rows = (row for row in source() if row["text"])
             for row, destination in zip(rows, drawn, strict=True):
                 labels = {c: numbers[c].get(row[c], -1) if row[c] is not None else -1 for c in options.label_columns}
@@ -358,14 +362,19 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
             raise CorpusError(f"{split}: no sentences")
 
 
-def draw_splits(n: int, absent: list[str], seed: int) -> list[str]:
+def draw_splits(n: int, absent: list[str], seed: int, large: int = LARGE) -> Iterator[str]:
     """Which split each of *n* training rows goes to: 5 %, at least one, to each of the *absent* ones."""
-    drawn = np.full(n, "train", dtype=object)
-    order = np.random.default_rng(seed).permutation(n)
     share = max(1, n // 20)
-    for number, split in enumerate(absent):
-        drawn[order[number * share : (number + 1) * share]] = split
-    return list(drawn)
+    names = [*absent, "train"]
+    if n <= large:
+        drawn = np.full(n, len(absent))
+        order = np.random.default_rng(seed).permutation(n)
+        for number in range(len(absent)):
+            drawn[order[number * share : (number + 1) * share]] = number
+        return (names[number] for number in drawn)
+    order_of = Shuffle(n, seed)
+    places = (order_of[np.arange(start, min(start + CHUNK, n))] for start in range(0, n, CHUNK))
+    return (names[number] for chunk in places for number in np.minimum(chunk // share, len(absent)))
 
 
 def sort_labels(names: Iterable[str]) -> list[str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from datasets import Dataset, List
 from transformers import PreTrainedTokenizerFast
 
-from textebm.text.tokenizer import TokenStore
+from textebm.text.tokenizer import Encoded, TokenStore, chunks_of
 
 History = tuple[str, ...]
 COLUMN = "context"  # of a corpus: the turns before the sentence, a list of texts
@@ -81,13 +81,20 @@ def history_store(
 ) -> TokenStore:
     """Each history's last *turns* turns as one row, an end of sentence between two. A row longer than *max_tokens*
     loses its beginning: the latest words say most."""
-    kept = [tuple(history)[-turns:] if turns else () for history in histories]
-    flat = TokenStore.build([turn for history in kept for turn in history], tokenizer, sys.maxsize)
-    between = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    rows, first = [np.empty(0, dtype=np.int32)], 0
-    for history in kept:
-        parts = [part for number in range(first, first + len(history)) for part in (flat[number], between)]
-        rows.append(np.concatenate([rows[0], *parts[:-1]])[-max_tokens:])
-        first += len(history)
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))  # rows[0] is empty: the first offset
-    return TokenStore(np.concatenate(rows), lengths.cumsum())
+    return TokenStore.joined(encode_histories(histories, tokenizer, turns=turns, max_tokens=max_tokens))
+
+
+def encode_histories(
+    histories: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerFast, *, turns: int, max_tokens: int
+) -> Iterator[Encoded]:
+    """What `history_store` joins, a chunk at a time."""
+    between, nothing = np.array([tokenizer.eos_token_id], dtype=np.int32), np.empty(0, dtype=np.int32)
+    for chunk in chunks_of(histories):
+        kept = [tuple(history)[-turns:] if turns else () for history in chunk]
+        flat = TokenStore.build([turn for history in kept for turn in history], tokenizer, sys.maxsize)
+        rows, first = [], 0
+        for history in kept:
+            parts = [part for number in range(first, first + len(history)) for part in (flat[number], between)]
+            rows.append(np.concatenate([nothing, *parts[:-1]])[-max_tokens:])
+            first += len(history)
+        yield Encoded(np.concatenate(rows), np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))

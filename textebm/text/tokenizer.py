@@ -8,10 +8,14 @@ the 10k words of Penn Treebank fit.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +30,8 @@ EOS = "<eos>"
 UNK = "<unk>"
 SPECIAL = (PAD, BOS, EOS, UNK)
 CHUNK = 4096  # texts in memory while encoding
+
+T = TypeVar("T")
 
 
 def train_word(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
@@ -110,11 +116,39 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """Some rows: their tokens end to end, and how many each has."""
+
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+
+
+def encode_chunks(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> Iterator[Encoded]:
+    """What `TokenStore.build` joins, a chunk at a time."""
+    # The tokenizers library itself is three times as fast as its wrapper; a copy, since the switches are its state.
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    reserved = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    for chunk in chunks_of(texts):
+        rows = [encoded.ids[:max_tokens] for encoded in backend.encode_batch_fast(chunk, add_special_tokens=False)]
+        tokens = np.fromiter((token for row in rows for token in row), dtype=np.int32)
+        tokens[np.isin(tokens, reserved)] = tokenizer.unk_token_id
+        yield Encoded(tokens, np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+
+
+STORE_FILES: dict[str, type[np.integer]] = {"tokens.i32": np.int32, "offsets.i64": np.int64, "lengths.i32": np.int32}
+
+
+@dataclass(frozen=True)
 class TokenStore:
     """Sentences as token ids, end to end, without bos and eos: row i is ``tokens[offsets[i]:offsets[i + 1]]``."""
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    folder: Path | None = None  # of the files that the arrays are mapped from
+    _counted: NDArray[np.integer] | None = None
+    _mappings: tuple[mmap.mmap, ...] = ()
 
     @staticmethod
     def build(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> TokenStore:
@@ -122,21 +156,54 @@ class TokenStore:
 
         Text that spells <pad>, <bos> or <eos> cannot forge them: they become <unk>.
         """
-        parts: list[NDArray[np.int32]] = []
-        lengths: list[NDArray[np.int64]] = []
-        # The tokenizers library itself is three times as fast as its wrapper; a copy, since the switches are its state.
-        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.no_truncation()
-        backend.no_padding()
-        for chunk in _chunks(texts):
-            rows = [encoded.ids[:max_tokens] for encoded in backend.encode_batch_fast(chunk, add_special_tokens=False)]
-            lengths.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
-            parts.append(np.fromiter((token for row in rows for token in row), dtype=np.int32))
-        tokens = np.concatenate([*parts, np.empty(0, dtype=np.int32)])
-        reserved = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
-        tokens[np.isin(tokens, reserved)] = tokenizer.unk_token_id
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
-        return TokenStore(tokens, offsets)
+        return TokenStore.joined(encode_chunks(texts, tokenizer, max_tokens))
+
+    @staticmethod
+    def joined(chunks: Iterable[Encoded]) -> TokenStore:
+        """The store of these rows, in memory."""
+        parts, lengths = [np.empty(0, dtype=np.int32)], [np.zeros(1, dtype=np.int64)]
+        for chunk in chunks:
+            parts.append(chunk.tokens)
+            lengths.append(chunk.lengths)
+        return TokenStore(np.concatenate(parts), np.concatenate(lengths).cumsum())
+
+    @staticmethod
+    def write(folder: Path, chunks: Iterable[Encoded]) -> None:
+        """The same in files of an empty *folder*, a chunk in memory at a time; `open` maps them."""
+        end = 0
+        folder.mkdir()
+        with ExitStack() as stack:
+            tokens, offsets, counted = (stack.enter_context((folder / name).open("wb")) for name in STORE_FILES)
+            offsets.write(np.zeros(1, dtype=np.int64).tobytes())
+            for chunk in chunks:
+                tokens.write(chunk.tokens.tobytes())
+                offsets.write((end + chunk.lengths.cumsum()).tobytes())
+                counted.write(chunk.lengths.astype(np.int32).tobytes())
+                end += int(chunk.lengths.sum())
+
+    @staticmethod
+    def open(folder: Path) -> TokenStore:
+        """The store of such a folder, mapped into memory. Raises OSError."""
+        arrays, mappings = [], []
+        for name, dtype in STORE_FILES.items():
+            with (folder / name).open("rb") as file:
+                if os.fstat(file.fileno()).st_size == 0:  # which cannot be mapped: no row has a token
+                    arrays.append(np.empty(0, dtype=dtype))
+                    continue
+                mappings.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            arrays.append(np.frombuffer(mappings[-1], dtype=dtype))
+        tokens, offsets, counted = arrays
+        return TokenStore(tokens, offsets, folder, counted, tuple(mappings))
+
+    def __reduce__(self) -> tuple[Callable[..., TokenStore], tuple[Any, ...]]:
+        """For another process: files are mapped there again."""
+        return (TokenStore, (self.tokens, self.offsets)) if self.folder is None else (TokenStore.open, (self.folder,))
+
+    def release(self) -> None:
+        """Give back the memory that reading the files has taken; the next reading takes it again."""
+        for mapping in self._mappings:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapping.madvise(mmap.MADV_DONTNEED)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -148,9 +215,9 @@ class TokenStore:
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
+    def lengths(self) -> NDArray[np.integer]:
         """(n,) tokens of each sentence, without bos and eos."""
-        return np.diff(self.offsets)
+        return np.diff(self.offsets) if self._counted is None else self._counted
 
 
 def encode_corpus(
@@ -165,12 +232,13 @@ def unknown_share(store: TokenStore, tokenizer: PreTrainedTokenizerFast) -> floa
     return float(np.mean(store.tokens == tokenizer.unk_token_id)) if len(store.tokens) else 0.0
 
 
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+def chunks_of(texts: Iterable[T]) -> Iterator[list[T]]:
+    """The texts (or what else a column holds) a few thousand at a time."""
     if isinstance(texts, Sequence):  # a list, or a datasets column, which is quick to slice and slow to iterate
         for start in range(0, len(texts), CHUNK):
             yield list(texts[start : start + CHUNK])
         return
-    chunk: list[str] = []
+    chunk: list[T] = []
     for text in texts:
         chunk.append(text)
         if len(chunk) == CHUNK:

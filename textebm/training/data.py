@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import ClassLabel, Dataset
+from datasets.table import MemoryMappedTable
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import CorpusError
 from textebm.objective.answers import answer_features
 from textebm.recipe import Head
-from textebm.text.history import COLUMN, history_store
-from textebm.text.tokenizer import TokenStore
+from textebm.text.cache import cache_root, cached_as
+from textebm.text.history import COLUMN, encode_histories
+from textebm.text.shuffle import LARGE
+from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks
 
 
 @dataclass(frozen=True)
 class Split:
-    """Sentences as token ids, and for each label column the class of each sentence, (n,) int64, −1 where missing.
+    """Sentences as token ids, and for each label column the class of each sentence, (n,), −1 where missing.
     contexts: the turns before each sentence, for a model that reads them. answers: what of each sentence tells the
     next turn, (n, k), for codes that are found there."""
 
     store: TokenStore
-    labels: dict[str, NDArray[np.int64]]
+    labels: dict[str, NDArray[np.integer]]
     contexts: TokenStore | None = None
     answers: NDArray[np.float32] | None = None
 
@@ -34,23 +39,53 @@ class Split:
 
 def read_split(
     rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_tokens: int, *, context_turns: int = 0,
-    context_tokens: int = 0, answers: bool = False,
+    context_tokens: int = 0, answers: bool = False, large: int = LARGE,
 ) -> Split:  # fmt: skip
     """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone.
 
     context_turns: how many of the turns before each sentence to encode, at most context_tokens tokens of them.
     answers: find what of a turn tells its answer. Raises CorpusError where nothing answers anything.
+    large: the token ids of more sentences than that are kept in the cache, mapped into memory.
     """
-    labels = {
-        name: np.asarray(rows[name], dtype=np.int64)
+    labels: dict[str, NDArray[np.integer]] = {
+        name: np.fromiter(_column(rows, name), dtype=np.int16 if feature.num_classes < 2**15 else np.int32)
         for name, feature in rows.features.items()
         if isinstance(feature, ClassLabel)
     }
+
+    def store(name: str, encoded: Callable[[], Iterable[Encoded]], options: list[int]) -> TokenStore:
+        files = rows.cache_files  # none: a data set that lives in memory
+        if len(rows) <= large or not files:
+            return TokenStore.joined(encoded())
+        key = [[file["filename"] for file in files], rows._fingerprint, tokenizer.backend_tokenizer.to_str(), options]
+        return cached_as(
+            name, key, lambda folder: TokenStore.write(folder / name, encoded()), cache_root(),
+            lambda folder: TokenStore.open(folder / name), ("tokenizer", "history"),
+        )  # fmt: skip
+
     contexts = None
     if context_turns:
-        contexts = history_store(rows[COLUMN], tokenizer, turns=context_turns, max_tokens=context_tokens)
-    found = _answers(rows) if answers else None
-    return Split(TokenStore.build(rows["text"], tokenizer, max_tokens), labels, contexts, found)
+        contexts = store(
+            "contexts",
+            lambda: encode_histories(
+                _column(rows, COLUMN), tokenizer, turns=context_turns, max_tokens=context_tokens
+            ),
+            [context_turns, context_tokens],
+        )  # fmt: skip
+    tokens = store("tokens", lambda: encode_chunks(_column(rows, "text"), tokenizer, max_tokens), [max_tokens])
+    return Split(tokens, labels, contexts, _answers(rows) if answers else None)
+
+
+def _column(rows: Dataset, name: str) -> Iterator[Any]:
+    """A column's values, a few thousand in memory."""
+    table = rows.data
+    if isinstance(table, MemoryMappedTable) and not table.replays and rows._indices is None:
+        with pa.OSFile(table.path) as file:  # read, not mapped: what was mapped once counts as ours until the end
+            for record in pa.ipc.open_stream(file):
+                yield from record.column(name).to_pylist()
+        return
+    for batch in rows.select_columns([name]).iter(batch_size=CHUNK):
+        yield from batch[name]
 
 
 def _answers(rows: Dataset) -> NDArray[np.float32]:
@@ -66,9 +101,9 @@ def _answers(rows: Dataset) -> NDArray[np.float32]:
 
 def words_of(rows: Dataset, context_turns: int = 0) -> Iterator[str]:
     """The texts that a tokenizer is made from: the sentences, and what each one answers if contexts are read."""
-    yield from rows["text"]
+    yield from _column(rows, "text")
     if context_turns:
-        yield from (history[-1] for history in rows[COLUMN] if history)
+        yield from (history[-1] for history in _column(rows, COLUMN) if history)
 
 
 def label_names(rows: Dataset) -> dict[str, list[str]]:
@@ -76,14 +111,15 @@ def label_names(rows: Dataset) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
 
 
-def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.int64]]:
+def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.integer]]:
     """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed."""
     known = {}
     for name, head in heads.items():
         if head.labels is None:
             continue
-        labels = split.labels[head.labels].copy()
+        labels = split.labels[head.labels]
         if head.label_limit is not None:
+            labels = labels.copy()
             present = np.flatnonzero(labels >= 0)
             shown = np.random.default_rng(seed).permutation(present)[: head.label_limit]
             hidden = np.setdiff1d(present, shown)

@@ -9,7 +9,7 @@ for bit, also in mid-epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +26,14 @@ from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.inference import ShortRun
 from textebm.model import Objective, TextEBM
+from textebm.networks.part import Part, whole
 from textebm.networks.posterior import Posterior
-from textebm.objective.clustering import cluster_latents, without_labels
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
-from textebm.text.batches import BatchOrder, TokenBatch, collate, load_batches, parts, special_ids
+from textebm.text.batches import BatchOrder, Collation, Dealt, TokenBatch, load_batches, special_ids
+from textebm.text.shuffle import LARGE, Shuffle
+from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
 from textebm.training.state import pack, pack_random, unpack, unpack_random
@@ -59,7 +61,10 @@ class Step:
 
 
 class Trainer:
-    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe):
+    """large: with more sentences than that nothing is kept for each of them. Clusters are found in so many of them and
+    known to the others by the nearest centre; the prior stage encodes so many at a time."""
+
+    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
         # precision is the recipe's to say, not the launcher's; and no stage uses every parameter
@@ -79,19 +84,22 @@ class Trainer:
             weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        # A step's batch is dealt out to places, `accumulate` in each process. Each place draws its own noise, so
-        # that two processes do what one does that accumulates two; place 0 of any number draws what a single would.
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.places = options.accumulate * world
-        self.mine = [rank + world * turn for turn in range(options.accumulate)]
-        self.generators = [torch.Generator(self.device).manual_seed(recipe.seed + 7919 * place) for place in self.mine]
-        self.labels = known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed)
-        self.unsupervised = [name for name, head in model.heads.items() if head.column is None]
-        self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed)
+        # A step's batch is dealt out to `accumulate` turns of all processes. Every part draws from the same noise its
+        # own rows (`textebm.networks.part`), so that the number of parts changes nothing.
+        self.places = options.accumulate * self.accelerator.num_processes
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
+        self.large = large
+        self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed, large)
         self.plan = [self._plan(stage) for stage in options.stages]
         self.stage_index = self.stage_step = self.number = 0
-        self.clusters: dict[str, NDArray[np.int64]] = {}
-        self.means = np.zeros((len(train), recipe.latent.dim), dtype=np.float32)  # this epoch's posterior means
+        objective = recipe.objective
+        self.classes = Classes(
+            len(train), self._some_rows(large if train.answers is None else len(train)), recipe.latent.dim,
+            known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
+            {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
+            components=objective.cluster_pca, whiten=objective.cluster_whiten, residual=objective.cluster_residual,
+            drawn=objective.cluster_sampling, seed=recipe.seed, answers=train.answers,
+        )  # fmt: skip
         self._latents: LatentBatch | None = None
 
     def _plan(self, stage: Stage) -> StagePlan:
@@ -119,44 +127,74 @@ class Trainer:
         epoch, first = divmod(self.stage_step, stage.batches_per_epoch)
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
-            latents = self._encoded()
-            posterior, packed = latents.posterior, latents.posterior.packed
-            if first == 0 and epoch == 0:
-                self._cluster(posterior.mean.cpu().numpy())
-            size = self.recipe.training.prior_batch_size * self.places
-            rows = np.random.default_rng([self.recipe.seed, self.stage_index, epoch]).permutation(len(self.train))
-            batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-        else:
-            if first == 0 and (epoch > 0 or self.train.answers is not None):
+            if first == 0 and epoch == 0 and self.classes.codes:
+                self.classes.find(self._encoded().posterior.mean.cpu().numpy())
+            yield from self._prior_epoch(stage, epoch, first, last)
+            return
+        if first == 0:
+            if epoch > 0 or self.train.answers is not None:
                 self._new_clusters(self.stage_step / stage.steps)
-            clusters = next(iter(self.clusters.values()), None) if self.recipe.objective.cluster_sampling else None
-            batches = self.order.epoch(1000 * self.stage_index + epoch, clusters)
-        batches = batches[first:last]
-        shares = [[self._share(rows, place) for place in self.mine] for rows in batches]
-        mine = [parts(rows, self.places)[place] for rows in batches for place in self.mine]
-        if stage.name == "prior":
-            held = iter(mine)
-            for share in shares:
-                yield self._step(stage, [self._latent_batch(next(held), packed) for _ in share], share)
-        else:
-            loaded = load_batches(self.train.store, mine, {}, self.model.tokenizer, contexts=self.train.contexts)
-            for share in shares:
-                yield self._step(stage, [next(loaded).to(self.device) for _ in share], share)
+            self.classes.begin_epoch()
+        clusters = self.classes.drawn_by()
+        number = 1000 * self.stage_index + epoch
+        order = (
+            Dealt(rows, [rows[part.rows] for part in self._parts(rows)])
+            for rows in self.order.batches(number, first, last, clusters)
+        )
+        loaded = load_batches(
+            self.train.store, order, {}, self.model.tokenizer, contexts=self.train.contexts,
+            workers=self.recipe.training.workers,
+        )  # fmt: skip
+        for rows, held in zip(self.order.batches(number, first, last, clusters), loaded, strict=True):
+            yield self._step(stage, rows, self._parts(rows), [batch.to(self.device) for batch in held])
 
-    def _share(self, rows: NDArray[np.int64], place: int) -> float:
-        """What the mean over a place's part counts in the mean over the whole batch."""
-        held = len(range(place, len(rows), self.places))
-        return held / len(rows)
+    def _prior_epoch(self, stage: StagePlan, epoch: int, first: int, last: int) -> Iterator[Step]:
+        """Steps *first* to *last* − 1 of an epoch on latents, all of them encoded once or a stretch of the epoch at a
+        time."""
+        n, size = len(self.train), self.recipe.training.prior_batch_size * self.places
+        seed = [self.recipe.seed, self.stage_index, epoch]
+        whole_stretch = self.classes.all
+        stretch = n if whole_stretch else max(1, self.large // size) * size
+        for start in range(first * size // stretch * stretch, min(last * size, n), stretch):
+            end = min(start + stretch, n)
+            if whole_stretch:
+                rows, latents = np.random.default_rng(seed).permutation(n), self._encoded()
+                places = rows
+            else:
+                rows = Shuffle(n, seed)[np.arange(start, min(end, last * size))]
+                latents, places = self._encode(rows), np.arange(len(rows))
+            packed = latents.posterior.packed
+            for step in range(max(first, start // size), min(last, -(-end // size))):
+                here = slice(step * size - start, (step + 1) * size - start)
+                dealt = self._parts(rows[here])
+                held = [
+                    self._latent_batch(latents, packed, places[here][part.rows], rows[here][part.rows])
+                    for part in dealt
+                ]  # fmt: skip
+                yield self._step(stage, rows[here], dealt, held)
 
-    def _latent_batch(self, rows: NDArray[np.int64], packed: Tensor) -> LatentBatch:
-        latents, chosen = self._encoded(), torch.from_numpy(rows).to(self.device)
+    def _parts(self, rows: NDArray[np.int64]) -> list[Part]:
+        """This process's parts of a batch; turns that would be empty are left out."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        turns = self.recipe.training.accumulate
+        return [Part(len(rows), processes, rank, turns, t) for t in range(turns) if t * processes < len(rows)]
+
+    def _latent_batch(
+        self, latents: LatentBatch, packed: Tensor, places: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> LatentBatch:
+        """The latents that stand at *places*, of the sentences *rows*."""
+        chosen = torch.from_numpy(places).to(self.device)
         context = None if latents.context is None else latents.context[chosen]
         views = None if latents.views is None else latents.views[chosen]
-        return LatentBatch(latents.posterior.unpacked(packed[chosen]), self._targets(rows), views, context)
+        posterior, targets = latents.posterior.unpacked(packed[chosen]), self.classes.targets(rows, self.device)
+        return LatentBatch(posterior, targets(posterior.mean) if callable(targets) else targets, views, context)
 
-    def _step(self, stage: StagePlan, batches: Sequence[TokenBatch | LatentBatch], shares: Sequence[float]) -> Step:
-        """One update from the parts of a batch that are this process's; the gradient is that of the whole batch's
-        mean."""
+    def _step(
+        self, stage: StagePlan, rows: NDArray[np.int64], dealt: Sequence[Part],
+        batches: Sequence[TokenBatch | LatentBatch],
+    ) -> Step:  # fmt: skip
+        """One update from the parts of the batch *rows* that are this process's; the gradient is that of the whole
+        batch's mean."""
         self.wrapped.train()
         factor = learning_rate_factor(self.stage_step, stage.steps)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -164,12 +202,15 @@ class Trainer:
         weights = build_weights(self.recipe.objective, self.stage_step / max(stage.steps, 1))
         self.optimizer.zero_grad(set_to_none=True)
         values, tokens = dict[str, float](), 0
-        for turn, (batch, share, generator) in enumerate(zip(batches, shares, self.generators, strict=True)):
-            last = turn == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                terms = self._add_gradient(stage, batch, weights, share, generator)
+        repeat = self._repeat_noise() if len(batches) > 1 else None
+        for part, batch in zip(dealt, batches, strict=True):
+            if part.turn and repeat:
+                repeat()
+            last = part is dealt[-1]
+            with part, nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                terms = self._add_gradient(stage, batch, rows, weights, part)
             for name, value in terms.items():
-                values[name] = values.get(name, 0.0) + share * value
+                values[name] = values.get(name, 0.0) + part.share * value
             if isinstance(batch, TokenBatch):
                 tokens += int(batch.lengths.sum()) - len(batch)
         values = self._over_processes(values)
@@ -183,20 +224,33 @@ class Trainer:
         self.number += 1
         return Step(self.number, stage, self.stage_step, values, tokens)
 
+    def _repeat_noise(self) -> Callable[[], None]:
+        """What puts the random numbers back to where they are now: each turn draws the whole batch's."""
+        noise, cpu = self.generator.get_state(), torch.get_rng_state()
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+
+        def repeat() -> None:
+            self.generator.set_state(noise)
+            torch.set_rng_state(cpu)
+            if cuda is not None:
+                torch.cuda.set_rng_state(cuda, self.device)
+
+        return repeat
+
     def _add_gradient(
-        self, stage: StagePlan, batch: TokenBatch | LatentBatch, weights: Weights, share: float,
-        generator: torch.Generator,
+        self, stage: StagePlan, batch: TokenBatch | LatentBatch, rows: NDArray[np.int64], weights: Weights, part: Part
     ) -> dict[str, float]:  # fmt: skip
-        """Backward through one part of a batch, which counts *share*; its terms."""
-        rows = batch.index.cpu().numpy() if isinstance(batch, TokenBatch) else None
-        targets = None if rows is None else self._targets(rows)
-        bf16 = self.recipe.training.mixed_precision == "bf16" and rows is not None
+        """Backward through one part of the batch *rows*; its terms."""
+        text = isinstance(batch, TokenBatch)
+        targets = self.classes.targets(rows[part.rows], self.device) if isinstance(batch, TokenBatch) else None
+        bf16 = self.recipe.training.mixed_precision == "bf16" and text
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            objective: Objective = self.wrapped(batch, stage.name, weights, targets, generator)
+            objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
         # processes' gradients are averaged: each counts as many times as there are
-        self.accelerator.backward(objective.loss * (share * self.accelerator.num_processes))
-        if rows is not None and objective.posterior is not None:
-            self.means[rows] = objective.posterior.mean.detach().float().cpu().numpy()
+        self.accelerator.backward(objective.loss * (part.share * self.accelerator.num_processes))
+        if text and objective.posterior is not None:
+            means = whole(objective.posterior.mean.detach().float())
+            self.classes.remember(rows[part.rows_in_turn], means.cpu().numpy())
         return {name: float(term.detach()) for name, term in objective.terms.items()}
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
@@ -205,10 +259,6 @@ class Trainer:
             return values
         total = torch.tensor(list(values.values()), device=self.device)
         return dict(zip(values, self.accelerator.reduce(total, "sum").tolist(), strict=True))
-
-    def _targets(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        known = {**self.labels, **self.clusters}
-        return {name: torch.from_numpy(classes[rows]).to(self.device) for name, classes in known.items()}
 
     def _check(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -232,41 +282,14 @@ class Trainer:
 
         Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
         """
-        means, self.means = self.means, np.zeros_like(self.means)
-        if progress < self.recipe.objective.cluster_start or not self.unsupervised:
-            return
-        if self.accelerator.num_processes > 1:  # a row may have been in the batches of several
-            held = torch.from_numpy(np.abs(means).sum(1, keepdims=True) > 0).to(self.device)
-            total = self.accelerator.reduce(torch.from_numpy(means).to(self.device), "sum")
-            means = (total / self.accelerator.reduce(held.float(), "sum").clamp_min(1)).cpu().numpy()
-        self._cluster(means)
-
-    def _cluster(self, means: NDArray[np.float32]) -> None:
-        """Clusters of each row's posterior mean; or of what tells its answer, which does not change: only once."""
-        objective = self.recipe.objective
-        if self.train.answers is None:
-            seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
-            shown = means[seen]
-        elif self.clusters:
-            return
-        else:
-            seen, shown = np.ones(len(means), dtype=bool), self.train.answers
-        if objective.cluster_residual:
-            shown = without_labels(shown, [labels[seen] for labels in self.labels.values()])
-        for name in self.unsupervised:
-            previous = self.clusters.get(name)
-            classes = len(self.model.heads[name].classes)
-            assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
-            assignment[seen] = cluster_latents(
-                shown, classes, components=objective.cluster_pca, seed=self.recipe.seed,
-                whiten=objective.cluster_whiten, previous=None if previous is None else previous[seen],
-            )  # fmt: skip
-            self.clusters[name] = assignment
+        means = self.classes.take_means()
+        if progress >= self.recipe.objective.cluster_start and self.classes.codes:
+            self.classes.find(means)
 
     def _encoded(self) -> LatentBatch:
-        """Posteriors and contexts of the training set: what resting encoders give."""
+        """Posteriors and contexts of the sample (else all of the training set): what resting encoders give."""
         if self._latents is None:
-            self._latents = self._encode(np.arange(len(self.train)))
+            self._latents = self._encode(self.classes.sample)
         return self._latents
 
     @torch.no_grad()
@@ -280,11 +303,11 @@ class Trainer:
         views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
         posterior: Posterior | None = None
         contexts: Tensor | None = None
-        ids = special_ids(self.model.tokenizer)
+        collation = Collation(self.train.store, {}, special_ids(self.model.tokenizer), self.train.contexts)
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
         for start in range(0, len(rows), 512):
             chosen = order[start : start + 512]
-            batch = collate(self.train.store, rows[chosen], {}, **ids, contexts=self.train.contexts).to(self.device)
+            (batch,) = (each.to(self.device) for each in collation[Dealt.entire(rows[chosen])])
             features, context = None, self.model.read_context(batch)
             if views is not None and not isinstance(encoder, ShortRun):
                 features = encoder.features(batch.tokens, batch.lengths)
@@ -309,7 +332,10 @@ class Trainer:
             self._calibrate(256, 40, self.recipe.seed)
 
     def _some_rows(self, n: int) -> NDArray[np.int64]:
-        return np.sort(np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:n])
+        """n rows in ascending order, or all."""
+        if len(self.train) <= self.large:
+            return np.sort(np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:n])
+        return np.sort(Shuffle(len(self.train), self.recipe.seed)[np.arange(min(n, len(self.train)))])
 
     def _calibrate(self, n: int, rounds: int, seed: int) -> None:
         """The chain's step, on n draws, or on as many as there are contexts to draw in."""
@@ -329,23 +355,15 @@ class Trainer:
             self._calibrate(64, 8, 1)
         return measure_health(self.model, self.validation, stage=stage)
 
-    @property
-    def _noise(self) -> dict[str, torch.Generator]:
-        """The generators of this process's places, by name."""
-        return {"noise" if not turn else f"noise_{turn}": each for turn, each in enumerate(self.generators)}
-
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together: random
-        numbers, and the posterior means of its own batches, each process has for itself."""
+        """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together, since
+        each has random numbers of its own: alike, as long as nothing draws in one alone."""
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
-        own, own_json = pack_random(self._noise)
-        own["means"] = torch.from_numpy(self.means)
-        processes = gather_object([(own, own_json)])
-        clusters = {name: torch.from_numpy(values) for name, values in self.clusters.items()}
+        processes = gather_object([pack_random({"noise": self.generator})])
         tensors = {
-            "model": dict(self.model.state_dict()), "optimizer": optimizer, "clusters": clusters,
+            "model": dict(self.model.state_dict()), "optimizer": optimizer, **self.classes.state(),
             **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
         }  # fmt: skip
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
@@ -369,9 +387,8 @@ class Trainer:
             self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
-        unpack_random(own, state["random"][rank], self._noise)
-        self.means = own["means"].numpy().copy()
-        self.clusters = {name: values.numpy().copy() for name, values in tensors["clusters"].items()}
+        unpack_random(own, state["random"][rank], {"noise": self.generator})
+        self.classes.restore(tensors)
         position = state["position"]
         self.stage_index, self.stage_step, self.number = (
             position["stage"], position["stage_step"], position["number"],

@@ -1,0 +1,219 @@
+"""A large corpus: the same laws as for a small one, and nothing that is kept grows with it. Loading in processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import recipe, splits
+
+from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.text.batches import BatchOrder, Dealt, load_batches
+from textebm.text.corpora import draw_splits
+from textebm.text.shuffle import Shuffle
+from textebm.text.tokenizer import TokenStore, encode_chunks, train_word
+from textebm.training.data import read_split
+from textebm.training.loop import Trainer
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, size=10_000).astype(np.int16)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 1000, 4097])
+def test_a_shuffle_is_a_permutation(n: int) -> None:
+    first, second = Shuffle(n, [0, 1])[np.arange(n)], Shuffle(n, [0, 2])[np.arange(n)]
+    assert sorted(first) == sorted(second) == list(range(n))
+    assert n < 10 or (first != second).any()
+    assert (Shuffle(n, [0, 1])[np.arange(n)[n // 2 :]] == first[n // 2 :]).all(), "any stretch of it by itself"
+
+
+def test_a_shuffle_has_no_order_left() -> None:
+    n = 100_000
+    rows = Shuffle(n, 5)[np.arange(n)]
+    for lag in (1, 2, 256):
+        assert abs(np.corrcoef(rows[:-lag], rows[lag:])[0, 1]) < 4 / n**0.5
+    assert abs(np.corrcoef(rows, np.arange(n))[0, 1]) < 4 / n**0.5
+    assert abs((rows[: n // 2] < n // 2).mean() - 0.5) < 4 / n**0.5
+
+
+def test_an_epoch_of_many_rows_holds_each_once_and_can_be_entered_anywhere() -> None:
+    order = BatchOrder(LENGTHS, 7, seed=3, large=100)
+    number = -(-len(LENGTHS) // 7)
+    batches = [rows.tolist() for rows in order.batches(2, 0, number)]
+    assert len(batches) == number and sorted(row for rows in batches for row in rows) == list(range(len(LENGTHS)))
+    assert Counter(map(len, batches)) == {7: number - 1, len(LENGTHS) % 7: 1}
+    for first, last in ((0, 3), (49, 51), (50, 100), (333, 1201), (number - 1, number)):
+        assert [rows.tolist() for rows in order.batches(2, first, last)] == batches[first:last]
+    assert [rows.tolist() for rows in order.batches(3, 0, number)] != batches
+    widest = np.mean([LENGTHS[rows].max() - LENGTHS[rows].min() for rows in batches])
+    assert widest < 10, "of similar length"
+
+
+def test_many_rows_are_drawn_by_cluster_uniformly() -> None:
+    clusters = np.repeat([0, 1, -1], [8000, 1000, 1000]).astype(np.int16)
+    rows = np.concatenate(list(BatchOrder(LENGTHS, 100, large=10).batches(0, 0, 100, clusters)))
+    shares = np.bincount(clusters[rows] + 1) / len(rows)
+    assert len(rows) == len(LENGTHS) and shares == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
+def test_a_batch_of_many_rows_takes_no_more_memory_than_one_of_few() -> None:
+    def peak(n: int) -> int:
+        order = BatchOrder(np.broadcast_to(np.int16(5), n), 32, large=1000)
+        tracemalloc.start()
+        next(order.batches(0, n // 64, n // 32))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(30_000_000) < 1.2 * peak(30_000)
+
+
+def test_splits_of_many_rows_have_their_shares() -> None:
+    drawn = list(draw_splits(10_003, ["validation", "test"], seed=1, large=100))
+    assert Counter(drawn) == {"validation": 500, "test": 500, "train": 9003}
+    assert drawn == list(draw_splits(10_003, ["validation", "test"], seed=1, large=100))
+    assert drawn[:2000].count("test") == pytest.approx(100, abs=40), "anywhere in the file"
+    assert Counter(draw_splits(10_003, ["validation", "test"], seed=1)) == Counter(drawn)
+
+
+def test_a_store_in_files_is_the_one_in_memory(tmp_path: Path) -> None:
+    tokenizer, texts = train_word(["a b c d e f"], 10), ["a b", "", "c d e f", "zzz"] * 3000
+    held = TokenStore.build(texts, tokenizer, 3)
+    TokenStore.write(tmp_path / "tokens", encode_chunks(texts, tokenizer, 3))
+    mapped = TokenStore.open(tmp_path / "tokens")
+    mapped.release()
+    for store in (mapped, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(held))):
+        assert (store.tokens == held.tokens).all() and (store.offsets == held.offsets).all()
+        assert (store.lengths == held.lengths).all() and len(store) == len(texts)
+    TokenStore.write(tmp_path / "none", encode_chunks(["", ""], tokenizer, 3))
+    assert TokenStore.open(tmp_path / "none").lengths.tolist() == [0, 0]
+
+
+def test_a_large_split_is_mapped_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXTEBM_CACHE", str(tmp_path))
+    rows = build_corpus(recipe().data)["train"]
+    tokenizer = build_tokenizer(recipe(), rows["text"])
+    small = read_split(rows, tokenizer, 16)
+    assert small.store.folder is None
+    for _ in range(2):
+        large = read_split(rows, tokenizer, 16, large=10)
+        assert large.store.folder is not None and (large.store.tokens == small.store.tokens).all()
+        assert all((large.labels[name] == small.labels[name]).all() for name in small.labels)
+    other = read_split(rows.select(range(40)), tokenizer, 16, large=10)
+    assert len(other) == 40 and (other.store.tokens == small.store.tokens[: len(other.store.tokens)]).all()
+    assert len(list(tmp_path.glob("tokens-*"))) == 2, "written once each"
+
+
+# ------------------------------------------------------------------------------------------------------- the trainer
+
+STAGES = "training.stages=[{name: autoencoder, steps: 22}, {name: prior, steps: 9}, {name: joint, steps: 12}]"
+
+
+def many(*overrides: str) -> Trainer:
+    """A trainer to which 100 rows are many."""
+    chosen = recipe(STAGES, *overrides)
+    tokenizer, read, names = splits(recipe(*(each for each in overrides if each.startswith("data."))))
+    torch.manual_seed(0)
+    model = build_model(chosen, tokenizer, build_heads(chosen, names))
+    return Trainer(model, read["train"], read["validation"], chosen, large=100)
+
+
+@pytest.mark.parametrize("overrides", [(), ("objective.cluster_sampling=true", "objective.cluster_residual=false")])
+def test_many_sentences_train_through_every_stage_and_resume_exactly(overrides: tuple[str, ...]) -> None:
+    whole = many(*overrides)
+    expected, saved = [], {}
+    for step in whole.steps():
+        expected.append(step.values)
+        if step.number in (4, 13, 22, 24, 29, 37):
+            tensors, state = whole.state()
+            copied = {group: {name: value.clone() for name, value in of.items()} for group, of in tensors.items()}
+            saved[step.number] = copied, json.loads(json.dumps(state))
+    assert "cross_entropy_code" in expected[15] and "cross_entropy_code" in expected[25], "clusters teach every row"
+    for number, (tensors, state) in saved.items():
+        again = many(*overrides)
+        again.restore(tensors, state)
+        assert [step.values for step in again.steps()] == expected[number:], number
+
+
+def test_what_is_kept_does_not_grow_with_the_corpus() -> None:
+    sizes = []
+    for size in (150, 600):
+        worker = many(f"data.size={size}")
+        for _ in worker.steps():
+            pass
+        kept = [each for group in worker.classes.state().values() for each in group.values()]
+        sizes.append(sum(each.numel() for each in kept))
+        assert worker._latents is None or len(worker._latents.posterior.mean) <= 100
+    assert sizes[0] == sizes[1]
+
+
+def test_a_row_beside_the_sample_gets_the_cluster_of_its_mean() -> None:
+    worker = many()
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 8)).astype(np.float32)
+    group = rng.integers(5, size=len(worker.train))
+    means = centres[group] + 0.01 * rng.normal(size=(len(group), 8)).astype(np.float32)
+    worker.classes.residual = False
+    worker.classes.find(means[worker.classes.sample])
+    rows = np.arange(len(worker.train))
+    targets = worker.classes.targets(rows, torch.device("cpu"))
+    assert callable(targets)
+    code = targets(torch.from_numpy(means))["code"].numpy()
+    assert (code[worker.classes.sample] == worker.classes.clusters["code"]).all()
+    assert all(len(set(code[group == k])) == 1 for k in range(5)) and len(set(code)) == 5
+
+
+# ------------------------------------------------------------------------------------------------- loading processes
+
+
+def tokens_of(workers: int) -> list[list[list[int]]]:
+    tokenizer, read, _ = splits(recipe())
+    store = read["train"].store
+    order = BatchOrder(store.lengths, 32).batches(0, 0, 10)
+    return [
+        batch.tokens.tolist()
+        for parts in load_batches(store, map(Dealt.entire, order), {}, tokenizer, workers=workers)
+        for batch in parts
+    ]
+
+
+def test_processes_load_what_the_thread_loads_and_draw_nothing() -> None:
+    torch.manual_seed(3)
+    expected = tokens_of(0)
+    state = torch.get_rng_state()
+    assert tokens_of(2) == expected and len(expected) == 10
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_processes_survive_a_signal_to_the_group_and_end_with_their_batches() -> None:
+    tokenizer, read, _ = splits(recipe())
+    store = read["train"].store
+    order = BatchOrder(store.lengths, 32).epoch(0) * 5
+    loaded = load_batches(store, map(Dealt.entire, order), {}, tokenizer, workers=2)
+    next(loaded)
+    running = multiprocessing.active_children()
+    assert len(running) >= 2
+    for process in running:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    for _ in range(20):
+        next(loaded)
+    loaded.close()  # type: ignore[attr-defined]
+    assert not set(running) & set(multiprocessing.active_children())
+
+
+def test_a_run_with_loading_processes_is_the_run_without() -> None:
+    def values(*overrides: str) -> list[dict[str, float]]:
+        worker = many(*overrides)
+        return [step.values for _, step in zip(range(25), worker.steps(), strict=False)]
+
+    assert values("training.workers=2") == values()
