@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
 from torch.nn import functional as F
 
 from textebm.networks.energy import EnergyNet
