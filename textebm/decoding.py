@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
@@ -16,7 +18,14 @@ from transformers.generation.logits_process import (
 )
 
 from textebm.errors import TextEBMError
-from textebm.networks.decoder import Decoder, FindsBestWord
+from textebm.networks.best_word import BestWord
+from textebm.networks.decoder import Advances, Decoder, DecoderState
+from textebm.networks.drawn_word import DrawnWord, draw
+
+Advance = Callable[[Tensor, Tensor, DecoderState], tuple[Tensor, DecoderState]]  # tokens, z, state
+Choose = Callable[[Tensor, Tensor], Tensor]  # what `Advance` found, the words before (B, t) -> (B,)
+
+FULL = 0.95  # share of a batch below which finished sentences leave it: a copy of the state costs little beside a step
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,16 @@ class DecodingOptions:
 
 def decode_tokens(
     decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | None = None, *, batch_size: int | None = None,
 ) -> list[list[int]]:  # fmt: skip
-    """Token ids of each latent's sentence, without <bos> and <eos>. z (B, d)"""
+    """Token ids of each latent's sentence, without <bos> and <eos>, *batch_size* (default: all) at a time. z (B, d)"""
     if len(z) == 0:
         return []
+    parts = z.split(batch_size or len(z))
     if options.decoding == "beam":
-        return _beam(decoder, z, tokenizer, options)
-    return _one_by_one(decoder, z, tokenizer, options, generator)
+        return [row for part in parts for row in _beam(decoder, part, tokenizer, options)]
+    advance, choose = _writer(decoder, tokenizer, options, generator, len(z))
+    return [row for part in parts for row in _one_by_one(decoder, part, tokenizer, options, advance, choose)]
 
 
 def _never(tokenizer: PreTrainedTokenizerFast) -> list[int]:
@@ -71,42 +82,53 @@ def _warpers(options: DecodingOptions) -> LogitsProcessorList:
     return warpers
 
 
+def _writer(
+    decoder: Decoder, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions, generator: torch.Generator | None,
+    n: int,
+) -> tuple[Advance, Choose]:  # fmt: skip
+    """The next state with what the word is chosen from, and the choice, greedy or drawn; what stays the same over *n*
+    sentences is done here."""
+    never, warpers, greedy = _never(tokenizer), _warpers(options), options.decoding == "greedy"
+    if isinstance(decoder, Advances) and (greedy or not (options.top_k or options.top_p < 1)):
+        # as many steps as words pay for the product with all words; most sentences end half-way
+        pays = n * options.max_tokens // 2 > 2 * len(tokenizer)
+        advance = partial(decoder.advance, words=decoder.word_inputs()) if pays else decoder.advance
+        if greedy:
+            best = BestWord(*decoder.output_layer(), never)
+            return advance, lambda hidden, before: best(hidden)
+        drawn = DrawnWord(*decoder.output_layer(), never, options.temperature)
+        return advance, lambda hidden, before: drawn(hidden, generator)
+
+    def choose(logits: Tensor, before: Tensor) -> Tensor:
+        logits = logits.float()
+        logits[:, never] = -torch.inf
+        if greedy:
+            return logits.argmax(-1)
+        return draw(warpers(cast("torch.LongTensor", before), logits).softmax(-1), generator)
+
+    return decoder.step, choose
+
+
 def _one_by_one(
-    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
-    generator: torch.Generator | None,
+    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions, advance: Advance,
+    choose: Choose,
 ) -> list[list[int]]:  # fmt: skip
-    """Greedy or sampled. Finished sentences leave the batch, so that a long one does not make all wait."""
-    eos, never, warpers = tokenizer.eos_token_id, _never(tokenizer), _warpers(options)
+    """Finished sentences leave the batch, so that a long one does not make all wait."""
+    eos = tokenizer.eos_token_id
     output = torch.full((len(z), options.max_tokens), eos, dtype=torch.long, device=z.device)
     rows = torch.arange(len(z), device=z.device)
     tokens = torch.full_like(rows, tokenizer.bos_token_id)
     state = decoder.start(z)
     alive = torch.ones_like(rows, dtype=torch.bool)
-    quick = decoder if options.decoding == "greedy" and isinstance(decoder, FindsBestWord) else None
-    best_word = None if quick is None else quick.best_word(never)
-
-    def choose(logits: Tensor, before: Tensor) -> Tensor:
-        logits = logits.float()
-        logits[:, never] = -torch.inf
-        if options.decoding == "greedy":
-            return logits.argmax(-1)
-        probabilities = warpers(cast("torch.LongTensor", before), logits).softmax(-1)
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-
     for position in range(options.max_tokens):
-        if quick is not None and best_word is not None:
-            hidden, state = quick.advance(tokens, z, state)
-            tokens = best_word(hidden)
-        else:
-            logits, state = decoder.step(tokens, z, state)
-            tokens = choose(logits, output[rows, :position])
-        tokens = torch.where(alive, tokens, eos)
+        found, state = advance(tokens, z, state)
+        tokens = torch.where(alive, choose(found, output[rows, :position]), eos)
         output[rows, position] = tokens
         alive = alive & (tokens != eos)
         count = int(alive.sum())
         if count == 0:
             break
-        if count <= 0.75 * len(rows):  # shrinking at every end would copy the state too often
+        if count <= FULL * len(rows):
             rows, tokens, z = rows[alive], tokens[alive], z[alive]
             state = tuple(part[alive] for part in state)
             alive = alive[alive]

@@ -172,13 +172,12 @@ class Generation(Reading):
         batch_size: int = 512,
     ) -> list[str]:  # fmt: skip
         """Sentences of latents (n, d) with context (n, C); those of *given* know their histories."""
-        generator, texts = self._generator(seed), list[str]()
         with self._evaluating():
-            for start in range(0, len(latents), batch_size):
-                rows = slice(start, start + batch_size)
-                z = self.decoder_input(latents[rows].to(self.device), None if context is None else context[rows])
-                ids = decode_tokens(self.decoder, z, self.tokenizer, options, generator)
-                texts += [decode_ids(self.tokenizer, row) for row in ids]
+            z = self.decoder_input(latents.to(self.device), context)
+            rows = decode_tokens(
+                self.decoder, z, self.tokenizer, options, self._generator(seed), batch_size=batch_size
+            )  # fmt: skip
+        texts = [decode_ids(self.tokenizer, row) for row in rows]
         return texts if given is None else _turns(texts, given)
 
     def reconstruct(

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from textebm.networks.decoder import Decoder
+from textebm.networks.drawn_word import draw
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
@@ -113,7 +114,7 @@ def decode_near(
         if decoding == "greedy":
             tokens = logits.argmax(-1)
         else:
-            tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+            tokens = draw(logits.softmax(-1), generator)
         written.append(tokens)
         ended |= tokens == eos
         if bool(ended.all()):

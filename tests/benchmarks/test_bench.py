@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from textebm.bench import suite
 from textebm.bench.reference import PlainModel, Published
 from textebm.bench.setting import Sizes, build_setting, lengths
-from textebm.bench.timing import MachineRates, MatrixProducts, alternate, machine_rates
+from textebm.bench.timing import MachineRates, MatrixProducts, alternate, machine_rates, peak_memory
 from textebm.cli import app
 from textebm.prior.noise import NoiseSchedule, published_ladder
 
@@ -40,6 +42,9 @@ def test_json_has_every_ratio_also_at_equal_steps() -> None:
     parts = {"encoder", "decoder", "softmax", "chains", "clustering"}
     assert found["training_step_parts"].keys() >= parts
     assert {"matrix_rate_achieved", "padding_share", "clustering_share_of_epoch"} <= found["facts"].keys()
+    assert {"decoding", "decoding_drawn_words"} <= found["ratios"].keys()
+    assert all(row["warm_up"] >= 0 for row in found["rows"] if row["name"] != "clustering")
+    assert found["device_name"]
     assert found["machine"].keys() == {"matrix_float32", "matrix_bfloat16", "bandwidth"}
     assert found["threads"] == torch.get_num_threads()
 
@@ -73,6 +78,24 @@ def test_works_are_done_in_turn_after_a_warm_up() -> None:
     done: list[str] = []
     alternate({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 3, CPU)
     assert "".join(done) == "ab" + "ababab"
+
+
+def test_the_first_call_is_told_apart() -> None:
+    waits = iter([0.05, 0.0, 0.0, 0.0])
+    took = alternate({"a": lambda: time.sleep(next(waits))}, 3, CPU)
+    assert took.median["a"] < 0.03 and took.warm_up["a"] > 0.02
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says")
+def test_peak_memory_is_that_of_the_work_alone() -> None:
+    def held(mib: int) -> float:
+        found = peak_memory(lambda: np.ones(mib << 17).sum(), CPU)
+        assert found is not None
+        return found
+
+    before = held(1)
+    assert held(300) - before == pytest.approx(300, abs=30)
+    assert held(1) - before == pytest.approx(0, abs=30), "the peak before does not count"
 
 
 def test_operations_of_matrix_products_are_counted_backwards_too() -> None:

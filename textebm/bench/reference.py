@@ -165,14 +165,15 @@ class PlainModel(nn.Module):
         optimizer.step()
 
     @torch.no_grad()
-    def decode(self, z: Tensor, bos: int, eos: int) -> list[list[int]]:
-        """Greedy words, one module call a token, until every sentence of the batch has ended. z (B, d)"""
+    def decode(self, z: Tensor, bos: int, eos: int, sampled: bool = False) -> list[list[int]]:
+        """Greedy or sampled words, one module call a token, until every sentence of the batch has ended. z (B, d)"""
         tokens = torch.full((len(z), 1), bos, dtype=torch.long, device=z.device)
         state = torch.tanh(self.initial(z))[None].contiguous()
         ended, words = torch.zeros(len(z), dtype=torch.bool, device=z.device), []
         for _ in range(self.size.max_tokens):
             states, state = self.decoder(torch.cat([self.embed_out(tokens), z[:, None]], dim=-1), state)
-            tokens = self.outputs(self.project(states)).argmax(-1)
+            logits = self.outputs(self.project(states))
+            tokens = torch.multinomial(logits[:, 0].softmax(-1), 1) if sampled else logits.argmax(-1)
             words.append(tokens)
             ended |= tokens[:, 0] == eos
             if bool(ended.all()):

@@ -7,11 +7,12 @@ is implementation alone.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from textebm import __version__
 from textebm.bench.setting import Setting, Sizes, build_setting
-from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, seconds
+from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, peak_memory, seconds
 from textebm.build import build_weights
 from textebm.companions import LatentBatch
 from textebm.decoding import DecodingOptions, decode_tokens
@@ -41,6 +42,7 @@ class Row:
     reference: float | None
     default: float | None
     equal_steps: float | None = None
+    warm_up: float | None = None  # what the first call of the default took beyond the median
 
     def ratios(self) -> dict[str, float]:
         sides = {self.name: self.default, f"{self.name}_equal_steps": self.equal_steps}
@@ -49,9 +51,10 @@ class Row:
 
 @dataclass
 class Benchmark:
-    """rows; parts: seconds of the parts of textebm's training step; facts: shares and rates that are not times."""
+    """rows; parts: seconds of the parts of textebm's training step; facts: shares, rates and MiB that are not times."""
 
     device: str
+    name: str  # of the GPU, or the machine's architecture
     threads: int
     machine: MachineRates
     rows: list[Row] = field(default_factory=list)
@@ -68,7 +71,7 @@ class Benchmark:
         return {
             "ratios": self.ratios, "rows": [asdict(row) for row in self.rows], "training_step_parts": self.parts,
             "facts": self.facts, "machine": asdict(self.machine), "skipped": self.skipped, "device": self.device,
-            "threads": self.threads,
+            "device_name": self.name, "threads": self.threads,
             "versions": {"textebm": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }  # fmt: skip
 
@@ -81,7 +84,8 @@ def run(
     device = device or torch.device("cpu")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         progress("machine rates")
-        result = Benchmark(str(device), torch.get_num_threads(), machine_rates(device))
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        result = Benchmark(str(device), name, torch.get_num_threads(), machine_rates(device))
         progress("models")
         setting = build_setting(sizes or Sizes(), device, overrides)
         for name, measure in _MEASURES.items():
@@ -92,9 +96,20 @@ def run(
 
 def _pair(result: Benchmark, setting: Setting, name: str, **works: Work) -> Row:
     took = alternate(works, setting.sizes.repeats, setting.device)
-    row = Row(name, took.get("reference"), took.get("default"), took.get("equal_steps"))
+    median, warm_up = took.median, took.warm_up["default"]
+    row = Row(name, median["reference"], median["default"], median.get("equal_steps"), warm_up)
     result.rows.append(row)
     return row
+
+
+def _memory(result: Benchmark, setting: Setting, **works: Work) -> None:
+    """Peaks of works whose first call is over."""
+    for name, work in works.items():
+        found = peak_memory(work, setting.device)
+        if found is None:
+            result.skipped[f"peak memory, {name}"] = "this system does not say"
+        else:
+            result.facts[f"peak_memory_mib_{name}"] = found
 
 
 # -- the prior -----------------------------------------------------------------------------------------------------
@@ -118,8 +133,12 @@ def _energy(setting: Setting, result: Benchmark) -> None:
         "equal_steps": ours(published), "matching": matching(model.prior), "matching_equal": matching(published),
     }  # fmt: skip
     took = alternate(works, setting.sizes.repeats, setting.device)
-    result.rows.append(Row("contrastive_step", took["reference"], took["default"], took["equal_steps"]))
-    result.rows.append(Row("energy_learning_step", took["reference"], took["matching"], took["matching_equal"]))
+    for name, default, equal in (
+        ("contrastive_step", "default", "equal_steps"), ("energy_learning_step", "matching", "matching_equal"),
+    ):  # fmt: skip
+        result.rows.append(
+            Row(name, took.median["reference"], took.median[default], took.median[equal], took.warm_up[default])
+        )
 
 
 def _sampling(setting: Setting, result: Benchmark) -> None:
@@ -200,6 +219,10 @@ def _training(setting: Setting, result: Benchmark) -> None:
         result, setting, "training_step", reference=lambda: plain.training_step(optimizer, tokens, sizes),
         default=training.whole, equal_steps=training.joint,
     )  # fmt: skip
+    _memory(
+        result, setting, training_step_reference=lambda: plain.training_step(optimizer, tokens, sizes),
+        training_step=training.whole,
+    )  # fmt: skip
     words = float(sizes.sum() - len(sizes))
     result.facts["tokens_per_second_reference"] = words / (row.reference or 1.0)
     result.facts["tokens_per_second"] = words / (row.default or 1.0)
@@ -251,7 +274,7 @@ def _parts(setting: Setting, training: _Training, result: Benchmark) -> None:
         "chains": lambda: recovery(model.prior, z).energy_loss.mean().backward(),
         "chains_equal_steps": lambda: recovery(chains, z).energy_loss.mean().backward(), "optimizer": optimizer,
     }  # fmt: skip
-    result.parts.update(alternate(works, setting.sizes.repeats, setting.device))
+    result.parts.update(alternate(works, setting.sizes.repeats, setting.device).median)
 
 
 def _clustering(setting: Setting, result: Benchmark) -> None:
@@ -269,7 +292,7 @@ def _clustering(setting: Setting, result: Benchmark) -> None:
         cluster_latents(means, size.classes, components=options.cluster_pca, seed=0, whiten=options.cluster_whiten)
 
     took = median(seconds(ours, setting.device) for _ in range(min(3, setting.sizes.repeats)))
-    again = alternate({"encode": encode}, setting.sizes.repeats, setting.device)["encode"]
+    again = alternate({"encode": encode}, setting.sizes.repeats, setting.device).median["encode"]
     result.rows.append(Row("clustering", again * setting.sizes.corpus / size.batch + took, took))
     result.parts["clustering"] = took / setting.sizes.epoch_steps
     result.facts["clustering_share_of_epoch"] = took / result.facts["seconds_an_epoch"]
@@ -279,25 +302,25 @@ def _clustering(setting: Setting, result: Benchmark) -> None:
 
 
 def _generation(setting: Setting, result: Benchmark) -> None:
-    """Latents and greedy words. The reference works a batch at a time, so its cost is linear and a part of the
-    sentences is measured; ours are all there."""
+    """Latents and words, greedy; and decoding with drawn words. The reference works a batch at a time, so its cost is
+    linear and a part of the sentences is measured; ours are all there. Drawn words seldom end a sentence here (the
+    made-up weights end greedy ones): both sides go on to the longest, on a quarter of the sentences."""
     model, plain, sizes = setting.model.eval(), setting.plain.eval(), setting.sizes
     tokenizer, n, few = model.tokenizer, sizes.sentences, min(sizes.reference_sentences, sizes.sentences)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    z = torch.randn(max(n, few), sizes.published.dim)
-    options = DecodingOptions(max_tokens=sizes.published.max_tokens)
+    z = torch.randn(max(n, few), sizes.published.dim).to(setting.device)
+    drawn_n, drawn_few = math.ceil(n / 4), math.ceil(few / 4)
     found: dict[str, list[list[int]]] = {}
 
-    def reference_decode() -> None:
-        found["reference"] = []
-        for part in z[:few].to(setting.device).split(sizes.published.batch):
-            found["reference"] += plain.decode(part, bos, eos)
+    def reference_decode(side: str, n: int, sampled: bool) -> None:
+        found[side] = []
+        for part in z[:n].split(sizes.published.batch):
+            found[side] += plain.decode(part, bos, eos, sampled)
 
     @torch.no_grad()
-    def decode() -> None:
-        found["default"] = []
-        for part in z[:n].to(setting.device).split(512):
-            found["default"] += decode_tokens(model.decoder, part, tokenizer, options)
+    def decode(side: str, n: int, decoding: Literal["greedy", "sample"]) -> None:
+        options = DecodingOptions(decoding, max_tokens=sizes.published.max_tokens)
+        found[side] = decode_tokens(model.decoder, z[:n], tokenizer, options, batch_size=512)
 
     published = setting.published_prior().eval()
 
@@ -306,13 +329,23 @@ def _generation(setting: Setting, result: Benchmark) -> None:
         model.decode(latents.cpu())
 
     works: dict[str, Work] = {
-        "decode_reference": reference_decode, "decode": decode,
+        "decode_reference": lambda: reference_decode("reference", few, False),
+        "decode": lambda: decode("default", n, "greedy"),
+        "drawn_reference": lambda: reference_decode("drawn_reference", drawn_few, True),
+        "drawn": lambda: decode("drawn", drawn_n, "sample"),
         "reference": lambda: plain.generate(few, bos, eos), "default": lambda: model.generate(n), "equal": equal,
     }  # fmt: skip
     took = alternate(works, max(1, sizes.repeats // 3), setting.device)
-    scale = n / few
-    result.rows.append(Row("decoding", took["decode_reference"] * scale, took["decode"]))
-    result.rows.append(Row("generation", took["reference"] * scale, took["default"], took["equal"]))
+    median, warm_up, scale = took.median, took.warm_up, n / few
+    result.rows += [
+        Row("decoding", median["decode_reference"] * scale, median["decode"], None, warm_up["decode"]),
+        Row(
+            "decoding_drawn_words", median["drawn_reference"] * drawn_n / drawn_few, median["drawn"], None,
+            warm_up["drawn"],
+        ),
+        Row("generation", median["reference"] * scale, median["default"], median["equal"], warm_up["default"]),
+    ]  # fmt: skip
+    _memory(result, setting, generation=works["default"])
     result.facts["reference_sentences"] = few
     for side, rows in found.items():
         result.facts[f"words_a_sentence_{side}"] = float(np.mean([len(row) for row in rows]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,16 +30,43 @@ def seconds(work: Work, device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def alternate(works: Mapping[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each work. One warm-up call each, then *repeats* rounds of all of them in turn: what else the
-    machine does meanwhile slows all of them alike, and their ratios hold."""
+@dataclass(frozen=True)
+class Took:
+    """Seconds of each work: the median, and what the first call took beyond it (kernels made and chosen, memory first
+    touched; what is compiled would be compiled there)."""
+
+    median: dict[str, float]
+    warm_up: dict[str, float]
+
+
+def alternate(works: Mapping[str, Work], repeats: int, device: torch.device) -> Took:
+    """One warm-up call of each work, then *repeats* rounds of all of them in turn: what else the machine does meanwhile
+    slows all of them alike, and their ratios hold."""
     found: dict[str, list[float]] = {name: [] for name in works}
-    for work in works.values():
-        work()
+    first = {name: seconds(work, device) for name, work in works.items()}
     for _ in range(repeats):
         for name, work in works.items():
             found[name].append(seconds(work, device))
-    return {name: median(times) for name, times in found.items()}
+    medians = {name: median(times) for name, times in found.items()}
+    return Took(medians, {name: max(0.0, first[name] - medians[name]) for name in works})
+
+
+def peak_memory(work: Work, device: torch.device) -> float | None:
+    """MiB held at most while *work* runs: by the tensors on a GPU, else by this whole process, with all that it holds
+    beside. None where the system does not say (only Linux does)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    process = Path("/proc/self")
+    try:
+        (process / "clear_refs").write_text("5", encoding="ascii")  # the peak begins anew: man 5 proc
+        work()
+        status = (process / "status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    (peak,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(peak) / 1024
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,15 @@ def _show(result: Benchmark) -> None:
     from rich.table import Table
 
     out = console()
-    rows = Table("work", "reference", "textebm", "ratio", "equal steps", "ratio", box=None, pad_edge=False)
+    rows = Table(
+        "work", "reference", "textebm", "ratio", "equal steps", "ratio", "first call", box=None, pad_edge=False
+    )
     for row in result.rows:
         ratios = row.ratios()
         rows.add_row(
             row.name, _time(row.reference), _time(row.default), _times(ratios.get(row.name)),
             _time(row.equal_steps), _times(ratios.get(f"{row.name}_equal_steps")),
+            "–" if row.warm_up is None else f"+{_time(row.warm_up)}",
         )  # fmt: skip
     out.print(rows)
     out.print()
@@ -70,7 +73,7 @@ def _show(result: Benchmark) -> None:
     for name, reason in result.skipped.items():
         facts.add_row(name, f"skipped: {reason}")
     out.print(facts)
-    out.print(f"{result.device}, {result.threads} threads")
+    out.print(f"{result.device} ({result.name}), {result.threads} threads")
 
 
 def _time(seconds: float | None) -> str:

@@ -40,8 +40,9 @@ class BestWord:
         rough = (padded @ self.small)[:rows].float().add_(self.rough_bias)
         blocks = rough.view(rows, -1, BLOCK)
         best = blocks.amax(-1).topk(CANDIDATES, dim=-1, sorted=False).indices  # the best words lie in the best blocks
-        inside = blocks.gather(1, best[..., None].expand(-1, -1, BLOCK)).flatten(1)
+        first = torch.arange(rows, device=best.device)[:, None] * blocks.shape[1]
+        inside = blocks.flatten(0, 1)[first + best].flatten(1)
         place = inside.topk(CANDIDATES, dim=-1, sorted=False).indices  # (B, 8)
         words = (best.gather(1, place // BLOCK) * BLOCK + place % BLOCK).clamp_max(len(self.weight) - 1)
-        exact = torch.einsum("bke,be->bk", self.weight[words].float(), hidden.float()) + self.bias[words]
+        exact = (F.embedding(words, self.weight).float() * hidden.float()[:, None]).sum(-1) + self.bias[words]
         return words.gather(1, exact.argmax(-1, keepdim=True))[:, 0]

@@ -2,7 +2,7 @@
 
 One protocol: ``hidden(inputs, z)`` -> (B, T, E) states ready for the output layer; ``nll(hidden, targets)``;
 ``start(z)`` -> state and ``step(tokens, z, state)`` -> (logits, state), or ``advance`` -> (hidden, state) where the
-logits are not wanted. A state is a flat tuple of tensors whose first
+logits are not wanted in full. A state is a flat tuple of tensors whose first
 dimension is the batch, so that a caller can drop or reorder sentences with ``index_select``.
 The latent enters as the initial state and as an input at every step. The output layer shares the embedding's weights
 (Press & Wolf 2017).
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.networks.best_word import BestWord
 from textebm.networks.part import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
@@ -39,12 +38,16 @@ class Decoder(Protocol):
 
 
 @runtime_checkable
-class FindsBestWord(Protocol):
-    """What greedy decoding asks beside: the state without its logits, and the most probable word by a quicker way."""
+class Advances(Protocol):
+    """What a quicker way to write asks beside: the state without its logits, and the output layer by itself."""
 
-    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState, /) -> tuple[Tensor, DecoderState]: ...
+    def word_inputs(self) -> Tensor: ...
 
-    def best_word(self, banned: Sequence[int], /) -> BestWord: ...
+    def advance(
+        self, tokens: Tensor, z: Tensor, state: DecoderState, /, words: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]: ...
+
+    def output_layer(self) -> tuple[Tensor, Tensor]: ...
 
 
 def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
@@ -126,16 +129,28 @@ class RecurrentDecoder(nn.Module):
         hidden, state = self.advance(tokens, z, state)
         return self.logits(hidden), state
 
-    def best_word(self, banned: Sequence[int]) -> BestWord:
-        """What finds the most probable word of each row that `advance` gives."""
-        return BestWord(self.embedding.weight, self.output_bias, banned)
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, E) and bias (V,) of the logits of what `advance` gives."""
+        return self.embedding.weight, self.output_bias
 
-    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the next state."""
-        x = self.embedding(tokens)
+    def word_inputs(self) -> Tensor:
+        """What each word gives to the first layer's gates, (V, G·H): a product less in each step of `advance`. It pays
+        where more words will be written than there are."""
+        return self.layers[0].project_first(self.embedding.weight)
+
+    def advance(
+        self, tokens: Tensor, z: Tensor, state: DecoderState, words: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the next state. words: `word_inputs`,
+        if they are there."""
+        x = self.embedding(tokens) if words is None else words[tokens]
         new: list[Tensor] = []
         for layer, rung, layer_state in zip(self.layers, self.rungs, self._by_layer(state), strict=True):
-            layer_state = layer.step(torch.cat([x, z[:, rung].to(x.dtype)], dim=-1), layer_state)
+            latent = z[:, rung].to(x.dtype)
+            if words is not None and not new:
+                layer_state = layer.advance(layer.add_last(x, latent), layer_state)
+            else:
+                layer_state = layer.step(torch.cat([x, latent], dim=-1), layer_state)
             new.extend(layer_state)
             x = layer_state[0]
         return self._projected(x, z), tuple(new)
@@ -190,13 +205,21 @@ class TransformerDecoder(nn.Module):
         hidden, state = self.advance(tokens, z, state)
         return self.logits(hidden), state
 
-    def best_word(self, banned: Sequence[int]) -> BestWord:
-        """What finds the most probable word of each row that `advance` gives."""
-        return BestWord(self.embedding.weight, self.output_bias, banned)
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, E) and bias (V,) of the logits of what `advance` gives."""
+        return self.embedding.weight, self.output_bias
 
-    def advance(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the grown cache."""
-        x = (self.inputs(self.embedding(tokens)) + self.every_step(z))[:, None]
+    def word_inputs(self) -> Tensor:
+        """What each word gives to the first block, (V, H)."""
+        return self.inputs(self.embedding.weight)
+
+    def advance(
+        self, tokens: Tensor, z: Tensor, state: DecoderState, words: Tensor | None = None
+    ) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the grown cache. words:
+        `word_inputs`, if they are there."""
+        x = self.inputs(self.embedding(tokens)) if words is None else words[tokens]
+        x = (x + self.every_step(z))[:, None]
         offset = state[0].shape[2]
         x = x + sinusoidal_positions(1, x.shape[2], offset=offset, device=x.device)
         x, state = self._run(x, state)

@@ -2,7 +2,8 @@
 
 A chain asks one small network for ∇F tens of times. What does not change between its steps is done once: spectral norms
 are divided out, the level's shift is added to the bias of each block's first layer, weights are cast. The backward pass
-is written out and uses the forward pass's sigmoids again (silu'(x) = σ(x) + silu(x)(1 − σ(x))).
+is written out. Each SiLU and each derivative of one is one pass over the data; keeping the forward pass's sigmoids for
+the second took more passes, and 2 to 20 % more time (float32 most).
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from textebm.networks.energy import EnergyNet
 
-Slopes = list[Tensor]
+Inputs = list[Tensor]  # of each SiLU
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,28 @@ class FixedEnergy:
     outputs: tuple[Tensor, Tensor]
     sizes: list[int]
 
-    def logits(self, u: Tensor) -> tuple[list[Tensor], Slopes]:
+    def logits(self, u: Tensor) -> tuple[list[Tensor], Inputs]:
         """u (B, d) -> what `EnergyNet.all_logits` gives, and what `pull_back` needs."""
-        slopes: Slopes = []
         x = torch.addmm(self.inputs[1], u.to(self.inputs[0].dtype), self.inputs[0])
+        seen = [x]
         for weight1, bias1, weight2, bias2 in self.blocks:
-            a = _silu(x, slopes)
-            a = _silu(torch.addmm(bias1, a, weight1), slopes)
-            x = x.add_(torch.addmm(bias2, a, weight2))
-        found = torch.addmm(self.outputs[1], _silu(x, slopes), self.outputs[0])
-        return list(found.float().split(self.sizes, dim=-1)), slopes
+            a = torch.addmm(bias1, F.silu(x), weight1)
+            x = torch.addmm(bias2, F.silu(a), weight2).add_(x)
+            seen += [a, x]
+        found = torch.addmm(self.outputs[1], F.silu(x), self.outputs[0])
+        return list(found.float().split(self.sizes, dim=-1)), seen
 
-    def pull_back(self, gradients: list[Tensor], slopes: Slopes) -> Tensor:
-        """Gradients in each head's logits, [(B, K_h)] -> the gradient in u, (B, d) float32. Uses *slopes* up."""
+    def pull_back(self, gradients: list[Tensor], seen: Inputs) -> Tensor:
+        """Gradients in each head's logits, [(B, K_h)] -> the gradient in u, (B, d) float32. Uses *seen* up."""
         outputs = self.outputs[0]
-        g = (torch.cat(gradients, dim=-1).to(outputs.dtype) @ outputs.t()).mul_(slopes.pop())
+        g = _silu_backward(torch.cat(gradients, dim=-1).to(outputs.dtype) @ outputs.t(), seen.pop())
         for weight1, _, weight2, _ in reversed(self.blocks):
-            inner = (g @ weight2.t()).mul_(slopes.pop())
-            g = g.add_((inner @ weight1.t()).mul_(slopes.pop()))
+            inner = _silu_backward(g @ weight2.t(), seen.pop())
+            g = g.add_(_silu_backward(inner @ weight1.t(), seen.pop()))
         return (g @ self.inputs[0].t()).float()
 
 
-def _silu(x: Tensor, slopes: Slopes) -> Tensor:
-    """x σ(x); its derivative goes to *slopes*."""
-    gate = torch.sigmoid(x)
-    value = x * gate
-    slopes.append(torch.addcmul(gate, value, 1 - gate))
-    return value
+_silu_backward = torch.ops.aten.silu_backward  # gradient, x -> gradient · silu'(x)
 
 
 @torch.no_grad()

@@ -64,8 +64,21 @@ class RecurrentLayer(nn.Module):
 
     def step(self, inputs: Tensor, state: State) -> State:
         """One step for decoding: inputs (B, I) -> the next state; its first tensor is the output."""
-        gate = self.project(inputs)
+        return self.advance(self.project(inputs), state)
+
+    def advance(self, gate: Tensor, state: State) -> State:
+        """`step` where the input half of the gates (B, G·H) is there."""
         return self._step(gate, state, *self.recurrent_weights(gate.dtype))
+
+    def project_first(self, inputs: Tensor) -> Tensor:
+        """What the first inputs (…, J), J ≤ I, and the bias give to the input half of the gates, (…, G·H)."""
+        weight, _, bias, _ = self.core.all_weights[0]
+        return F.linear(inputs, weight[:, : inputs.shape[-1]], bias)
+
+    def add_last(self, gate: Tensor, inputs: Tensor) -> Tensor:
+        """Adds in place what the last inputs (B, J) give. gate (B, G·H)"""
+        weight = self.core.all_weights[0][0]
+        return gate.addmm_(inputs, weight[:, weight.shape[1] - inputs.shape[-1] :].t())
 
 
 def _gru_step(gate: Tensor, state: State, weight: Tensor, bias: Tensor) -> State:
