@@ -93,10 +93,10 @@ def test_codes_teach_from_the_start_and_stay() -> None:
     steps = run.steps()
     first = next(steps)
     assert "cross_entropy_code" in first.values, "the first epoch has them already"
-    codes = run.clusters["code"].copy()
+    codes = run.classes.clusters["code"].copy()
     assert sorted(np.unique(codes)) == [0, 1, 2]
     list(steps)
-    assert run.plan[1].name == "prior" and (run.clusters["code"] == codes).all()
+    assert run.plan[1].name == "prior" and (run.classes.clusters["code"] == codes).all()
 
 
 def test_codes_wait_for_cluster_start() -> None:
@@ -115,7 +115,7 @@ def test_a_resumed_run_has_the_same_codes() -> None:
     resumed.restore(*broken.state())
     list(whole.steps())
     list(resumed.steps())
-    assert (whole.clusters["code"] == resumed.clusters["code"]).all()
+    assert (whole.classes.clusters["code"] == resumed.classes.clusters["code"]).all()
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
