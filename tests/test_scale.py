@@ -114,7 +114,7 @@ def test_a_large_split_is_mapped_from_the_cache(tmp_path: Path, monkeypatch: pyt
 
 # ------------------------------------------------------------------------------------------------------- the trainer
 
-STAGES = "training.stages=[{name: autoencoder, steps: 22}, {name: prior, steps: 9}, {name: joint, steps: 12}]"
+STAGES = "training.stages=[{name: autoencoder, steps: 14}, {name: prior, steps: 5}, {name: joint, steps: 5}]"
 
 
 def many(*overrides: str) -> Trainer:
@@ -132,11 +132,11 @@ def test_many_sentences_train_through_every_stage_and_resume_exactly(overrides: 
     expected, saved = [], {}
     for step in whole.steps():
         expected.append(step.values)
-        if step.number in (4, 13, 22, 24, 29, 37):
+        if step.number in (12, 16, 21):
             tensors, state = whole.state()
             copied = {group: {name: value.clone() for name, value in of.items()} for group, of in tensors.items()}
             saved[step.number] = copied, json.loads(json.dumps(state))
-    assert "cross_entropy_code" in expected[15] and "cross_entropy_code" in expected[25], "clusters teach every row"
+    assert all("cross_entropy_code" in values for values in expected[10:]), "clusters teach every row"
     for number, (tensors, state) in saved.items():
         again = many(*overrides)
         again.restore(tensors, state)
@@ -214,6 +214,6 @@ def test_processes_survive_a_signal_to_the_group_and_end_with_their_batches() ->
 def test_a_run_with_loading_processes_is_the_run_without() -> None:
     def values(*overrides: str) -> list[dict[str, float]]:
         worker = many(*overrides)
-        return [step.values for _, step in zip(range(25), worker.steps(), strict=False)]
+        return [step.values for _, step in zip(range(16), worker.steps(), strict=False)]
 
     assert values("training.workers=2") == values()

@@ -36,9 +36,11 @@ from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.health import Health, measure_health
+from textebm.training.memory import give_back
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 STATISTICS_ROWS = 10_000  # sentences from which the standardisation is made exact at the end of a text stage
+ENCODED_ROWS, ENCODED_TOKENS = 512, 10_000  # at most, of a batch that a resting encoder reads
 RUNAWAY = 1e4  # |F| beyond which training stops: no text needs it, and float32 chains fail soon after
 
 
@@ -305,8 +307,11 @@ class Trainer:
         contexts: Tensor | None = None
         collation = Collation(self.train.store, {}, special_ids(self.model.tokenizer), self.train.contexts)
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
-        for start in range(0, len(rows), 512):
-            chosen = order[start : start + 512]
+        start = 0
+        while start < len(rows):
+            chosen = order[start : start + ENCODED_ROWS]  # ascending: the last of these is the longest
+            chosen = chosen[: max(1, ENCODED_TOKENS // (int(lengths[chosen[-1]]) + 2))]
+            start += len(chosen)
             (batch,) = (each.to(self.device) for each in collation[Dealt.entire(rows[chosen])])
             features, context = None, self.model.read_context(batch)
             if views is not None and not isinstance(encoder, ShortRun):
@@ -322,6 +327,7 @@ class Trainer:
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
+        give_back()
         for buffer in self.model.buffers():  # running statistics: each process has seen its own batches since the last
             buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
@@ -350,10 +356,18 @@ class Trainer:
 
     def health(self) -> Health:
         """How the model does on a fixed sample of the validation split."""
+        give_back()
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
         if stage != "autoencoder" and self.model.learning == "score_matching":
             self._calibrate(64, 8, 1)
         return measure_health(self.model, self.validation, stage=stage)
+
+    def end(self) -> None:
+        """After the last step: drop what only training needs."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        self._latents = None
+        give_back()
 
     # -- resuming ------------------------------------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ def measure(
         raise TextEBMError(
             f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
         )
-    histories = histories_of(texts_of(corpus["test"]))
+    histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
     with model.answering(drawn):
         evaluation = evaluate(

@@ -82,6 +82,7 @@ def train(
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
+                    trainer.end()
                     evaluation = _conclude(model, recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
