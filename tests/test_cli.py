@@ -273,6 +273,8 @@ def test_evaluate(training: dict[str, Any], run_directory: str) -> None:
     asked = {name: training[name] for name in ("directory", "limit", "seed", "data_dir")}
     assert asked == {"directory": Path(run_directory), "limit": 5, "seed": 3, "data_dir": Path("d")}
     assert json.loads(succeed("evaluate", run_directory, "--json")) == FakeEvaluation().to_json()
+    succeed("evaluate", run_directory, "--set", "evaluation.draws=3", "--set", "evaluation.refine=2")
+    assert training["overrides"] == ["evaluation.draws=3", "evaluation.refine=2"]
 
 
 # --- run directories --------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import torch
 from click.testing import Result
 from datasets import ClassLabel, DatasetDict, Features, Value
 from test_evaluation_suite import NOUNS, FakeModel, all_rows, corpus, parse, sentence
-from tiny import recipe
+from tiny import recipe, save_trained
 from typer.testing import CliRunner
 
 from textebm.cli import app
-from textebm.errors import TextEBMError
+from textebm.errors import RecipeError, TextEBMError
 from textebm.evaluation import baselines, outliers
 from textebm.evaluation.interpretability import match_codes_to_labels, purity
 from textebm.evaluation.language_model import LanguageModel, LanguageModelSettings, TextScores, fit_language_model
@@ -26,7 +26,7 @@ from textebm.evaluation.several import summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import TABLES, field_tables
 from textebm.text.tokenizer import train_word
-from textebm.training.measure import check_suite, effort_of
+from textebm.training.measure import check_suite, effort_of, evaluate_run
 
 torch.set_num_threads(1)
 TINY = LanguageModelSettings(embedding_size=16, hidden_size=24, epochs=6, batch_size=16, learning_rate=1e-2)
@@ -255,7 +255,7 @@ def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
     one, two = two_runs
     for arguments, words in (
         ((one, "--samples", 50), "it needs --suite"),
-        ((one, two, "--saved", "--suite", "all"), "leave --suite and --limit out"),
+        ((one, two, "--saved", "--suite", "all"), "leave --suite, --limit and --set out"),
         ((one, one, "--saved"), "given twice"),
         ((one, two / "gone", "--saved"), "does not exist"),
     ):
@@ -299,3 +299,14 @@ def test_symbols_are_written_as_the_recipe_says() -> None:
     data = DatasetDict(train=corpus(all_rows(4)), test=corpus(all_rows(1)))
     evaluate(Recorder(), data, parser=parse, effort=Effort(6, 6, decoding="sample", temperature=0.7))
     assert set(asked) == {("sample", 0.7), ("greedy", 1.0)}  # greedy: the free samples of this fake
+
+
+def test_a_trained_run_is_measured_with_other_options_of_evaluation_only(tmp_path: Path) -> None:
+    directory = save_trained(tmp_path / "run")
+    found = evaluate_run(directory, overrides=["evaluation.samples=7", "evaluation.refine=1", "evaluation.limit=9"])
+    assert (found.sizes["samples"], found.sizes["evaluated"]) == (7, 9)
+    assert "reconstruction_bleu_refined" in found.metrics
+    with pytest.raises(TextEBMError, match="'latent.dim=3': a trained run can change its evaluation.… only"):
+        evaluate_run(directory, overrides=["latent.dim=3"])
+    with pytest.raises(RecipeError, match="did you mean 'draws'"):
+        evaluate_run(directory, overrides=["evaluation.draw=3"])

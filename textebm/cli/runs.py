@@ -115,6 +115,12 @@ def evaluate(
         int | None,
         typer.Option("--samples", min=40, help="With --suite: sentences for perplexities; the recipe's unless given."),
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="OPTION=VALUE", help="Another evaluation.draws, evaluation.refine, … than the recipe's."
+        ),
+    ] = None,
     saved: Annotated[bool, typer.Option("--saved", help="Measure nothing: read evaluation.json of each run.")] = False,
     seed: SeedOption = 0,
     data: DataOption = None,
@@ -125,9 +131,11 @@ def evaluate(
         check_run(run)
     if samples is not None and suite is None:
         raise TextEBMError("--samples has no effect here; it needs --suite")
-    if saved and (suite is not None or limit is not None):
-        raise TextEBMError("--saved measures nothing: leave --suite and --limit out")
+    if saved and (suite is not None or limit is not None or change):
+        raise TextEBMError("--saved measures nothing: leave --suite, --limit and --set out")
     options: dict[str, Any] = {"limit": limit, "seed": seed, "data_dir": data, "suite": suite, "samples": samples}
+    if change:
+        options["overrides"] = change
     if len(runs) > 1 or saved:
         with stdout_kept_clean(), spinner("measuring") as progress:
             from textebm.training.measure import evaluate_runs

@@ -21,6 +21,7 @@ from textebm.evaluation.tables import field_tables
 from textebm.model import TextEBM
 from textebm.pretrained import load, model_card
 from textebm.recipe import Recipe
+from textebm.recipe_io import parse_recipe
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
 from textebm.text.history import histories_of, texts_of
@@ -34,17 +35,23 @@ OUTLIERS = 2000  # sentences of each other corpus
 def evaluate_run(
     directory: str | Path, *, limit: int | None = None, seed: int = 0, data_dir: str | Path | None = None,
     progress: Progress | None = None, suite: str | None = None, samples: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Evaluation:  # fmt: skip
     """Measure the model of a run directory on its corpus's test split and write evaluation.json there.
 
     suite: ptb, dailydialog, yelp or all; then tables.md is written, too. samples: for the perplexities of a suite,
-    instead of the recipe's number. Raises TextEBMError subclasses.
+    instead of the recipe's number. overrides: ``evaluation.draws=64`` and other options of `evaluation`, for this time.
+    Raises TextEBMError subclasses.
     """
+    for change in overrides:
+        if not change.startswith("evaluation."):
+            raise TextEBMError(f"{change!r}: a trained run can change its evaluation.… only, as evaluation.draws=64")
     directory = Path(directory)
     model = load(directory)
     if torch.cuda.is_available():
         model.to("cuda")
-    recipe = Recipe.model_validate(model.recipe)
+    assert model.recipe is not None, "a saved model has one"
+    recipe = parse_recipe(model.recipe, overrides)
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     evaluation = measure(
