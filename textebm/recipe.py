@@ -221,7 +221,9 @@ class Training(Part):
         "but for its statistics (latent.standardize, mutual information, negatives), which are of each one",
     )
     workers: int = Field(
-        0, ge=0, description="processes that read and pad batches ahead; 0 is a thread. The batches are the same"
+        0,
+        ge=0,
+        description="processes that read and pad the same batches ahead; 0, a thread, is faster for text in memory",
     )
     learning_rate: float = Field(1e-3, gt=0)
     prior_learning_rate: float = Field(1e-3, gt=0)
