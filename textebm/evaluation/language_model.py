@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
         x = self.dropout(self.embedding(inputs))  # (B, T, E)
         for layer in self.layers:
             x = self.dropout(layer(x))
-        hidden = self.project(x[mask])  # (N, E)
+        hidden = self.project(x)[mask]  # (N, E); not x[mask]: oneDNN keeps a kernel for each number of rows it meets
         nll = linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, words[mask])
         rows = torch.arange(len(words), device=words.device)[:, None].expand_as(words)[mask]
         return nll, rows
