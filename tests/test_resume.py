@@ -243,9 +243,7 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ two processes
 
 
-@pytest.mark.parametrize(
-    "overrides", [PLAIN, RECOVERY, LAYERS], ids=["score matching", "recovery", "layers"]
-)
+@pytest.mark.parametrize("overrides", [PLAIN, RECOVERY, LAYERS], ids=["score matching", "recovery", "layers"])
 def test_two_processes_stop_together_and_resume_to_the_same_bits(overrides: tuple[str, ...], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert child(whole, overrides, ranks=2) == [0, 0], log_of(whole)
