@@ -278,12 +278,15 @@ DRAWS = ("decoder.word_dropout=0.2", "encoder.dropout=0.1")  # and every stage's
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("data.size=257", "objective.free_bits=0.1", "objective.mutual_information_weight=1"),  # a last part of none
+        ("data.size=289", "objective.free_bits=0.1", "objective.mutual_information_weight=1"),  # unequal last parts
+        # A last batch of one sentence. Standardised, it would be by running statistics, and these follow a bias whose
+        # gradient is rounding and nothing else.
+        ("data.size=257", "latent.standardize=false"),
         ("prior.learning=recovery", "prior.steps=2", "prior.metropolis=true", "objective.cluster_sampling=true"),
         ("prior.kind=hierarchical_diffusion_energy", "objective.contrastive_weight=0.5"),
         ("inference.kind=short_run", "inference.steps=2", "prior.kind=energy"),
     ],
-    ids=["score matching", "recovery", "layers and views", "short runs"],
+    ids=["score matching", "a part of none", "recovery", "layers and views", "short runs"],
 )  # fmt: skip
 def test_two_processes_do_what_one_does_with_twice_the_batch(overrides: tuple[str, ...], tmp_path: Path) -> None:
     stages = "training.stages=[{name: autoencoder, steps: 7}, {name: prior, steps: 4}, {name: joint, steps: 4}]"
