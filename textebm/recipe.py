@@ -260,7 +260,7 @@ class Evaluation(Part):
         0,
         ge=0,
         description="steps that move posterior means uphill (as --refine does): a second reconstruction beside the "
-        "encoder's own, and edits begin there",
+        "encoder's own",
     )
     language_model: LanguageModel = LanguageModel()
 

@@ -33,7 +33,7 @@ class Effort:
     draws: int = 16
     temperatures: int = 4
     chains: int = 1
-    refine: int = 0  # steps by which posterior means are moved, for a second reconstruction and for edits
+    refine: int = 0  # steps by which posterior means are moved, for a second reconstruction
     language_model: LanguageModelSettings = LanguageModelSettings()  # noqa: B008 (frozen)
 
 
