@@ -18,6 +18,7 @@ from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 from textebm.evaluation.protocols import Model
 
 MAX_JUDGE_SENTENCES = 100_000
+CHECKED = 0.95
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,21 @@ class Setting:
         """The metric's name for *head*: bare for the first unsupervised head, with the head's name for any other."""
         return metric if self.unsupervised[:1] == [head] else f"{metric}_{head}"
 
-    def write(
-        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int,
-        confidence: float | None = None,
-    ) -> list[str]:  # fmt: skip
-        """n sentences under *symbols*, decoded as the recipe says. confidence: drawn again where the model's encoder
-        does not read what was asked so surely."""
+    def write(self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int) -> list[str]:
+        """n sentences under *symbols*, decoded as the recipe says."""
+        effort = self.effort
+        return self.model.generate(
+            n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature
+        )
+
+    def write_checked(
+        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int
+    ) -> list[str]:
+        """The same, and drawn again where the model's own encoder does not read what was asked."""
         effort = self.effort
         return self.model.generate(
             n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature,
-            confidence=confidence,
+            confidence=CHECKED,
         )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from textebm.evaluation.protocols import Encoding
 from textebm.evaluation.setting import Setting, judge_of
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0)
-CHECKED = 0.95  # of the model's own encoder
 TIMED = 150  # samples, as published
 
 
@@ -58,8 +56,9 @@ def _own(run: Setting, head: str, judge: control.Judge, model: LanguageModel) ->
 
 def _checked(run: Setting, head: str, judge: control.Judge, model: LanguageModel) -> None:
     """At the default strength, what the model's own encoder does not read as asked drawn again."""
-    writer = partial(run.write, confidence=CHECKED)
-    found = control.control_accuracy(run.model, head, judge, run.samples_per_class, seed=run.seed, writer=writer)
+    found = control.control_accuracy(
+        run.model, head, judge, run.samples_per_class, seed=run.seed, writer=run.write_checked
+    )
     run.result.add(f"checked_accuracy_{head}", found.accuracy, found.n)
     _fluency(run, f"checked_{{}}_{head}", found.texts, model)
 
