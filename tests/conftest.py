@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _cache = tempfile.mkdtemp(prefix="textebm-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ.update(HF_HOME=_cache, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _corpora() -> Path | None:
@@ -43,6 +44,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, missing in absent.items():
             if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=f"no {marker} here"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def libraries_are_not_garbage() -> None:
+    """A run collects garbage between its phases, and takes a quarter of a second for what libraries hold; the tests
+    run hundreds. What is there now is looked at no more."""
+    import torch._dynamo  # these two are else loaded by the first run
+    import torch.distributed.tensor
+
+    assert torch.distributed.is_available()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,6 +16,7 @@ from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
 from textebm.networks.posterior import Posterior, PosteriorHead
+from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.prior.explicit import StandardNormal
 from textebm.prior.noise import NoiseSchedule
@@ -121,6 +122,29 @@ def test_recurrent_loop_equals_torch(cell: Cell) -> None:
         assert theirs.abs().max() > 0
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(layer(inputs), layer.core(inputs)[0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_loops_gradients_are_those_of_finite_differences_and_of_single_steps(cell: Cell) -> None:
+    layer = RecurrentLayer(cell, 2, 3).double()
+    weight, bias = layer.core.weight_hh_l0, layer.core.bias_hh_l0
+    gates = torch.randn(4, 2, len(bias), dtype=torch.double, requires_grad=True)
+    state = tuple(torch.randn(2, 3, dtype=torch.double, requires_grad=True) for _ in range(layer.num_states))
+    loop = {"gru": GRULoop, "lstm": LSTMLoop}[cell].apply
+    assert torch.autograd.gradcheck(loop, (gates, *state, weight, bias))
+
+    def by_steps() -> torch.Tensor:
+        here, outputs = state, []
+        for gate in gates:
+            here = layer.advance(gate, here)
+            outputs.append(here[0])
+        return torch.stack(outputs)
+
+    direction, wanted = torch.randn(4, 2, 3, dtype=torch.double), (gates, *state, weight, bias)
+    ours = torch.autograd.grad((loop(*wanted) * direction).sum(), wanted)
+    torch.testing.assert_close(ours, torch.autograd.grad((by_steps() * direction).sum(), wanted))
+    frozen = loop(gates, *state, weight.detach(), bias.detach())
+    torch.testing.assert_close(torch.autograd.grad((frozen * direction).sum(), gates), ours[:1])
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])

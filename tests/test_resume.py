@@ -43,7 +43,7 @@ REFINED = ("inference.kind=refined", "inference.steps=2", "prior.kind=joint_ener
 def forks() -> Iterator[None]:
     """Children fork from a server that has this project loaded: a run then takes a second."""
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # another test module's, with less in it
-    FORKS.set_forkserver_preload(["tiny", "textebm.training.run"])
+    FORKS.set_forkserver_preload(["forked"])
     yield
 
 

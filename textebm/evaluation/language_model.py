@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.networks.part import Dropout
 from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.text.batches import BatchOrder, TokenBatch, collate, special_ids
@@ -60,7 +61,7 @@ class LanguageModel(nn.Module):
         layers = [RecurrentLayer("lstm", size if i == 0 else hidden, hidden) for i in range(settings.num_layers)]
         self.layers = cast("Sequence[RecurrentLayer]", nn.ModuleList(layers))
         self.project = nn.Linear(hidden, size)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.output_bias = nn.Parameter(torch.zeros(len(tokenizer)))
 
     @property

@@ -8,6 +8,7 @@ one part, each function is the plain operation, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -129,12 +130,27 @@ def _own_rows(drawn: Tensor, dim: int) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose zeros are drawn for the whole batch."""
+    """Dropout whose zeros are drawn for the whole batch.
+
+    On a CPU from 16 random bits a number, at the nearest of 65,536 rates: PyTorch draws a double for each, which took a
+    tenth of a training step (batch 128 of 18 words, 512 wide, two threads: 11.6 ms against 2.1).
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        if _current() is None or not self.training or self.p == 0:
+        if not self.training or self.p == 0:
+            return input
+        if input.device.type == "cpu":
+            return input * _own_rows(_kept(_whole_shape(input.shape, 0), self.p, input.dtype), 0)
+        if _current() is None:
             return super().forward(input)
         return input * _own_rows(F.dropout(input.new_ones(_whole_shape(input.shape, 0)), self.p), 0)
+
+
+def _kept(shape: Sequence[int], rate: float, dtype: torch.dtype) -> Tensor:
+    """0 at this rate and else what makes the mean 1, on the CPU."""
+    n, dropped = math.prod(shape), min(round(rate * 65536), 65535)
+    bits = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n].view(*shape)
+    return (bits >= dropped - 32768).to(dtype).mul_(65536 / (65536 - dropped))
 
 
 # -- what is no mean over rows --------------------------------------------------------------------------------------

@@ -272,7 +272,14 @@ def _in_processes(
         # a fork shares the token store; nothing but NumPy runs in it
         multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
     )  # fmt: skip
-    yield from loader  # which ends its workers when this generator is closed or dropped
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        batches = iter(loader)  # starts its workers, which are deaf to these from their first moment
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from batches  # which ends its workers when this generator is closed or dropped
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
