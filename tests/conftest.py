@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 _cache = tempfile.mkdtemp(prefix="textebm-tests-")
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ.update(HF_HOME=_cache, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 def _corpora() -> Path | None:
