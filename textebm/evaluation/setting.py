@@ -89,21 +89,15 @@ class Setting:
         """The metric's name for *head*: bare for the first unsupervised head, with the head's name for any other."""
         return metric if self.unsupervised[:1] == [head] else f"{metric}_{head}"
 
-    def write(self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int) -> list[str]:
-        """n sentences under *symbols*, decoded as the recipe says."""
-        effort = self.effort
-        return self.model.generate(
-            n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature
-        )
-
-    def write_checked(
-        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int
+    def write(
+        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int, checked: bool = False
     ) -> list[str]:
-        """The same, and drawn again where the model's own encoder does not read what was asked."""
+        """n sentences under *symbols*, decoded as the recipe says; *checked*: and drawn again where the model's own
+        encoder does not read what was asked."""
         effort = self.effort
         return self.model.generate(
             n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature,
-            confidence=CHECKED,
+            confidence=CHECKED if checked else None,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def _own(run: Setting, head: str, judge: control.Judge, model: LanguageModel) ->
 def _checked(run: Setting, head: str, judge: control.Judge, model: LanguageModel) -> None:
     """At the default strength, what the model's own encoder does not read as asked drawn again."""
     found = control.control_accuracy(
-        run.model, head, judge, run.samples_per_class, seed=run.seed, writer=run.write_checked
+        run.model, head, judge, run.samples_per_class, seed=run.seed, writer=partial(run.write, checked=True)
     )
     run.result.add(f"checked_accuracy_{head}", found.accuracy, found.n)
     _fluency(run, f"checked_{{}}_{head}", found.texts, model)

@@ -24,23 +24,21 @@ from torch import Tensor
 from textebm.build import build_weights
 from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
-from textebm.inference import ShortRun
 from textebm.model import Objective, TextEBM
 from textebm.networks.part import Part, whole
-from textebm.networks.posterior import Posterior
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
-from textebm.text.batches import BatchOrder, Collation, Dealt, TokenBatch, load_batches, special_ids
+from textebm.text.batches import BatchOrder, Dealt, TokenBatch, load_batches
 from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
+from textebm.training.encoding import encode
 from textebm.training.health import Health, measure_health
 from textebm.training.memory import give_back
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 STATISTICS_ROWS = 10_000  # sentences from which the standardisation is made exact at the end of a text stage
-ENCODED_ROWS, ENCODED_TOKENS = 512, 10_000  # at most, of a batch that a resting encoder reads
 RUNAWAY = 1e4  # |F| beyond which training stops: no text needs it, and float32 chains fail soon after
 
 
@@ -294,36 +292,9 @@ class Trainer:
             self._latents = self._encode(self.classes.sample)
         return self._latents
 
-    @torch.no_grad()
     def _encode(self, rows: NDArray[np.int64]) -> LatentBatch:
-        self.model.eval()
-        encoder = self.model.encoder
-        lengths = self.train.store.lengths[rows]
-        order = np.argsort(lengths, kind="stable")
-        packed = torch.empty(len(rows), 2 * self.recipe.latent.dim, device=self.device)
-        view_size = self.model.prior.energy.view_size
-        views = torch.empty(len(rows), view_size, device=self.device) if view_size else None
-        posterior: Posterior | None = None
-        contexts: Tensor | None = None
-        collation = Collation(self.train.store, {}, special_ids(self.model.tokenizer), self.train.contexts)
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
-        start = 0
-        while start < len(rows):
-            chosen = order[start : start + ENCODED_ROWS]  # ascending: the last of these is the longest
-            chosen = chosen[: max(1, ENCODED_TOKENS // (int(lengths[chosen[-1]]) + 2))]
-            start += len(chosen)
-            (batch,) = (each.to(self.device) for each in collation[Dealt.entire(rows[chosen])])
-            features, context = None, self.model.read_context(batch)
-            if views is not None and not isinstance(encoder, ShortRun):
-                features = encoder.features(batch.tokens, batch.lengths)
-                views[chosen] = encoder.views(features)
-            posterior = self.model.posterior(batch, learned_prior=learned, features=features, context=context)
-            packed[chosen] = posterior.packed
-            if context is not None:
-                contexts = context.new_empty(len(rows), context.shape[1]) if contexts is None else contexts
-                contexts[chosen] = context
-        assert posterior is not None  # a split has sentences
-        return LatentBatch(posterior.unpacked(packed), {}, views, contexts)
+        return encode(self.model, self.train, rows, learned_prior=learned)
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
