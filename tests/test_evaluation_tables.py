@@ -292,7 +292,9 @@ def test_symbols_are_written_as_the_recipe_says() -> None:
     asked = []
 
     class Recorder(FakeModel):
-        def generate(self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0, **more) -> list[str]:
+        def generate(
+            self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0, **more
+        ) -> list[str]:
             asked.append((decoding, temperature))
             return super().generate(n, symbols=symbols)
 

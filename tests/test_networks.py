@@ -15,6 +15,7 @@ from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
+from textebm.networks.part import Dropout
 from textebm.networks.posterior import Posterior, PosteriorHead
 from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
@@ -340,3 +341,21 @@ def test_a_skip_hears_the_latent_without_the_recurrence() -> None:
     hidden = decoder.hidden(inputs, z)
     expected = z @ decoder.project.weight[:, 7:].t() + decoder.project.bias
     torch.testing.assert_close(hidden, expected[:, None].expand(-1, 4, -1))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1e-9, 1 - 1e-9])
+def test_dropout_keeps_the_mean_and_drops_at_its_rate(rate: float) -> None:
+    layer, x = Dropout(rate), torch.ones(1000, 501, requires_grad=True)
+    torch.manual_seed(3)
+    y = layer(x)
+    dropped = float((y == 0).float().mean())
+    assert dropped == pytest.approx(rate, abs=4 * (rate * (1 - rate) / x.numel()) ** 0.5 + 2**-16)
+    if rate < 0.9:
+        assert float(y.mean()) == pytest.approx(1, abs=0.01)
+        assert y.detach().unique().tolist() == pytest.approx([0, 1 / (1 - rate)][rate < 1e-6 :], rel=1e-4)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y.detach()), "what is dropped has no gradient"
+    torch.manual_seed(3)
+    assert torch.equal(layer(x), y) and torch.equal(layer.eval()(x), x)
+    if rate == 0.5:  # neighbours are independent
+        both = ((y[:, 1:] == 0) & (y[:, :-1] == 0)).float().mean()
+        assert float(both) == pytest.approx(0.25, abs=0.005)
