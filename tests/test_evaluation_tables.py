@@ -292,7 +292,7 @@ def test_symbols_are_written_as_the_recipe_says() -> None:
     asked = []
 
     class Recorder(FakeModel):
-        def generate(
+        def generate(self, n, *, symbols=None, decoding="greedy", temperature=1.0, **more) -> list[str]:
             self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0, **more
         ) -> list[str]:
             asked.append((decoding, temperature))
