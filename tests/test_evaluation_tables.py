@@ -293,8 +293,6 @@ def test_symbols_are_written_as_the_recipe_says() -> None:
 
     class Recorder(FakeModel):
         def generate(self, n, *, symbols=None, decoding="greedy", temperature=1.0, **more) -> list[str]:
-            self, n, *, symbols=None, strength=None, seed=0, decoding="greedy", temperature=1.0, **more
-        ) -> list[str]:
             asked.append((decoding, temperature))
             return super().generate(n, symbols=symbols)
 
