@@ -167,6 +167,8 @@ def test_steering_baselines_labels_and_outliers(measured: Evaluation) -> None:
     for strength in ("0.5", "1", "2", "4", "8"):
         assert value[f"sweep_accuracy_sentiment_strength{strength}"] == pytest.approx(7 / 8)
     assert value["class_lm_accuracy_sentiment"] > 0.9 and value["real_self_bleu_sentiment"] > 0
+    assert value["checked_accuracy_sentiment"] > 0 and value["diverse_accuracy_sentiment"] > 0
+    assert value["diverse_self_bleu_sentiment"] > 0 and value["diverse_forward_ppl_sentiment"] > 1
     assert value["kmeans_words_homogeneity_topic"] >= 0 and "kmeans_ends_purity_sentiment" in value
     assert value["few_labels_tfidf_200_sentiment"] == value["few_labels_means_200_sentiment"] == 1.0
     assert "few_labels_tfidf_2500_sentiment" not in value  # train has 900 sentences

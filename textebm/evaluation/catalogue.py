@@ -162,6 +162,11 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "checked_self_bleu_<head>": Entry(_BLEU, False, "their self-BLEU within a class"),
     "checked_forward_ppl_<head>": Entry(_PER_TOKEN, False, "their forward perplexity"),
+    "diverse_accuracy_<head>": Entry(
+        _SHARE, True, "control read back likewise, at strength 1 and with words drawn at temperature .9"
+    ),
+    "diverse_self_bleu_<head>": Entry(_BLEU, False, "their self-BLEU within a class"),
+    "diverse_forward_ppl_<head>": Entry(_PER_TOKEN, False, "their forward perplexity"),
     "sweep_accuracy_<head>_strength<s>": Entry(_SHARE, True, "control accuracy at one strength"),
     "sweep_forward_ppl_<head>_strength<s>": Entry(_PER_TOKEN, False, "its forward perplexity"),
     "sweep_self_bleu_<head>_strength<s>": Entry(_BLEU, False, "its self-BLEU within a class"),

@@ -18,7 +18,6 @@ from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 from textebm.evaluation.protocols import Model
 
 MAX_JUDGE_SENTENCES = 100_000
-CHECKED = 0.95
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,15 @@ class Setting:
         return metric if self.unsupervised[:1] == [head] else f"{metric}_{head}"
 
     def write(
-        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int, checked: bool = False
-    ) -> list[str]:
-        """n sentences under *symbols*, decoded as the recipe says; *checked*: and drawn again where the model's own
-        encoder does not read what was asked."""
-        effort = self.effort
+        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int,
+        confidence: float | None = None, temperature: float | None = None,
+    ) -> list[str]:  # fmt: skip
+        """n sentences under *symbols*, decoded as the recipe says, or with words drawn at *temperature*. confidence: a
+        sentence that the model's own encoder does not read as asked is drawn again."""
+        decoding = self.effort.decoding if temperature is None else "sample"
         return self.model.generate(
-            n, symbols=symbols, strength=strength, seed=seed, decoding=effort.decoding, temperature=effort.temperature,
-            confidence=CHECKED if checked else None,
+            n, symbols=symbols, strength=strength, seed=seed, decoding=decoding, confidence=confidence,
+            temperature=self.effort.temperature if temperature is None else temperature,
         )  # fmt: skip
 
 

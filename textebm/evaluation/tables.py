@@ -129,6 +129,10 @@ YELP = FieldTable(
             "… read back by its own encoder", "checked_accuracy_sentiment", "checked_self_bleu_sentiment",
             "checked_forward_ppl_sentiment", "–",
         ),
+        (
+            "… and as diverse as real ones", "diverse_accuracy_sentiment", "diverse_self_bleu_sentiment",
+            "diverse_forward_ppl_sentiment", "–",
+        ),
         *(
             (
                 f"… at strength {strength}", f"sweep_accuracy_sentiment_strength{strength}",
