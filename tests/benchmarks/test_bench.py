@@ -25,7 +25,7 @@ TINY = Sizes(
         dim=6, levels=3, chain_steps=2, blocks=2, width=8, classes=3, vocabulary=60, embedding=12, hidden=16, batch=8
     ),
     latents=5, sentences=20, reference_sentences=10, corpus=400, epoch_steps=4, repeats=1, prior_batch=16,
-    energy_width=8,
+    energy_width=8, report_sentences=12,
 )  # fmt: skip
 RATIOS = {"contrastive_step", "energy_learning_step", "prior_sampling", "training_step", "generation"}
 
@@ -44,6 +44,8 @@ def test_json_has_every_ratio_also_at_equal_steps() -> None:
     assert {"matrix_rate_achieved", "padding_share", "clustering_share_of_epoch"} <= found["facts"].keys()
     assert {"decoding", "decoding_drawn_words"} <= found["ratios"].keys()
     assert all(row["warm_up"] >= 0 for row in found["rows"] if row["name"] != "clustering")
+    (report,) = (row for row in found["rows"] if row["name"] == "report")
+    assert report["default"] > 0 and report["reference"] is None and found["facts"]["report_sentences"] == 12
     assert found["device_name"]
     assert found["machine"].keys() == {"matrix_float32", "matrix_bfloat16", "bandwidth"}
     assert found["threads"] == torch.get_num_threads()

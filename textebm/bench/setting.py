@@ -37,7 +37,7 @@ class Sizes:
     repeats: int = 5
     prior_batch: int = 256
     energy_width: int | None = None  # None: the recipe's
-    report_sentences: int = 0
+    report_sentences: int = 1000
 
 
 def lengths(n: int, longest: int, seed: int = 0) -> NDArray[np.int64]:

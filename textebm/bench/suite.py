@@ -24,12 +24,16 @@ from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, 
 from textebm.build import build_weights
 from textebm.companions import LatentBatch
 from textebm.decoding import DecodingOptions, decode_tokens
+from textebm.inspection.page import render
+from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.rows import Rows
 from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
 from textebm.prior.learning import recovery, score_matching
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import sample
 from textebm.text.batches import BatchOrder, padding_share
+from textebm.text.tokenizer import decode
 
 Progress = Callable[[str], None]
 
@@ -352,10 +356,17 @@ def _generation(setting: Setting, result: Benchmark) -> None:
 
 
 def _report(setting: Setting, result: Benchmark) -> None:
-    """The report of so many sentences, in full; the reference has none."""
-    n = setting.sizes.report_sentences
-    if not n:
-        result.skipped["report"] = "needs a corpus: textebm report --limit N on a run says its time"
+    """A whole report of made-up sentences, from their latents to the page; the plain reference has none."""
+    n, model = setting.sizes.report_sentences, setting.model.eval()
+    texts = [decode(model.tokenizer, setting.store[row].tolist()) for row in range(n)]
+    facts = RunFacts("bench", __version__, "test", {"test": n})
+
+    def report() -> None:
+        render(page_data(inspect(model, Rows(texts, {}, n)), facts, setting.recipe.model_dump(mode="json")), "bench")
+
+    took = alternate({"default": report}, max(1, setting.sizes.repeats // 3), setting.device)
+    result.rows.append(Row("report", None, took.median["default"], None, took.warm_up["default"]))
+    result.facts["report_sentences"] = n
 
 
 _MEASURES: dict[str, Callable[[Setting, Benchmark], None]] = {
