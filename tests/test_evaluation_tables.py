@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from textebm.cli import app
 from textebm.errors import RecipeError, TextEBMError
-from textebm.evaluation import baselines, outliers
+from textebm.evaluation import baselines, outliers, suite
 from textebm.evaluation.interpretability import match_codes_to_labels, purity
 from textebm.evaluation.language_model import LanguageModel, LanguageModelSettings, TextScores, fit_language_model
 from textebm.evaluation.metric import Evaluation, Metric, UndefinedMetricError
-from textebm.evaluation.setting import Effort
+from textebm.evaluation.setting import Effort, Setting
 from textebm.evaluation.several import summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import TABLES, field_tables
@@ -301,6 +301,31 @@ def test_symbols_are_written_as_the_recipe_says() -> None:
     data = DatasetDict(train=corpus(all_rows(4)), test=corpus(all_rows(1)))
     evaluate(Recorder(), data, parser=parse, effort=Effort(6, 6, decoding="sample", temperature=0.7))
     assert set(asked) == {("sample", 0.7), ("greedy", 1.0)}  # greedy: the free samples of this fake
+
+
+def test_a_stopped_suite_keeps_what_it_had_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory, options = save_trained(tmp_path / "run"), ["evaluation.samples=7", "evaluation.limit=9"]
+    unfinished = directory / "evaluation.unfinished.json"
+
+    def stop(run: object, encoding: object) -> None:
+        raise KeyboardInterrupt
+
+    def add(run: Setting, encoding: object) -> None:
+        run.result.add("nll_width", 1.5, 9)
+
+    monkeypatch.setitem(suite.SUITES, "all", ("intervals", "language"))
+    monkeypatch.setitem(suite.PARTS, "intervals", add)
+    monkeypatch.setitem(suite.PARTS, "language", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_run(directory, suite="all", overrides=options)
+    kept = json.loads(unfinished.read_text())["metrics"]
+    assert kept["nll_width"]["value"] == 1.5 and "reconstruction_bleu" in kept
+    monkeypatch.setitem(suite.PARTS, "language", lambda run, encoding: None)
+    found = evaluate_run(directory, suite="all", overrides=options)
+    assert found.metrics["nll_width"].value == 1.5 and not unfinished.exists()
+    unfinished.mkdir()
+    with pytest.raises(TextEBMError, match=r"cannot write .*evaluation\.unfinished\.json"):
+        evaluate_run(directory, suite="all", overrides=options)
 
 
 def test_a_trained_run_is_measured_with_other_options_of_evaluation_only(tmp_path: Path) -> None:

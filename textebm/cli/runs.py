@@ -126,7 +126,10 @@ def evaluate(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure trained runs on their test splits. Several runs give means and standard deviations."""
+    """Measure trained runs on their test splits. Several runs give means and standard deviations.
+
+    A suite that is stopped leaves what it had measured in evaluation.unfinished.json of the run.
+    """
     for run in runs:
         check_run(run)
     if samples is not None and suite is None:

@@ -74,6 +74,7 @@ def evaluate(
     max_tokens: int = 40,
     label_limits: Mapping[str, int] | None = None,
     other_texts: Mapping[str, list[str]] | None = None,
+    so_far: Callable[[Evaluation], object] | None = None,
 ) -> Evaluation:
     """Measure *model* on *split* of *corpus*, against its train split.
 
@@ -85,7 +86,8 @@ def evaluate(
 
     suite: one of `SUITES`, or None for the quick part alone. It wants the model's tokenizer and max_tokens (the
     language model reads the same tokens); label_limits says how many labels each head was shown, other_texts are
-    sentences of other corpora, by name.
+    sentences of other corpora, by name. so_far is called with what there is whenever a part of a suite is about to
+    start.
 
     CorpusError if the split or the train split is missing or has no sentence.
     """
@@ -128,6 +130,8 @@ def evaluate(
     symbols.controlled(run, encoding)
     symbols.by_example(run, reconstructions)
     for part in SUITES[suite] if suite else ():
+        if so_far is not None:
+            so_far(result)
         PARTS[part](run, encoding)
     return result
 

@@ -30,6 +30,7 @@ from textebm.training.lock import RunLock
 
 Progress = Callable[[str], None]
 OUTLIERS = 2000  # sentences of each other corpus
+UNFINISHED = "evaluation.unfinished.json"
 
 
 def evaluate_run(
@@ -40,7 +41,9 @@ def evaluate_run(
     """Measure the model of a run directory on its corpus's test split and write evaluation.json there.
 
     suite: ptb, dailydialog, yelp or all; then tables.md is written, too. samples: for the perplexities of a suite,
-    instead of the recipe's number. overrides: ``evaluation.draws=64`` and other options of `evaluation`, for this time.
+    instead of the recipe's number. What a suite has measured stands in evaluation.unfinished.json until it is done, and
+    stays there if it is stopped. overrides: ``evaluation.draws=64`` and other options of `evaluation`, for
+    this time.
     Raises TextEBMError subclasses.
     """
     for change in overrides:
@@ -54,15 +57,25 @@ def evaluate_run(
     recipe = parse_recipe(model.recipe, overrides)
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+    unfinished = directory / UNFINISHED
     evaluation = measure(
-        model, recipe, corpus, data_dir, seed=seed, progress=progress, limit=limit, suite=suite, samples=samples
-    )
+        model, recipe, corpus, data_dir, seed=seed, progress=progress, limit=limit, suite=suite, samples=samples,
+        so_far=lambda found: _keep(found, unfinished),
+    )  # fmt: skip
     with RunLock(directory):
         write_evaluation(evaluation, model, directory)
+        unfinished.unlink(missing_ok=True)
         if suite is not None:
             page = field_tables(evaluation, recipe.data.corpus, recipe.name)
             checkpoint.write_atomically(directory / "tables.md", page.encode())
     return evaluation
+
+
+def _keep(found: Evaluation, path: Path) -> None:
+    try:
+        found.save(path)
+    except OSError as error:  # now, not after hours
+        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
 def evaluate_runs(
@@ -109,6 +122,7 @@ def check_suite(suite: str | None, recipe: Recipe) -> None:
 def measure(
     model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, *, seed: int,
     progress: Progress | None, limit: int | None = None, suite: str | None = None, samples: int | None = None,
+    so_far: Callable[[Evaluation], object] | None = None,
 ) -> Evaluation:  # fmt: skip
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
@@ -125,7 +139,7 @@ def measure(
             parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress, suite=suite,
             tokenizer=model.tokenizer, max_tokens=model.max_tokens,
             label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
-            other_texts={} if suite is None else other_texts(recipe, data_dir),
+            other_texts={} if suite is None else other_texts(recipe, data_dir), so_far=so_far,
         )  # fmt: skip
     if model.reads_context:
         evaluation.note(
