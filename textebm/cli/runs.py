@@ -105,7 +105,8 @@ def evaluate(
         Literal["ptb", "dailydialog", "yelp", "all"] | None,
         typer.Option(
             "--suite",
-            help="Also the field's table of this corpus: likelihood interval, perplexities, baselines, edits. Slow.",
+            help="Also the field's table of this corpus: likelihood interval, perplexities, baselines, edits. Slow; a "
+            "stopped one leaves evaluation.unfinished.json.",
         ),
     ] = None,
     limit: Annotated[
@@ -126,10 +127,7 @@ def evaluate(
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure trained runs on their test splits. Several runs give means and standard deviations.
-
-    A suite that is stopped leaves what it had measured in evaluation.unfinished.json of the run.
-    """
+    """Measure trained runs on their test splits. Several runs give means and standard deviations."""
     for run in runs:
         check_run(run)
     if samples is not None and suite is None:
