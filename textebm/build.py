@@ -197,7 +197,7 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
     chain = ChainSettings(
         options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
         options.learning == "score_matching" if options.metropolis is None else options.metropolis, options.start,
-        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
+        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision], options.fused_chains,
     )  # fmt: skip
     return LatentPrior(
         dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,

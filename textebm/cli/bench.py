@@ -23,6 +23,9 @@ def bench(
             "--reference-sentences", min=1, help="How many the reference writes; its time is scaled to --sentences."
         ),
     ] = 1024,
+    fused: Annotated[
+        bool, typer.Option("--fused", help="With --device cuda: each chain as one kernel (prior.fused_chains).")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure speed beside a plain implementation of the published settings, in turns (minutes)."""
@@ -34,8 +37,13 @@ def bench(
 
         if device == "cuda" and not torch.cuda.is_available():
             raise TextEBMError("--device cuda: PyTorch sees no GPU here; leave the option out to measure the CPU")
+        if fused and device == "cpu":
+            raise TextEBMError("--fused measures kernels on a GPU; give --device cuda with it")
         sizes = Sizes(repeats=repeats, sentences=sentences, reference_sentences=reference_sentences)
-        result = suite.run(sizes, torch.device(device), progress=progress or (lambda name: None))
+        result = suite.run(
+            sizes, torch.device(device), progress=progress or (lambda name: None),
+            overrides=("prior.fused_chains=true",) if fused else (),
+        )  # fmt: skip
     if as_json:
         emit(result.to_json(), indent=2)
     else:

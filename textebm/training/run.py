@@ -18,6 +18,7 @@ from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_me
 from textebm.evaluation.metric import Evaluation
 from textebm.model import TextEBM
 from textebm.pretrained import adopt, save
+from textebm.prior.sampling import compile_chain
 from textebm.recipe import Recipe
 from textebm.recipe_io import dump_recipe, load_recipe
 from textebm.training import checkpoint
@@ -232,6 +233,14 @@ def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: 
         f"{recipe.prior.kind} prior; {trainer.total_steps:,} steps on {trainer.device}, "
         f"{torch.get_num_threads()} threads"
     )
+    if recipe.prior.fused_chains:
+        seconds = compile_chain(model.prior)
+        told = (
+            f"no chain of this prior is fused on {trainer.device}"
+            if seconds is None
+            else f"compiled in {seconds:.1f} s"
+        )
+        progress.message(f"prior.fused_chains: {told}")
 
 
 def _text(path: str | Path | None) -> Any:
