@@ -165,6 +165,22 @@ def fail(*arguments: str, stdin: str | bytes = "") -> str:
     return result.stderr.removeprefix("error: ").rstrip("\n")
 
 
+@pytest.mark.parametrize(
+    "given, set_to", [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(given: dict[str, str], set_to: str) -> None:
+    """In a fresh process: it counts only before torch is there."""
+    code = (
+        "import os, sys; from textebm.cli import app; app(['recipes', 'list'], standalone_mode=False)\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**kept, **given}, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{set_to} False"
+
+
 # --- train and evaluate -----------------------------------------------------------------------------------------------
 
 
