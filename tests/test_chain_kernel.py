@@ -156,13 +156,17 @@ def test_on_a_cpu_the_option_changes_nothing() -> None:
     assert sampling.sample(of, 2, generator=torch.Generator().manual_seed(0)).z.isfinite().all()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
-def test_compiling_is_timed_and_changes_nothing() -> None:
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_compiling_is_timed_and_changes_nothing(on_gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_on_gpu", lambda w: on_gpu)
+    if DEVICE == "cpu":
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     of = prior().train()
     before = {name: value.clone() for name, value in of.state_dict().items()}
+    drawn = torch.get_rng_state()
     seconds = sampling.compile_chain(of)
-    assert seconds is not None and seconds > 0 and of.training
+    assert (seconds is not None and seconds > 0) if on_gpu else seconds is None
+    assert of.training and torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in of.state_dict().items())
 
 
@@ -173,7 +177,7 @@ from triton.compiler import ASTSource
 from textebm.prior import chain_kernel as kernel
 capability, kind, chunk = {capability}, "{kind}", {chunk}
 constants = dict(
-    size=64, hidden=256, blocks=3, chunk=chunk, dim=64, width=32, heads=(20,), input_bias_stride=0, metropolis=True,
+    size=64, hidden=256, blocks=3, chunk=chunk, dim=64, width=32, heads=(20,), metropolis=True,
     langevin=False, rows=kernel.ROWS,
 )
 known = {{"weights": (kind,) * 8, "scratch": kind, "classes": "*i32", "n": "i32", "steps": "i32"}}

@@ -75,13 +75,9 @@ class Setting:
         )  # fmt: skip
         # step² = 2e−3 σ², as the yardstick's
         chain = ChainSettings(
-            "langevin",
-            size.chain_steps,
-            math.sqrt(2e-3),
-            start="reference",
-            dtype=self.model.prior.chain.dtype,
-            fused=self.model.prior.chain.fused,
-        )
+            "langevin", size.chain_steps, math.sqrt(2e-3), start="reference",
+            dtype=self.model.prior.chain.dtype, fused=self.model.prior.chain.fused,
+        )  # fmt: skip
         prior = LatentPrior(size.dim, net, NoiseSchedule(published_ladder(size.levels), "flat"), chain=chain)
         return _awake(prior).to(self.device)
 

@@ -56,7 +56,7 @@ def _rows_times(  # type: ignore[no-untyped-def]
 def _energy(  # type: ignore[no-untyped-def]
     w, row, inside, scratch, residual, weights, classes, strengths, n,
     hidden: tl.constexpr, blocks: tl.constexpr, chunk: tl.constexpr, dim: tl.constexpr, width: tl.constexpr,
-    heads: tl.constexpr, input_bias_stride: tl.constexpr,
+    heads: tl.constexpr,
 ):  # fmt: skip
     """F (M,), up to its constant, and ∇F (M, dim) at w (M, dim). The backward pass is `energy_gradient`'s.
 
@@ -75,7 +75,7 @@ def _energy(  # type: ignore[no-untyped-def]
 
     for j in range(chunks):
         place = (j * chunk + unit)[None, :]
-        bias = tl.load(input_bias + row[:, None] * input_bias_stride + place, inside[:, None], 0.0).to(tl.float32)
+        bias = tl.load(input_bias + row[:, None] * hidden + place, inside[:, None], 0.0).to(tl.float32)
         x = tl.dot(w.to(kind), tl.load(input_weight + axis[:, None] * hidden + place), bias, input_precision="ieee")
         tl.store(x_rows + place, x)
         tl.store(seen + place, x.to(kind))
@@ -157,8 +157,7 @@ def _chain(  # type: ignore[no-untyped-def]
     start, mean, stddev, length, spread, noise, uniforms, scratch, residual, weights, classes, strengths,
     end, end_gradient, acceptance, n, steps,
     size: tl.constexpr, hidden: tl.constexpr, blocks: tl.constexpr, chunk: tl.constexpr, dim: tl.constexpr,
-    width: tl.constexpr, heads: tl.constexpr, input_bias_stride: tl.constexpr, metropolis: tl.constexpr,
-    langevin: tl.constexpr, rows: tl.constexpr,
+    width: tl.constexpr, heads: tl.constexpr, metropolis: tl.constexpr, langevin: tl.constexpr, rows: tl.constexpr,
 ):  # fmt: skip
     """The chain of `rows` points. *length* (n,): ρ of each row, or ε of a Langevin chain."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -184,7 +183,7 @@ def _chain(  # type: ignore[no-untyped-def]
             new = centre + scale * step_noise
         new_value, new_gradient = _energy(
             new, row, inside, scratch, residual, weights, classes, strengths, n,
-            hidden, blocks, chunk, dim, width, heads, input_bias_stride,
+            hidden, blocks, chunk, dim, width, heads,
         )  # fmt: skip
         away = new - middle
         if langevin:
@@ -202,16 +201,13 @@ def _chain(  # type: ignore[no-untyped-def]
         probability = tl.where(probability == probability, probability, 0.0)
         if step > 0:
             accepted += probability
-        take = step == 0
         if metropolis:
             drawn = tl.load(uniforms + (step - 1) * n + row, inside & (step > 0), 0.0)
-            take = (drawn < probability) | take
-        else:
-            take = (probability >= 0) | take
-        w = tl.where(take[:, None], new, w)
-        centre = tl.where(take[:, None], new_centre, centre)
-        gradient = tl.where(take[:, None], new_gradient, gradient)
-        value = tl.where(take, new_value, value)
+            take = (drawn < probability) | (step == 0)
+            new, new_centre = tl.where(take[:, None], new, w), tl.where(take[:, None], new_centre, centre)
+            new_value = tl.where(take, new_value, value)
+            new_gradient = tl.where(take[:, None], new_gradient, gradient)
+        w, value, centre, gradient = new, new_value, new_centre, new_gradient
     tl.store(end + place, w, real)
     tl.store(end_gradient + place, gradient, real)
     tl.store(acceptance + row, accepted / tl.maximum(steps, 1), inside)
@@ -270,7 +266,7 @@ def packed(potential: FixedPotential, n: int, device: torch.device) -> tuple[tup
     filled = partial(_filled, dtype=weight.dtype)
     first, shift, second, shift2 = ([block[i] for block in energy.blocks] for i in range(4))
     weights = (
-        filled(weight, dim, hidden), filled(bias, bias.shape[0] if bias.dim() == 2 else None, hidden),
+        filled(weight, dim, hidden), filled(bias.expand(n, -1), n, hidden),
         torch.stack([filled(x, hidden, hidden) for x in first]),
         torch.stack([filled(x.expand(n, -1), n, hidden) for x in shift]),
         torch.stack([filled(x, hidden, hidden) for x in second]),
@@ -284,7 +280,6 @@ def packed(potential: FixedPotential, n: int, device: torch.device) -> tuple[tup
     constants = {
         "hidden": hidden, "blocks": len(energy.blocks), "chunk": chunk, "dim": dim, "width": width,
         "heads": tuple(energy.sizes),
-        "input_bias_stride": hidden if bias.dim() == 2 else 0,
     }  # fmt: skip
     whole_rows = ROWS * triton.cdiv(n, ROWS)
     scratch = torch.empty(whole_rows, 2 * len(energy.blocks) + 3, hidden, dtype=weight.dtype, device=device)

@@ -188,16 +188,18 @@ def compile_chain(prior: LatentPrior) -> float | None:
     device, context = prior.rho.device, prior.energy.context if isinstance(prior.energy, EnergyNet) else None
     level = torch.zeros(1, dtype=torch.long, device=device)
     given = Condition(context=None if context is None else torch.zeros(1, context.in_features, device=device))
-    w = torch.zeros(1, prior.dim, device=device)
-    if not _fused(prior, w, fixed_potential(prior, level, given)):
-        return None
-    torch.cuda.synchronize(device)
-    began, training = time.perf_counter(), prior.training
-    prior.eval()  # spectral norms do not move
-    run_chain(prior, w, w, w.new_ones(1), level, given, 1, torch.Generator(device))
-    prior.train(training)
-    torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+    w, training = torch.zeros(1, prior.dim, device=device), prior.training
+    prior.eval()  # spectral norms must not move, in `fixed_potential` neither
+    try:
+        if not _fused(prior, w, fixed_potential(prior, level, given)):
+            return None
+        torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        run_chain(prior, w, w, w.new_ones(1), level, given, 1, torch.Generator(device))
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+    finally:
+        prior.train(training)
 
 
 def _fused(prior: LatentPrior, w: Tensor, potential: Potential) -> bool:
