@@ -443,6 +443,8 @@ def test_every_kind_of_prior_answers(kind: str) -> None:
         ("prior.kind=joint_energy", "decoder.ladder=true", "decoder.num_layers=2"),
         ("prior.kind=hierarchical_diffusion_energy", "decoder.ladder=true", "decoder.num_layers=3"),
         ("encoder.kind=lstm", "decoder.kind=lstm", "training.mixed_precision=bf16"),
+        ("latent.segments=2", "encoder.tie_embedding=true"),
+        ("latent.segments=4", "encoder.kind=transformer", "decoder.kind=transformer"),
     ],
 )
 def test_every_network_reads_the_context(overrides: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from textebm.networks.part import Dropout
 from textebm.networks.posterior import Posterior, PosteriorHead
 from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
+from textebm.networks.segments import SegmentAttention, SegmentPooling
 from textebm.prior.explicit import StandardNormal
 from textebm.prior.noise import NoiseSchedule
 from textebm.prior.prior import LatentPrior
@@ -31,6 +32,8 @@ ENCODERS: dict[str, Callable[[], RecurrentEncoder | TransformerEncoder]] = {
     "gru, one direction": lambda: RecurrentEncoder("gru", VOCABULARY, 6, 7, bidirectional=False),
     "lstm": lambda: RecurrentEncoder("lstm", VOCABULARY, 6, 7),
     "transformer": lambda: TransformerEncoder(VOCABULARY, 6, 8, num_heads=2),
+    "gru, segments": lambda: RecurrentEncoder("gru", VOCABULARY, 6, 7, segments=3),
+    "transformer, segments": lambda: TransformerEncoder(VOCABULARY, 6, 8, num_heads=2, segments=2),
 }
 DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
     "gru": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=2),
@@ -39,6 +42,11 @@ DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
     "gru, ladder": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=3, latent_layers=(2, 3)),
     "lstm, ladder": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, latent_layers=(1, 2, 2)),
     "transformer": lambda: TransformerDecoder(VOCABULARY, 6, 8, DIM, num_heads=2),
+    "gru, segments": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, segments=2, segmented_dim=4, num_heads=2),
+    "lstm, segments": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, segments=5),
+    "transformer, segments": lambda: TransformerDecoder(
+        VOCABULARY, 6, 8, DIM, num_heads=2, segments=2, segmented_dim=4
+    ),
 }
 
 
@@ -331,6 +339,56 @@ def test_posterior_closed_forms() -> None:
     z = Posterior(*(x.expand(20_000, 2) for x in (posterior.mean, posterior.stddev))).sample()
     torch.testing.assert_close(z.mean(0), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
     torch.testing.assert_close(z.std(0), torch.tensor([2.0, 1.0]), atol=0.04, rtol=0)
+
+
+def test_segments_are_windows_on_the_sentence() -> None:
+    pooling = SegmentPooling(4, 3)
+    outputs, lengths = torch.randn(2, 9, 4), torch.tensor([9, 5])
+    with torch.no_grad():
+        pooling.content.weight.copy_(torch.randn(3, 4))
+    pooled = pooling(outputs, lengths).unflatten(1, (3, 4))
+    for row, segment in ((0, 0), (0, 2), (1, 1)):  # by hand, word by word
+        length = int(lengths[row])
+        weights = [
+            math.exp(
+                float(pooling.content.weight[segment].detach() @ outputs[row, i])
+                - ((i + 0.5) / length - (segment + 0.5) / 3) ** 2 / (2 * (1 / 3) ** 2)
+            )
+            for i in range(length)
+        ]
+        mean = sum(w * outputs[row, i] for i, w in enumerate(weights)) / sum(weights)
+        torch.testing.assert_close(pooled[row, segment], mean, atol=1e-5, rtol=1e-4)
+    with torch.no_grad():
+        pooling.content.weight.zero_()
+        pooling.log_width.fill_(math.log(0.02))  # narrow: each segment reads its own word
+    torch.testing.assert_close(pooling(outputs, lengths)[0].unflatten(0, (3, 4)), outputs[0, [1, 4, 7]])
+
+
+def test_segments_share_their_maps() -> None:
+    head = PosteriorHead(3 * 4 + 2, 6, standardize=False, segments=3, context=2)
+    features = torch.randn(2, 14)
+    turned = torch.cat([features[:, :12].unflatten(1, (3, 4)).roll(1, 1).flatten(1), features[:, 12:]], dim=-1)
+    with torch.no_grad():
+        head.mean.context.weight.zero_()
+    means = head(features).mean.unflatten(1, (3, 2))
+    torch.testing.assert_close(head(turned).mean.unflatten(1, (3, 2)), means.roll(1, 1))
+    with torch.no_grad():
+        head.mean.context.weight[4].fill_(1.0)  # the context reaches a coordinate of any segment
+    told = head(features).mean - means.flatten(1)
+    torch.testing.assert_close(told[:, 4], features[:, 12:].sum(-1))
+    assert told[:, [0, 1, 2, 3, 5]].abs().max() < 1e-6
+
+
+def test_attention_to_segments_by_hand() -> None:
+    attention = SegmentAttention(4, 2, 7, 6, num_heads=1)
+    z, states = torch.randn(1, 5), torch.randn(1, 3, 7)
+    found = attention(states, *attention.entries(z))
+    told = F.silu(attention.coordinates(z[0, :4].view(2, 2)) + attention.place)
+    weights = (attention.query(states[0]) @ attention.key(told).t() / 64**0.5).softmax(-1)
+    torch.testing.assert_close(found[0], attention.out(weights @ attention.value(told)), atol=1e-5, rtol=1e-4)
+    other = z.clone()
+    other[0, 4] = 9.0  # a context behind the segments is not looked up
+    assert torch.equal(attention(states, *attention.entries(other)), found)
 
 
 def test_a_skip_hears_the_latent_without_the_recurrence() -> None:

@@ -63,9 +63,18 @@ def test_a_fresh_process_says_the_same(tmp_path: Path) -> None:
     assert str(here) in sys.path
 
 
-@pytest.mark.parametrize("kind", ["gaussian_mixture", "energy", "joint_energy", "hierarchical_diffusion_energy"])
-def test_every_state_is_saved(tmp_path: Path, kind: str) -> None:
-    model = untrained(f"prior.kind={kind}", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("prior.kind=gaussian_mixture",),
+        ("prior.kind=energy",),
+        ("prior.kind=joint_energy",),
+        ("prior.kind=hierarchical_diffusion_energy",),
+        ("latent.segments=4", "encoder.tie_embedding=true"),
+    ],
+)
+def test_every_state_is_saved(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    model = untrained(*overrides, "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300")
     model.prior.rho.fill_(0.77)
     model.save_pretrained(tmp_path)
     loaded = TextEBM.from_pretrained(tmp_path)

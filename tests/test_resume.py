@@ -284,9 +284,10 @@ DRAWS = ("decoder.word_dropout=0.2", "encoder.dropout=0.1")  # and every stage's
         ("data.size=257", "latent.standardize=false"),
         ("prior.learning=recovery", "prior.steps=2", "prior.metropolis=true", "objective.cluster_sampling=true"),
         ("prior.kind=hierarchical_diffusion_energy", "objective.contrastive_weight=0.5"),
+        ("latent.segments=4", "encoder.tie_embedding=true"),
         ("inference.kind=short_run", "inference.steps=2", "prior.kind=energy"),
     ],
-    ids=["score matching", "a part of none", "recovery", "layers and views", "short runs"],
+    ids=["score matching", "a part of none", "recovery", "layers and views", "segments", "short runs"],
 )  # fmt: skip
 def test_two_processes_do_what_one_does_with_twice_the_batch(overrides: tuple[str, ...], tmp_path: Path) -> None:
     stages = "training.stages=[{name: autoencoder, steps: 7}, {name: prior, steps: 4}, {name: joint, steps: 4}]"

@@ -18,6 +18,7 @@ from tiny import recipe, splits, trainer
 import textebm
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
 from textebm.model import TextEBM
+from textebm.text.batches import collate_texts
 from textebm.training import checkpoint
 from textebm.training import run as runs
 from textebm.training.data import known_labels
@@ -56,6 +57,9 @@ def test_losses_fall_in_every_stage() -> None:
         ("prior.kind=hierarchical_diffusion_energy", "prior.learning=recovery", "encoder.kind=transformer",
          "decoder.kind=transformer", "latent.standardize=false"),
         ("prior.kind=gaussian", "latent.layers=[4,4]", "prior.transport=ladder"),
+        ("latent.segments=4", "encoder.tie_embedding=true", "training.mixed_precision=bf16"),
+        ("latent.segments=2", "encoder.kind=transformer", "decoder.kind=transformer", "objective.contrastive_weight=1"),
+        ("inference.kind=short_run", "inference.steps=2", "latent.segments=2", "encoder.tie_embedding=true"),
     ],
 )  # fmt: skip
 def test_every_system_trains_through_every_stage(overrides: tuple[str, ...]) -> None:
@@ -179,15 +183,27 @@ def test_a_runaway_potential_stops_the_run() -> None:
         list(worker.steps())
 
 
-def test_state_then_restore_is_the_same_trainer() -> None:
-    first = trainer("decoder.word_dropout=0.2")
+def test_a_tied_embedding_is_one_parameter_and_learns_from_both() -> None:
+    worker = trainer("encoder.tie_embedding=true", "latent.standardize=false")
+    model = worker.model
+    weight = model.decoder.embedding.weight
+    assert model.encoder.embedding.weight is weight
+    assert sum(parameter is weight for group in worker.optimizer.param_groups for parameter in group["params"]) == 1
+    batch = collate_texts(["the pizza was bland .", "i loved the film ."], model.tokenizer, 16)
+    model.encoder(batch.tokens, batch.lengths).mean.sum().backward()
+    assert weight.grad is not None and weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("overrides", [(), ("encoder.tie_embedding=true", "latent.segments=4")])
+def test_state_then_restore_is_the_same_trainer(overrides: tuple[str, ...]) -> None:
+    first = trainer("decoder.word_dropout=0.2", *overrides)
     steps = first.steps()
     for _ in range(13):
         next(steps)
     tensors, state = first.state()
     tensors = {group: {name: value.clone() for name, value in values.items()} for group, values in tensors.items()}
     state = json.loads(json.dumps(state))
-    second = trainer("decoder.word_dropout=0.2")
+    second = trainer("decoder.word_dropout=0.2", *overrides)
     expected = [next(steps).values for _ in range(20)]
     second.restore(tensors, state)
     assert [step.values for _, step in zip(range(20), second.steps(), strict=False)] == expected
@@ -263,6 +279,8 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
         (["latent.dim=6"], "latent"),
         (["tokenizer.vocabulary_size=20"], "another vocabulary"),
         (["objective.contrastive_weight=1"], "encoder.view"),
+        (["latent.segments=2"], "encoder"),
+        (["encoder.tie_embedding=true"], "encoder.tie_embedding=false, here it is true"),
         (["training.start_from=nowhere"], "nowhere"),
     ):
         with pytest.raises(CheckpointError, match=message):

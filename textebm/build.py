@@ -79,9 +79,11 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[
     """The whole model, freshly initialised from torch's global random state."""
     layers = _layers(recipe.latent, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
+    encoder, decoder = _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width)
+    if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
+        encoder.embedding = decoder.embedding
     return TextEBM(
-        _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width),
-        _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
+        encoder, decoder, _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
         refinement=_refinement(recipe.inference), recipe=recipe.model_dump(mode="json"),
         context_encoder=_context_encoder(recipe) if width else None,
@@ -108,10 +110,17 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder = _body(recipe.encoder, vocabulary_size)
+    encoder = _body(recipe.encoder, vocabulary_size, latent.segments)
     features = encoder.num_features + context_size
     encoder.head = (
-        PosteriorHead(features, latent.dim, standardize=latent.standardize, max_stddev=latent.max_stddev)
+        PosteriorHead(
+            features,
+            latent.dim,
+            standardize=latent.standardize,
+            max_stddev=latent.max_stddev,
+            segments=latent.segments,
+            context=context_size,
+        )
         if len(layers) == 1
         else TopDownHead(features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
     )
@@ -128,15 +137,15 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
     )
 
 
-def _body(options: EncoderOptions, vocabulary_size: int) -> RecurrentEncoder | TransformerEncoder:
+def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> RecurrentEncoder | TransformerEncoder:
     if options.kind == "transformer":
         return TransformerEncoder(
             vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-            num_heads=options.num_attention_heads, dropout=options.dropout,
+            num_heads=options.num_attention_heads, dropout=options.dropout, segments=segments,
         )  # fmt: skip
     return RecurrentEncoder(
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-        bidirectional=options.bidirectional, dropout=options.dropout,
+        bidirectional=options.bidirectional, dropout=options.dropout, segments=segments,
     )  # fmt: skip
 
 
@@ -147,11 +156,13 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     if options.kind == "transformer":
         return TransformerDecoder(
             vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
-            num_heads=options.num_attention_heads, dropout=options.dropout,
+            num_heads=options.num_attention_heads, dropout=options.dropout, segments=recipe.latent.segments,
+            segmented_dim=recipe.latent.dim,
         )  # fmt: skip
     return RecurrentDecoder(
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
         dropout=options.dropout, latent_layers=layers if options.ladder else (), skip=options.skip,
+        segments=recipe.latent.segments, segmented_dim=recipe.latent.dim, num_heads=options.num_attention_heads,
     )  # fmt: skip
 
 

@@ -75,6 +75,10 @@ def adopt(model: TextEBM, name: str | Path) -> None:
     adopted: tuple[str, ...] = ("context_encoder.", "decoder.", "prior.transport.")
     if not isinstance(model.encoder, ShortRun):
         adopted = ("encoder.", *adopted)
+    if model.encoder.embedding is not None and model.encoder.embedding is getattr(model.decoder, "embedding", None):
+        own = other.encoder.embedding
+        if own is None or own is not getattr(other.decoder, "embedding", None):
+            raise CheckpointError(f"training.start_from: {name} has encoder.tie_embedding=false, here it is true")
     for key, value in model.state_dict().items():
         if not key.startswith(adopted):
             continue

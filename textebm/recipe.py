@@ -57,6 +57,9 @@ class Encoder(Part):
     num_attention_heads: int = Field(4, ge=1, description="transformer only")
     dropout: float = Field(0.0, ge=0, lt=1)
     bidirectional: bool = Field(True, description="recurrent only")
+    tie_embedding: bool = Field(
+        False, description="read words in the decoder's embedding; its embedding_size must be the same"
+    )
     context_size: int = Field(128, ge=1, description="with data.context_turns: width of the encoded history")
 
 
@@ -65,7 +68,7 @@ class Decoder(Part):
     embedding_size: int = Field(256, ge=1)
     hidden_size: int = Field(512, ge=1)
     num_layers: int = Field(1, ge=1)
-    num_attention_heads: int = Field(4, ge=1, description="transformer only")
+    num_attention_heads: int = Field(4, ge=1, description="transformer, or with latent.segments")
     dropout: float = Field(0.0, ge=0, lt=1)
     ladder: bool = Field(False, description="recurrent only: a latent layer a recurrent layer, the top one first")
     skip: bool = Field(False, description="recurrent only: the latent also goes straight to the output layer")
@@ -81,6 +84,9 @@ class Latent(Part):
     )
     standardize: bool = Field(True, description="batch-normalise posterior means (BN-VAE)")
     max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
+    segments: int = Field(
+        1, ge=1, description="parts that each say a stretch of the sentence, and that the decoder looks up; divides dim"
+    )
 
 
 class Inference(Part):

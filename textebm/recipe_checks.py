@@ -272,6 +272,13 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
             path: Path = (name, "hidden_size")
             reads = (path, (name, "kind"), (name, "num_attention_heads"))
             yield Contradiction(path, reads, f"must be a multiple of num_attention_heads ({heads}), got {size}")
+    sizes = recipe.encoder.embedding_size, recipe.decoder.embedding_size
+    if recipe.encoder.tie_embedding and recipe.inference.kind != "short_run" and sizes[0] != sizes[1]:
+        tied, own = ("encoder", "tie_embedding"), ("encoder", "embedding_size")
+        message = (
+            f"needs encoder.embedding_size and decoder.embedding_size to be the same, got {sizes[0]} and {sizes[1]}"
+        )
+        yield Contradiction(tied, (tied, own, ("decoder", "embedding_size")), message)
 
 
 def _layers(recipe: Recipe) -> Iterator[Contradiction]:
@@ -284,6 +291,13 @@ def _layers(recipe: Recipe) -> Iterator[Contradiction]:
     elif not latent.layers and latent.dim < count:
         message = f"kind {kind!r} has {count} layers, so it must be at least {count}, got {latent.dim}"
         yield Contradiction(dim, (dim, layers, kinds), message)
+    segments = ("latent", "segments")
+    if latent.segments > 1 and count > 1:
+        message = f"a latent of {count} layers (kind {kind!r}) is read layer by layer; set it to 1"
+        yield Contradiction(segments, (segments, layers, kinds), message)
+    elif latent.dim % latent.segments:
+        message = f"must divide latent.dim ({latent.dim}), got {latent.segments}"
+        yield Contradiction(segments, (segments, dim), message)
     for index, head in enumerate(recipe.heads):
         here: Path = ("heads", index, "layer")
         if head.layer is not None and kind not in LAYERS:

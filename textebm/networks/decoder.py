@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from textebm.networks.part import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
+from textebm.networks.segments import SegmentAttention
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
 
@@ -73,6 +74,8 @@ class RecurrentDecoder(nn.Module):
     skip: the latent also goes straight to the output layer, beside the last recurrent state (Dieng et al. 2019,
     "Avoiding latent variable collapse with generative skip models"): what it says of the words at large need not pass
     through the recurrence.
+    segments: with several, the last recurrent state also looks up these parts of the latent, its first segmented_dim
+    coordinates (`SegmentAttention`); their keys and values stand behind the recurrent states in a `DecoderState`.
     """
 
     initial_seen: Tensor
@@ -80,6 +83,7 @@ class RecurrentDecoder(nn.Module):
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
         num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (), skip: bool = False,
+        segments: int = 1, segmented_dim: int | None = None, num_heads: int = 4,
     ):  # fmt: skip
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
@@ -96,25 +100,33 @@ class RecurrentDecoder(nn.Module):
         self.register_buffer("initial_seen", seen, persistent=False)
         self.skip = skip
         self.project = nn.Linear(hidden_size + (latent_dim if skip else 0), embedding_size)
+        self.attention: SegmentAttention | None = None
+        if segments > 1:
+            dim = segmented_dim or latent_dim
+            self.attention = SegmentAttention(dim, segments, hidden_size, embedding_size, num_heads=num_heads)
         self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
     def start(self, z: Tensor) -> DecoderState:
-        """z (B, d) -> the initial state, one (B, H) tensor for each state of each layer."""
+        """z (B, d) -> the initial state, one (B, H) tensor for each state of each layer; then the segments' entries."""
         states = torch.tanh(F.linear(z, self.initial.weight * self.initial_seen, self.initial.bias))
-        return states.chunk(states.shape[-1] // self.layers[0].hidden_size, dim=-1)
+        entries = () if self.attention is None else self.attention.entries(z)
+        return (*states.chunk(states.shape[-1] // self.layers[0].hidden_size, dim=-1), *entries)
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
         x = self.dropout(self.embedding(inputs))
         latent = z[:, None].expand(-1, x.shape[1], -1)
-        for layer, rung, state in zip(self.layers, self.rungs, self._by_layer(self.start(z)), strict=True):
+        states, entries = self._by_layer(self.start(z))
+        for layer, rung, state in zip(self.layers, self.rungs, states, strict=True):
             x = self.dropout(layer(torch.cat([x, latent[..., rung].to(x.dtype)], dim=-1), state))
-        return self._projected(x, latent)
+        return self._projected(x, latent, entries)
 
-    def _projected(self, x: Tensor, latent: Tensor) -> Tensor:
-        """The last recurrent state (…, H), and with `skip` the latent (…, d), as the output layer reads them."""
-        return self.project(torch.cat([x, latent.to(x.dtype)], dim=-1) if self.skip else x)
+    def _projected(self, x: Tensor, latent: Tensor, entries: Sequence[Tensor]) -> Tensor:
+        """The last recurrent state (B, T, H), with `skip` the latent (B, T, d), and what of the segments' entries the
+        state looks up, as the output layer reads them."""
+        told: Tensor = self.project(torch.cat([x, latent.to(x.dtype)], dim=-1) if self.skip else x)
+        return told if self.attention is None else told + self.attention(x, *entries)
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
@@ -145,7 +157,8 @@ class RecurrentDecoder(nn.Module):
         if they are there."""
         x = self.embedding(tokens) if words is None else words[tokens]
         new: list[Tensor] = []
-        for layer, rung, layer_state in zip(self.layers, self.rungs, self._by_layer(state), strict=True):
+        states, entries = self._by_layer(state)
+        for layer, rung, layer_state in zip(self.layers, self.rungs, states, strict=True):
             latent = z[:, rung].to(x.dtype)
             if words is not None and not new:
                 layer_state = layer.advance(layer.add_last(x, latent), layer_state)
@@ -153,24 +166,31 @@ class RecurrentDecoder(nn.Module):
                 layer_state = layer.step(torch.cat([x, latent], dim=-1), layer_state)
             new.extend(layer_state)
             x = layer_state[0]
-        return self._projected(x, z), tuple(new)
+        return self._projected(x[:, None], z[:, None], entries)[:, 0], (*new, *entries)
 
-    def _by_layer(self, state: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        count = self.layers[0].num_states
-        return [tuple(state[i : i + count]) for i in range(0, len(state), count)]
+    def _by_layer(self, state: Sequence[Tensor]) -> tuple[list[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        """The states of each layer, and the segments' entries."""
+        count, end = self.layers[0].num_states, self.layers[0].num_states * len(self.layers)
+        return [tuple(state[i : i + count]) for i in range(0, end, count)], tuple(state[end:])
 
 
 class TransformerDecoder(nn.Module):
-    """Causal Transformer. The latent is a prefix position (the initial state) and is added at every step."""
+    """Causal Transformer. The latent is a prefix position (the initial state) and is added at every step.
+
+    segments: with several, each of these parts of the latent (its first segmented_dim coordinates) is a position of the
+    prefix, by one shared map, and what stands behind them, a context, is added to each.
+    """
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0,
+        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1,
+        segmented_dim: int | None = None,
     ):  # fmt: skip
         super().__init__()
+        self.segments, self.dim = segments, segmented_dim or latent_dim
         self.embedding = _embedding(vocabulary_size, embedding_size)
         self.inputs = nn.Linear(embedding_size, hidden_size)
-        self.prefix = nn.Linear(latent_dim, hidden_size)
+        self.prefix = nn.Linear(self.dim // segments + latent_dim - self.dim, hidden_size)
         self.every_step = nn.Linear(latent_dim, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
@@ -181,11 +201,17 @@ class TransformerDecoder(nn.Module):
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
         words = self.inputs(self.embedding(inputs)) + self.every_step(z)[:, None]
-        x = torch.cat([self.prefix(z)[:, None].to(words.dtype), words], dim=1)
+        x = torch.cat([self._prefix(z).to(words.dtype), words], dim=1)
         x = self.dropout(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device))
         for block in self.blocks:
             x, _ = block(x, causal=True)
-        return self.project(self.norm(x[:, 1:]))
+        return self.project(self.norm(x[:, self.segments :]))
+
+    def _prefix(self, z: Tensor) -> Tensor:
+        """z (B, d) -> the positions before the first word, (B, M, H)."""
+        parts = z[:, : self.dim].unflatten(1, (self.segments, -1))
+        context = z[:, None, self.dim :].expand(-1, self.segments, -1)
+        return self.prefix(torch.cat([parts, context], dim=-1))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
@@ -196,9 +222,9 @@ class TransformerDecoder(nn.Module):
         return F.linear(hidden, self.embedding.weight, self.output_bias)
 
     def start(self, z: Tensor) -> DecoderState:
-        """The keys and values of the latent prefix, two tensors (B, heads, 1, D/heads) a block."""
-        x = self.prefix(z)[:, None]
-        return self._run(x + sinusoidal_positions(1, x.shape[2], device=x.device), None)[1]
+        """The keys and values of the latent prefix, two tensors (B, heads, M, D/heads) a block."""
+        x = self._prefix(z)
+        return self._run(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device), None, causal=True)[1]
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """tokens (B,), z (B, d) -> logits (B, V) and the grown cache."""
@@ -225,10 +251,10 @@ class TransformerDecoder(nn.Module):
         x, state = self._run(x, state)
         return self.project(self.norm(x[:, 0])), state
 
-    def _run(self, x: Tensor, state: DecoderState | None) -> tuple[Tensor, DecoderState]:
+    def _run(self, x: Tensor, state: DecoderState | None, *, causal: bool = False) -> tuple[Tensor, DecoderState]:
         new: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             past = None if state is None else (state[2 * i], state[2 * i + 1])
-            x, cache = block(x, past=past)
+            x, cache = block(x, past=past, causal=causal)
             new.extend(cache)
         return x, tuple(new)

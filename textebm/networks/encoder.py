@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from textebm.networks.part import Dropout
 from textebm.networks.posterior import Head, Posterior
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
+from textebm.networks.segments import SegmentPooling
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
 from textebm.networks.view import ViewHead
 
@@ -40,12 +41,14 @@ class EncoderHeads(nn.Module):
 class RecurrentEncoder(EncoderHeads):
     """GRU or LSTM layers in one or two directions; the feature is the mean and the last output of each direction.
 
-    vocabulary_size 0: no embedding of its own, it can only `read` words that are embedded.
+    vocabulary_size 0: no embedding of its own, it can only `read` words that are embedded. segments: with several the
+    feature is one for each of them instead (`SegmentPooling`).
     """
 
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
         head: Head | None = None, num_layers: int = 1, bidirectional: bool = True, dropout: float = 0.0,
+        segments: int = 1,
     ):  # fmt: skip
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
@@ -59,7 +62,8 @@ class RecurrentEncoder(EncoderHeads):
         ]
         self.layers = cast("Sequence[Sequence[RecurrentLayer]]", nn.ModuleList(layers))
         self.dropout = Dropout(dropout)
-        self.num_features = 2 * directions * hidden_size
+        self.pooling = SegmentPooling(directions * hidden_size, segments) if segments > 1 else None
+        self.num_features = max(2, segments) * directions * hidden_size
         self.head = head
         self.view: ViewHead | None = None
 
@@ -77,6 +81,8 @@ class RecurrentEncoder(EncoderHeads):
             if len(directions) == 2:
                 outputs.append(reverse_within(directions[1](reverse_within(x, lengths)), lengths))
             x = self.dropout(torch.cat(outputs, dim=-1))
+        if self.pooling is not None:
+            return self.pooling(x, lengths)
         x = x.float()
         average = (x * mask[..., None]).sum(1) / lengths[:, None]
         rows = torch.arange(len(x), device=x.device)
@@ -90,11 +96,12 @@ class RecurrentEncoder(EncoderHeads):
 
 
 class TransformerEncoder(EncoderHeads):
-    """Bidirectional Transformer; the feature is the masked mean and the output at <bos>. vocabulary_size as above."""
+    """Bidirectional Transformer; the feature is the masked mean and the output at <bos>. vocabulary_size and segments
+    as above."""
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
-        head: Head | None = None, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0,
+        head: Head | None = None, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1,
     ):  # fmt: skip
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
@@ -102,7 +109,8 @@ class TransformerEncoder(EncoderHeads):
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
         self.dropout = Dropout(dropout)
-        self.num_features = 2 * hidden_size
+        self.pooling = SegmentPooling(hidden_size, segments) if segments > 1 else None
+        self.num_features = max(2, segments) * hidden_size
         self.head = head
         self.view: ViewHead | None = None
 
@@ -119,6 +127,8 @@ class TransformerEncoder(EncoderHeads):
         for block in self.blocks:
             x, _ = block(x, mask=mask[:, None, None, :])
         x = self.norm(x).float()
+        if self.pooling is not None:
+            return self.pooling(x, lengths)
         average = (x * mask[..., None]).sum(1) / lengths[:, None]
         return torch.cat([average, x[:, 0]], dim=-1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from textebm.networks.part import normal_like, own, rows_in_whole, whole
+from textebm.networks.segments import SegmentLinear
 
 
 @dataclass(frozen=True)
@@ -135,16 +136,26 @@ class PosteriorHead(nn.Module):
 
     ``standardize`` batch-normalises the means without an affine map (BN-VAE, Zhu et al. 2020): their scale can then not
     shrink when the prior follows them. ``max_stddev`` caps the posterior's standard deviation by a logistic.
+    ``segments``: with several, each segment's coordinates see its own features, and all see the last *context* of the
+    features (`SegmentLinear`).
     """
 
-    def __init__(self, features: int, dim: int, *, standardize: bool = True, max_stddev: float | None = None):
+    def __init__(
+        self, features: int, dim: int, *, standardize: bool = True, max_stddev: float | None = None,
+        segments: int = 1, context: int = 0,
+    ):  # fmt: skip
         super().__init__()
         self.max_stddev = max_stddev
-        self.mean = nn.Linear(features, dim)
-        self.raw_stddev = nn.Linear(features, dim)
+
+        def linear() -> nn.Module:
+            if segments == 1:
+                return nn.Linear(features, dim)
+            return SegmentLinear(features - context, dim, segments, context)
+
+        self.mean, self.raw_stddev = linear(), linear()
         self.norm = nn.BatchNorm1d(dim, affine=False, momentum=0.05) if standardize else None
-        nn.init.zeros_(self.raw_stddev.weight)
-        nn.init.zeros_(self.raw_stddev.bias)
+        for parameter in self.raw_stddev.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Posterior:
         with torch.autocast(features.device.type, enabled=False):

@@ -75,7 +75,9 @@ class Trainer:
         self.model = model.to(self.device)
         self.wrapped = self.accelerator.prepare_model(self.model)
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
-        text = [parameter for module in readers for parameter in module.parameters()]
+        text = list(
+            dict.fromkeys(parameter for module in readers for parameter in module.parameters())
+        )  # a tied one once
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": text, "lr": options.learning_rate},
