@@ -133,6 +133,7 @@ REAL = {
     "gru": lambda: RecurrentDecoder("gru", 12, 6, 10, 3, num_layers=2),
     "lstm": lambda: RecurrentDecoder("lstm", 12, 6, 10, 3),
     "transformer": lambda: TransformerDecoder(12, 6, 8, 3, num_heads=2),
+    "gru, segments": lambda: RecurrentDecoder("gru", 12, 6, 10, 3, segments=3, num_heads=2),
 }
 
 
