@@ -19,7 +19,7 @@ from textebm.networks.part import Dropout
 from textebm.networks.posterior import Posterior, PosteriorHead
 from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
-from textebm.networks.segments import SegmentAttention, SegmentPooling
+from textebm.networks.segments import SegmentAttention, SegmentPooling, in_layers, in_segments
 from textebm.prior.explicit import StandardNormal
 from textebm.prior.noise import NoiseSchedule
 from textebm.prior.prior import LatentPrior
@@ -42,10 +42,10 @@ DECODERS: dict[str, Callable[[], RecurrentDecoder | TransformerDecoder]] = {
     "gru, ladder": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, num_layers=3, latent_layers=(2, 3)),
     "lstm, ladder": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, latent_layers=(1, 2, 2)),
     "transformer": lambda: TransformerDecoder(VOCABULARY, 6, 8, DIM, num_heads=2),
-    "gru, segments": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, segments=2, segmented_dim=4, num_heads=2),
+    "gru, segments": lambda: RecurrentDecoder("gru", VOCABULARY, 6, 7, DIM, segments=2, segmented=(2, 2), num_heads=2),
     "lstm, segments": lambda: RecurrentDecoder("lstm", VOCABULARY, 6, 7, DIM, num_layers=2, segments=5),
     "transformer, segments": lambda: TransformerDecoder(
-        VOCABULARY, 6, 8, DIM, num_heads=2, segments=2, segmented_dim=4
+        VOCABULARY, 6, 8, DIM, num_heads=2, segments=2, segmented=(2, 2)
     ),
 }
 
@@ -379,11 +379,18 @@ def test_segments_share_their_maps() -> None:
     assert told[:, [0, 1, 2, 3, 5]].abs().max() < 1e-6
 
 
+def test_layers_and_segments() -> None:
+    flat = torch.arange(10.0)[None]
+    parts = in_segments(flat, (4, 6), 2)
+    assert parts.tolist() == [[[0, 1, 4, 5, 6], [2, 3, 7, 8, 9]]]
+    assert torch.equal(in_layers(parts, (4, 6)), flat)
+
+
 def test_attention_to_segments_by_hand() -> None:
-    attention = SegmentAttention(4, 2, 7, 6, num_heads=1)
+    attention = SegmentAttention((2, 2), 2, 7, 6, num_heads=1)
     z, states = torch.randn(1, 5), torch.randn(1, 3, 7)
     found = attention(states, *attention.entries(z))
-    told = F.silu(attention.coordinates(z[0, :4].view(2, 2)) + attention.place)
+    told = F.silu(attention.coordinates(z[0, [[0, 2], [1, 3]]]) + attention.place)  # the m-th of each layer
     weights = (attention.query(states[0]) @ attention.key(told).t() / 64**0.5).softmax(-1)
     torch.testing.assert_close(found[0], attention.out(weights @ attention.value(told)), atol=1e-5, rtol=1e-4)
     other = z.clone()

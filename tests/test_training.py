@@ -58,6 +58,8 @@ def test_losses_fall_in_every_stage() -> None:
          "decoder.kind=transformer", "latent.standardize=false"),
         ("prior.kind=gaussian", "latent.layers=[4,4]", "prior.transport=ladder"),
         ("latent.segments=4", "encoder.tie_embedding=true", "training.mixed_precision=bf16"),
+        ("latent.segments=2", "prior.kind=joint_energy", "prior.steps=3", "decoder.ladder=true",
+         "decoder.num_layers=2"),
         ("latent.segments=2", "encoder.kind=transformer", "decoder.kind=transformer", "objective.contrastive_weight=1"),
         ("inference.kind=short_run", "inference.steps=2", "latent.segments=2", "encoder.tie_embedding=true"),
     ],

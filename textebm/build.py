@@ -112,17 +112,12 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
     encoder = _body(recipe.encoder, vocabulary_size, latent.segments)
     features = encoder.num_features + context_size
+    options: dict[str, Any] = {
+        "standardize": latent.standardize, "max_stddev": latent.max_stddev, "segments": latent.segments,
+        "context": context_size,
+    }  # fmt: skip
     encoder.head = (
-        PosteriorHead(
-            features,
-            latent.dim,
-            standardize=latent.standardize,
-            max_stddev=latent.max_stddev,
-            segments=latent.segments,
-            context=context_size,
-        )
-        if len(layers) == 1
-        else TopDownHead(features, layers, standardize=latent.standardize, max_stddev=latent.max_stddev)
+        PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
     )
     if recipe.objective.contrastive_weight > 0:
         encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
@@ -151,18 +146,18 @@ def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> R
 
 def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
     """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
-    options, dim = recipe.decoder, recipe.latent.dim + context_size
+    options, dim, segmented = recipe.decoder, recipe.latent.dim + context_size, tuple(layers)
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(
             vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
             num_heads=options.num_attention_heads, dropout=options.dropout, segments=recipe.latent.segments,
-            segmented_dim=recipe.latent.dim,
+            segmented=segmented,
         )  # fmt: skip
     return RecurrentDecoder(
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
         dropout=options.dropout, latent_layers=layers if options.ladder else (), skip=options.skip,
-        segments=recipe.latent.segments, segmented_dim=recipe.latent.dim, num_heads=options.num_attention_heads,
+        segments=recipe.latent.segments, segmented=segmented, num_heads=options.num_attention_heads,
     )  # fmt: skip
 
 

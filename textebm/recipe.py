@@ -85,7 +85,9 @@ class Latent(Part):
     standardize: bool = Field(True, description="batch-normalise posterior means (BN-VAE)")
     max_stddev: float | None = Field(0.5, gt=0, description="cap on the posterior's standard deviation; null for none")
     segments: int = Field(
-        1, ge=1, description="parts that each say a stretch of the sentence, and that the decoder looks up; divides dim"
+        1,
+        ge=1,
+        description="parts that each say a stretch of the sentence, and that the decoder looks up; divides each layer",
     )
 
 

@@ -292,12 +292,11 @@ def _layers(recipe: Recipe) -> Iterator[Contradiction]:
         message = f"kind {kind!r} has {count} layers, so it must be at least {count}, got {latent.dim}"
         yield Contradiction(dim, (dim, layers, kinds), message)
     segments = ("latent", "segments")
-    if latent.segments > 1 and count > 1:
-        message = f"a latent of {count} layers (kind {kind!r}) is read layer by layer; set it to 1"
-        yield Contradiction(segments, (segments, layers, kinds), message)
-    elif latent.dim % latent.segments:
-        message = f"must divide latent.dim ({latent.dim}), got {latent.segments}"
-        yield Contradiction(segments, (segments, dim), message)
+    sizes = latent.layers or tuple((latent.dim + place) // count for place in range(count))
+    if any(size % latent.segments for size in sizes):
+        told = f"each of latent.layers ({', '.join(map(str, sizes))})" if count > 1 else f"latent.dim ({latent.dim})"
+        reads = (segments, dim, layers, kinds) if count > 1 else (segments, dim)
+        yield Contradiction(segments, reads, f"must divide {told}, got {latent.segments}")
     for index, head in enumerate(recipe.heads):
         here: Path = ("heads", index, "layer")
         if head.layer is not None and kind not in LAYERS:

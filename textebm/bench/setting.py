@@ -108,8 +108,8 @@ def _of(sizes: Sizes) -> list[str]:
         f"tokenizer.vocabulary_size={size.vocabulary}", f"data.max_tokens={size.max_tokens}",
         *(f"{side}.embedding_size={size.embedding}" for side in ("encoder", "decoder")),
         *(f"{side}.hidden_size={size.hidden}" for side in ("encoder", "decoder")),
-        f"latent.dim={size.dim}", "latent.segments=1", f"heads.0.classes={size.classes}", f"training.batch_size={size.batch}",
-        f"training.prior_batch_size={sizes.prior_batch}", *width,
+        f"latent.dim={size.dim}", "latent.segments=1", f"heads.0.classes={size.classes}",
+        f"training.batch_size={size.batch}", f"training.prior_batch_size={sizes.prior_batch}", *width,
     ]  # fmt: skip
 
 

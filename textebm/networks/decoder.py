@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from textebm.networks.part import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
-from textebm.networks.segments import SegmentAttention
+from textebm.networks.segments import SegmentAttention, in_segments
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
 
@@ -74,8 +74,9 @@ class RecurrentDecoder(nn.Module):
     skip: the latent also goes straight to the output layer, beside the last recurrent state (Dieng et al. 2019,
     "Avoiding latent variable collapse with generative skip models"): what it says of the words at large need not pass
     through the recurrence.
-    segments: with several, the last recurrent state also looks up these parts of the latent, its first segmented_dim
-    coordinates (`SegmentAttention`); their keys and values stand behind the recurrent states in a `DecoderState`.
+    segments: with several, the last recurrent state also looks up these parts of the latent (`SegmentAttention`);
+    segmented: the sizes of the latent's layers, by default one. The keys and values stand behind the recurrent states
+    in a `DecoderState`.
     """
 
     initial_seen: Tensor
@@ -83,7 +84,7 @@ class RecurrentDecoder(nn.Module):
     def __init__(
         self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
         num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (), skip: bool = False,
-        segments: int = 1, segmented_dim: int | None = None, num_heads: int = 4,
+        segments: int = 1, segmented: Sequence[int] = (), num_heads: int = 4,
     ):  # fmt: skip
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
@@ -102,8 +103,9 @@ class RecurrentDecoder(nn.Module):
         self.project = nn.Linear(hidden_size + (latent_dim if skip else 0), embedding_size)
         self.attention: SegmentAttention | None = None
         if segments > 1:
-            dim = segmented_dim or latent_dim
-            self.attention = SegmentAttention(dim, segments, hidden_size, embedding_size, num_heads=num_heads)
+            self.attention = SegmentAttention(
+                segmented or (latent_dim,), segments, hidden_size, embedding_size, num_heads=num_heads
+            )
         self.dropout = Dropout(dropout)
         self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
 
@@ -177,20 +179,20 @@ class RecurrentDecoder(nn.Module):
 class TransformerDecoder(nn.Module):
     """Causal Transformer. The latent is a prefix position (the initial state) and is added at every step.
 
-    segments: with several, each of these parts of the latent (its first segmented_dim coordinates) is a position of the
-    prefix, by one shared map, and what stands behind them, a context, is added to each.
+    segments: with several, each of these parts of the latent (segmented: the sizes of its layers, by default one) is a
+    position of the prefix, by one shared map, which also reads what stands behind the latent, a context.
     """
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1,
-        segmented_dim: int | None = None,
+        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1, segmented: Sequence[int] = (),
     ):  # fmt: skip
         super().__init__()
-        self.segments, self.dim = segments, segmented_dim or latent_dim
+        self.segments, self.segmented = segments, tuple(segmented) or (latent_dim,)
         self.embedding = _embedding(vocabulary_size, embedding_size)
         self.inputs = nn.Linear(embedding_size, hidden_size)
-        self.prefix = nn.Linear(self.dim // segments + latent_dim - self.dim, hidden_size)
+        dim = sum(self.segmented)
+        self.prefix = nn.Linear(dim // segments + latent_dim - dim, hidden_size)
         self.every_step = nn.Linear(latent_dim, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
@@ -209,8 +211,9 @@ class TransformerDecoder(nn.Module):
 
     def _prefix(self, z: Tensor) -> Tensor:
         """z (B, d) -> the positions before the first word, (B, M, H)."""
-        parts = z[:, : self.dim].unflatten(1, (self.segments, -1))
-        context = z[:, None, self.dim :].expand(-1, self.segments, -1)
+        dim = sum(self.segmented)
+        parts = in_segments(z[:, :dim], self.segmented, self.segments)
+        context = z[:, None, dim:].expand(-1, self.segments, -1)
         return self.prefix(torch.cat([parts, context], dim=-1))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -131,6 +131,13 @@ class TopDownPosterior(Posterior):
         return self.head.posterior(packed)
 
 
+def _read_off(features: int, layers: Sequence[int], segments: int, context: int) -> nn.Module:
+    """A linear map of the features, the last *context* among them, to the coordinates of the latent."""
+    if segments == 1:
+        return nn.Linear(features, sum(layers))
+    return SegmentLinear(features - context, layers, segments, context)
+
+
 class PosteriorHead(nn.Module):
     """Features (B, F) -> Posterior.
 
@@ -146,13 +153,7 @@ class PosteriorHead(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.max_stddev = max_stddev
-
-        def linear() -> nn.Module:
-            if segments == 1:
-                return nn.Linear(features, dim)
-            return SegmentLinear(features - context, dim, segments, context)
-
-        self.mean, self.raw_stddev = linear(), linear()
+        self.mean, self.raw_stddev = (_read_off(features, (dim,), segments, context) for _ in range(2))
         self.norm = nn.BatchNorm1d(dim, affine=False, momentum=0.05) if standardize else None
         for parameter in self.raw_stddev.parameters():
             nn.init.zeros_(parameter)
@@ -178,20 +179,20 @@ class TopDownHead(nn.Module):
     """Features (B, F) -> TopDownPosterior: a layer's mean and stddev see the features and u^{>l}, the layers above.
 
     The features enter linearly, as in `PosteriorHead`; a small network of them and of u^{>l} corrects that and starts
-    at zero. So (B, 2d) numbers a sentence are all a resting encoder has to keep. sizes: of the layers, top first.
+    at zero. So (B, 2d) numbers a sentence are all a resting encoder has to keep. sizes: of the layers, top first;
+    segments, context: as in `PosteriorHead`.
     """
 
     def __init__(
         self, features: int, sizes: Sequence[int], *, standardize: bool = True, max_stddev: float | None = None,
-        hidden_size: int = 64,
+        hidden_size: int = 64, segments: int = 1, context: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.sizes = tuple(sizes)
         self.max_stddev = max_stddev
-        self.mean = nn.Linear(features, sum(sizes))
-        self.raw_stddev = nn.Linear(features, sum(sizes))
-        nn.init.zeros_(self.raw_stddev.weight)
-        nn.init.zeros_(self.raw_stddev.bias)
+        self.mean, self.raw_stddev = (_read_off(features, sizes, segments, context) for _ in range(2))
+        for parameter in self.raw_stddev.parameters():
+            nn.init.zeros_(parameter)
         norms = [nn.BatchNorm1d(size, affine=False, momentum=0.05) for size in sizes if standardize]
         self.norms = cast("Sequence[nn.BatchNorm1d]", nn.ModuleList(norms))
         steps = [
