@@ -240,10 +240,11 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         for name, cards in found.cards.items()
     ]
     levels = f", {prior['num_levels']} levels" if prior.get("kind") == "diffusion_energy" else ""
+    parts = f" in {latent['segments']} segments" if latent.get("segments", 1) > 1 else ""
     stated = [
         ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
         ("Prior", f"{str(prior.get('kind', '?')).replace('_', ' ')}{levels}"),
-        ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions"),
+        ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions{parts}"),
         ("Text", f"{recipe.get('encoder', {}).get('kind', '?')} encoder, {recipe.get('decoder', {}).get('kind', '?')} "
          "decoder"),
         ("Symbols", "; ".join(heads) or "none"),
