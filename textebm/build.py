@@ -24,7 +24,7 @@ from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.reading import Decoder, SymbolHead
-from textebm.recipe import LAYERS, Data, Inference, Latent, Objective, Recipe
+from textebm.recipe import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 
@@ -77,7 +77,7 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
     """The whole model, freshly initialised from torch's global random state."""
-    layers = _layers(recipe.latent, recipe.prior.kind)
+    layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
     encoder, decoder = _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
@@ -97,12 +97,6 @@ def _refinement(options: Inference) -> Refinement | None:
     return Refinement(
         options.steps or INFERENCE_STEPS["refined"], options.step_size or INFERENCE_STEP_SIZE["refined"], weight
     )
-
-
-def _layers(latent: Latent, kind: str) -> tuple[int, ...]:
-    """Dimensions of the latent's layers, top first; what does not divide goes to the lower ones."""
-    count = LAYERS.get(kind, 1)
-    return latent.layers or tuple((latent.dim + place) // count for place in range(count))
 
 
 def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:

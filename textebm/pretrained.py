@@ -75,10 +75,10 @@ def adopt(model: TextEBM, name: str | Path) -> None:
     adopted: tuple[str, ...] = ("context_encoder.", "decoder.", "prior.transport.")
     if not isinstance(model.encoder, ShortRun):
         adopted = ("encoder.", *adopted)
-    if model.encoder.embedding is not None and model.encoder.embedding is getattr(model.decoder, "embedding", None):
-        own = other.encoder.embedding
-        if own is None or own is not getattr(other.decoder, "embedding", None):
-            raise CheckpointError(f"training.start_from: {name} has encoder.tie_embedding=false, here it is true")
+    if _tied(model) and not _tied(other):
+        raise CheckpointError(
+            f"training.start_from: {name} has encoder.tie_embedding=false, here it is true; set it so"
+        )
     for key, value in model.state_dict().items():
         if not key.startswith(adopted):
             continue
@@ -89,6 +89,12 @@ def adopt(model: TextEBM, name: str | Path) -> None:
                 "latent, prior.transport and (for generation by example) objective.contrastive_weight must fit it"
             )
         value.copy_(weights[key])
+
+
+def _tied(model: TextEBM) -> bool:
+    """Whether the encoder reads in the decoder's embedding."""
+    embedding = model.encoder.embedding
+    return embedding is not None and embedding is getattr(model.decoder, "embedding", None)
 
 
 def _read_tokenizer(directory: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:

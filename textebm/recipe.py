@@ -91,6 +91,12 @@ class Latent(Part):
     )
 
 
+def layer_sizes(layers: tuple[int, ...], dim: int, kind: str) -> tuple[int, ...]:
+    """Dimensions of the latent's layers under a prior of *kind*, top first; a remainder goes to the lower ones."""
+    count = LAYERS.get(kind, 1)
+    return layers or tuple((dim + place) // count for place in range(count))
+
+
 class Inference(Part):
     kind: Literal["amortized", "refined", "short_run"] = Field(
         "amortized",

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
-from textebm.recipe import LAYERS, NAME_PATTERN, Part, Recipe
+from textebm.recipe import LAYERS, NAME_PATTERN, Part, Recipe, layer_sizes
 
 Path = tuple[str | int, ...]
 
@@ -292,7 +292,7 @@ def _layers(recipe: Recipe) -> Iterator[Contradiction]:
         message = f"kind {kind!r} has {count} layers, so it must be at least {count}, got {latent.dim}"
         yield Contradiction(dim, (dim, layers, kinds), message)
     segments = ("latent", "segments")
-    sizes = latent.layers or tuple((latent.dim + place) // count for place in range(count))
+    sizes = layer_sizes(latent.layers, latent.dim, kind)
     if any(size % latent.segments for size in sizes):
         told = f"each of latent.layers ({', '.join(map(str, sizes))})" if count > 1 else f"latent.dim ({latent.dim})"
         reads = (segments, dim, layers, kinds) if count > 1 else (segments, dim)

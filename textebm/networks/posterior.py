@@ -131,11 +131,17 @@ class TopDownPosterior(Posterior):
         return self.head.posterior(packed)
 
 
-def _read_off(features: int, layers: Sequence[int], segments: int, context: int) -> nn.Module:
-    """A linear map of the features, the last *context* among them, to the coordinates of the latent."""
-    if segments == 1:
-        return nn.Linear(features, sum(layers))
-    return SegmentLinear(features - context, layers, segments, context)
+def _read_off(features: int, layers: Sequence[int], segments: int, context: int) -> tuple[nn.Module, nn.Module]:
+    """Linear maps of the features, the last *context* among them: to the means, and from zero to the raw stddevs."""
+    mean, raw_stddev = (
+        nn.Linear(features, sum(layers))
+        if segments == 1
+        else SegmentLinear(features - context, layers, segments, context)
+        for _ in range(2)
+    )
+    for parameter in raw_stddev.parameters():
+        nn.init.zeros_(parameter)
+    return mean, raw_stddev
 
 
 class PosteriorHead(nn.Module):
@@ -153,10 +159,8 @@ class PosteriorHead(nn.Module):
     ):  # fmt: skip
         super().__init__()
         self.max_stddev = max_stddev
-        self.mean, self.raw_stddev = (_read_off(features, (dim,), segments, context) for _ in range(2))
+        self.mean, self.raw_stddev = _read_off(features, (dim,), segments, context)
         self.norm = nn.BatchNorm1d(dim, affine=False, momentum=0.05) if standardize else None
-        for parameter in self.raw_stddev.parameters():
-            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Posterior:
         with torch.autocast(features.device.type, enabled=False):
@@ -190,9 +194,7 @@ class TopDownHead(nn.Module):
         super().__init__()
         self.sizes = tuple(sizes)
         self.max_stddev = max_stddev
-        self.mean, self.raw_stddev = (_read_off(features, sizes, segments, context) for _ in range(2))
-        for parameter in self.raw_stddev.parameters():
-            nn.init.zeros_(parameter)
+        self.mean, self.raw_stddev = _read_off(features, sizes, segments, context)
         norms = [nn.BatchNorm1d(size, affine=False, momentum=0.05) for size in sizes if standardize]
         self.norms = cast("Sequence[nn.BatchNorm1d]", nn.ModuleList(norms))
         steps = [

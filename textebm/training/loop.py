@@ -75,12 +75,10 @@ class Trainer:
         self.model = model.to(self.device)
         self.wrapped = self.accelerator.prepare_model(self.model)
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
-        text = list(
-            dict.fromkeys(parameter for module in readers for parameter in module.parameters())
-        )  # a tied one once
+        text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": text, "lr": options.learning_rate},
+                {"params": list(text), "lr": options.learning_rate},
                 {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
             ],
             weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
