@@ -168,6 +168,8 @@ def test_score_matching_starts_at_the_mixtures_error() -> None:
     assert with_base < without - 0.05
     matching = score_matching(of, posterior, torch_generator)
     assert torch.equal(matching.potential, torch.zeros(len(mean)))  # the base's own value is not penalised
+    (gradient,) = torch.autograd.grad(with_base, of.energy.outputs.weight)  # type: ignore[union-attr]
+    assert gradient.norm() > 1e-3  # the network learns beside the base
 
 
 def test_recovery_has_the_base_in_its_contrast_and_not_in_its_penalty() -> None:
