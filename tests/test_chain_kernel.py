@@ -201,7 +201,8 @@ constants = dict(
     size=64, hidden=256, blocks=3, chunk=chunk, dim=64, width=32, heads=(20,), metropolis=True,
     langevin=False, rows=kernel.ROWS, components={components},
 )
-known = {{"weights": (kind,) * 8, "base": ("*fp32",) * 5 + ("i32",) * 4 if {components} else ("constexpr",) * 9, "scratch": kind, "classes": "*i32", "n": "i32", "steps": "i32"}}
+base = ("*fp32",) * 5 + ("i32",) * 4 if {components} else ("constexpr",) * 9
+known = {{"weights": (kind,) * 8, "base": base, "scratch": kind, "classes": "*i32", "n": "i32", "steps": "i32"}}
 names = kernel._chain.arg_names
 signature = {{name: "constexpr" if name in constants else known.get(name, "*fp32") for name in names}}
 pointers = [(i,) for i, name in enumerate(names) if signature[name] in ("*fp32", "*i32", kind)]

@@ -34,7 +34,8 @@ RECOVERY = (
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",
 )  # fmt: skip
-LAYERS = ("prior.kind=hierarchical_diffusion_energy", "prior.base_components=2")  # the noise of each layer's posterior depends on those above
+# the noise of each layer's posterior depends on those above
+LAYERS = ("prior.kind=hierarchical_diffusion_energy", "prior.base_components=2")
 SHORT_RUN = ("inference.kind=short_run", "inference.steps=2")  # chains in training, and noise of each text without
 REFINED = ("inference.kind=refined", "inference.steps=2", "prior.kind=joint_energy", "decoder.dropout=0.1")
 
