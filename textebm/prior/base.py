@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,15 +43,28 @@ class FixedBase:
     reference: Tensor
     turn: Tensor
 
+    @cached_property
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """turn and centre in units of each component's standard deviations, where the rows share their level."""
+        root = self.precision.sqrt()
+        return self.turn * root.flatten(), (self.centre * root).flatten()
+
     def value_and_gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """log b_t(u)/r_t(u) (B,) and its gradient (B, d). u (B, d)"""
-        away = (u @ self.turn).view(len(u), -1, u.shape[-1]) - self.centre  # (B, K, d)
-        scaled = away * self.precision
-        parts = self.constant - 0.5 * (away * scaled).sum(-1)  # (B, K)
+        if self.precision.dim() == 2:
+            turn, centre = self._whitening
+            away = torch.addmm(centre, u, turn, beta=-1).view(len(u), -1, u.shape[-1])  # (B, K, d)
+            scaled, square = away, away.square().sum(-1)
+        else:
+            turn = self.turn
+            away = (u @ turn).view(len(u), -1, u.shape[-1]) - self.centre
+            scaled = away * self.precision
+            square = (away * scaled).sum(-1)
+        parts = self.constant - 0.5 * square  # (B, K)
         value = torch.logsumexp(parts, -1) + 0.5 * self.reference * u.square().sum(-1)
         pull = parts.softmax(-1)[..., None] * scaled
         reference = self.reference[..., None] if self.reference.dim() else self.reference
-        return value, reference * u - pull.flatten(1) @ self.turn.t()
+        return value, reference * u - pull.flatten(1) @ turn.t()
 
 
 class BaseMixture(nn.Module):

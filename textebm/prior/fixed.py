@@ -77,6 +77,8 @@ def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FR
         if prior.symbol_levels == "first":
             active = active & (level == 0)
         asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
+    if len(level) > 1 and level.stride(0) == 0:  # one number for all rows (`sampling.sample`): they share biases too
+        level = level[0]
     quick = prior.chain.dtype != torch.bfloat16 or has_bfloat16_products(level.device)
     fixed = fix(net, level, prior.chain.dtype if quick else torch.float32, condition.context)
     return FixedPotential(net, fixed, asked, None if prior.base is None else prior.base.at(level))

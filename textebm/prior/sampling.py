@@ -65,7 +65,7 @@ def sample(
         nonlocal evaluations
         gradient: Tensor | None = None  # at u, of the level above: its chain has already computed it
         for t in range(below - 1, -1, -1):
-            level = torch.full((n,), t, dtype=torch.long, device=device)
+            level = torch.full((), t, dtype=torch.long, device=device).expand(n)  # one number: see `fixed_potential`
             mean = prior.schedule.reverse_scale[t] * u
             stddev = prior.schedule.reverse_stddev[t]
             noise = torch.empty_like(u).normal_(generator=generator)
@@ -74,7 +74,7 @@ def sample(
                 w = prior.base.sample(n, t, generator)
             if prior.chain.start == "tweedie" and t < prior.schedule.num_levels - 1:
                 if gradient is None:
-                    gradient = _gradient(prior, u, level + 1, condition)[:, k:]
+                    gradient = _gradient(prior, u, (level[0] + 1).expand(n), condition)[:, k:]
                     evaluations += 1
                 score = gradient + prior.reference_score(u, level + 1)[:, k:]
                 free = mean[:, k:] + _tweedie_shift(prior, u[:, k:], t, score)
