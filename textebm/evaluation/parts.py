@@ -54,6 +54,8 @@ def latent_health(run: Setting) -> Encoding:
     encoding = run.model.encode(run.texts)
     mean, stddev = encoding.mean, encoding.stddev
     result.measure("active_units", n, latent.active_units, mean)
+    closed = 0.5 * (mean.square() + stddev.square() - 1) - stddev.log()
+    result.add("kl_standard_normal", float(closed.sum(-1).mean()), n)
     few = np.random.default_rng(run.seed).permutation(n)[:MAX_POSTERIORS].tolist()
     name = "mutual_information_xz"
     result.measure(name, len(few), latent.mutual_information_xz, mean[few], stddev[few], seed=run.seed)
