@@ -28,7 +28,9 @@ CATALOGUE: dict[str, Entry] = {
     "reconstruction_nll": Entry(_PER_SENTENCE, False, "-E_q log p(x|z)"),
     "kl": Entry(_PER_SENTENCE, None, "KL(q(z|x) || p(z)), the safe (upper) side where the prior has no closed form"),
     "kl_standard_normal": Entry(
-        _PER_SENTENCE, None, "KL(q(z|x) || N(0, I)): what kl would be had the prior learned nothing"
+        _PER_SENTENCE,
+        None,
+        "KL(q(z|x) || N(0, I)): what kl would be had the prior learned nothing (layers: along the path of the means)",
     ),
     "elbo": Entry(_PER_SENTENCE, True, "-(reconstruction_nll + kl): a lower bound of log p(x)"),
     "ppl": Entry("per token", False, "exp(-elbo / token) over the corpus: an upper bound of the perplexity"),
