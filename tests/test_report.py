@@ -23,7 +23,7 @@ from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, Metric
 from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
-from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.report import RunFacts, inspect, page_data, stated_prior
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 from textebm.training import report as reports
@@ -212,6 +212,14 @@ def test_the_data_are_those_of_the_run(run_directory: Path, page: Path) -> None:
         codes = data["points"]["code"][head]
         table = data["tables"][head]["topic"]
         assert [sum(row) for row in table] == [codes.count(code) for code in range(len(cards))]
+
+
+def test_the_prior_is_stated_in_a_few_words(page: Path) -> None:
+    data = json.loads(read(page.read_text(encoding="utf-8")).texts["data"])
+    assert dict(data["run"]["facts"])["Prior"] == "diffusion energy, 4 levels"
+    options = {"kind": "hierarchical_diffusion_energy", "num_levels": None, "base_components": 20}
+    assert stated_prior(options) == "hierarchical diffusion energy, on a base of 20 Gaussians"
+    assert stated_prior({"kind": "gaussian_mixture", "num_levels": 1, "base_components": 20}) == "gaussian mixture"
 
 
 def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) -> None:

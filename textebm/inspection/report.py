@@ -227,6 +227,15 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
     return _finite(data)
 
 
+def stated_prior(prior: Mapping[str, Any]) -> str:
+    """A recipe's prior in a few words."""
+    kind = str(prior.get("kind", "?"))
+    levels = f", {prior['num_levels']} levels" if "diffusion" in kind and prior.get("num_levels") else ""
+    based = prior.get("base_components", 0) and not kind.startswith("gaussian")
+    base = f", on a base of {prior['base_components']} Gaussians" if based else ""
+    return f"{kind.replace('_', ' ')}{levels}{base}"
+
+
 def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
@@ -239,11 +248,10 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         f"{name} ({len(cards)} {'codes, found' if _is_found(name, recipe) else 'classes, taught'})"
         for name, cards in found.cards.items()
     ]
-    levels = f", {prior['num_levels']} levels" if prior.get("kind") == "diffusion_energy" else ""
     parts = f" in {latent['segments']} segments" if latent.get("segments", 1) > 1 else ""
     stated = [
         ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
-        ("Prior", f"{str(prior.get('kind', '?')).replace('_', ' ')}{levels}"),
+        ("Prior", stated_prior(prior)),
         ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions{parts}"),
         ("Text", f"{recipe.get('encoder', {}).get('kind', '?')} encoder, {recipe.get('decoder', {}).get('kind', '?')} "
          "decoder"),
