@@ -90,6 +90,7 @@ def test_the_fit_finds_the_density() -> None:
     drawn = base.sample(20_000, 0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.mean(0), exact.mean, rtol=0, atol=0.04)
     torch.testing.assert_close(drawn.var(0), exact.variance, rtol=0.05, atol=0.02)
+    assert base.sample(0, 0).shape == sample(prior(ladder(), base), 0).z.shape == (0, DIM)
     noisy = base.sample(20_000, 3, torch.Generator().manual_seed(0))
     alpha = ladder().alpha_bar[3]
     expected = alpha.square() * exact.variance + 1 - alpha.square()

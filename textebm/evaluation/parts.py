@@ -11,6 +11,7 @@ from textebm.evaluation import context, fluency, latent
 from textebm.evaluation import reconstruction as bleu
 from textebm.evaluation.protocols import Encoding
 from textebm.evaluation.setting import Setting, texts_of
+from textebm.networks.posterior import Posterior
 
 MORE_STEPS = 4
 MAX_POSTERIORS = 10_000  # for I(x; z), whose time is quadratic
@@ -54,8 +55,7 @@ def latent_health(run: Setting) -> Encoding:
     encoding = run.model.encode(run.texts)
     mean, stddev = encoding.mean, encoding.stddev
     result.measure("active_units", n, latent.active_units, mean)
-    closed = 0.5 * (mean.square() + stddev.square() - 1) - stddev.log()
-    result.add("kl_standard_normal", float(closed.sum(-1).mean()), n)
+    result.add("kl_standard_normal", float(Posterior(mean, stddev).kl_to_standard_normal().sum(-1).mean()), n)
     few = np.random.default_rng(run.seed).permutation(n)[:MAX_POSTERIORS].tolist()
     name = "mutual_information_xz"
     result.measure(name, len(few), latent.mutual_information_xz, mean[few], stddev[few], seed=run.seed)

@@ -27,7 +27,7 @@ from textebm.networks.part import normal_like
 from textebm.prior.noise import NoiseSchedule
 
 FIT_ROWS = 50_000
-FIT_ROUNDS = 40  # of expectation-maximisation; on PTB's latents a quarter of a nat better than 10
+FIT_ROUNDS = 40  # of expectation-maximisation
 PULL = 4.0  # rows a dimension that a component's covariance is drawn towards I with
 
 
@@ -53,11 +53,11 @@ class FixedBase:
         """log b_t(u)/r_t(u) (B,) and its gradient (B, d). u (B, d)"""
         if self.precision.dim() == 2:
             turn, centre = self._whitening
-            away = torch.addmm(centre, u, turn, beta=-1).view(len(u), -1, u.shape[-1])  # (B, K, d)
+            away = torch.addmm(centre, u, turn, beta=-1).view(len(u), *self.centre.shape[-2:])  # (B, K, d)
             scaled, square = away, away.square().sum(-1)
         else:
             turn = self.turn
-            away = (u @ turn).view(len(u), -1, u.shape[-1]) - self.centre
+            away = (u @ turn).view(len(u), *self.centre.shape[-2:]) - self.centre
             scaled = away * self.precision
             square = (away * scaled).sum(-1)
         parts = self.constant - 0.5 * square  # (B, K)
@@ -133,7 +133,7 @@ class BaseMixture(nn.Module):
 
     def sample(self, n: int, level: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of b_t, (n, d)."""
-        chosen = torch.multinomial(self.weight, n, replacement=True, generator=generator)
+        chosen = torch.multinomial(self.weight, max(n, 1), replacement=True, generator=generator)[:n]  # 0 is refused
         noise = normal_like(self.mean[chosen], generator)
         alpha = self.alpha_bar[level]
         stddev = (alpha.square() * self.variance[chosen] + 1 - alpha.square()).sqrt()

@@ -60,12 +60,16 @@ def sample(
     evaluations, visited, spread = 0, [], prior.spread
     k = 0 if held is None else held.shape[-1]
 
+    def everywhere(t: int) -> Tensor:
+        """Level t of all rows as one number, which `fixed_potential` knows how to share."""
+        return torch.full((), t, dtype=torch.long, device=device).expand(n)
+
     def descend(u: Tensor, below: int, path: list[Tensor] | None) -> Tensor:
         """u_0 from u at level *below*; path: what the held coordinates are at each level."""
         nonlocal evaluations
         gradient: Tensor | None = None  # at u, of the level above: its chain has already computed it
         for t in range(below - 1, -1, -1):
-            level = torch.full((), t, dtype=torch.long, device=device).expand(n)  # one number: see `fixed_potential`
+            level = everywhere(t)
             mean = prior.schedule.reverse_scale[t] * u
             stddev = prior.schedule.reverse_stddev[t]
             noise = torch.empty_like(u).normal_(generator=generator)
@@ -74,7 +78,7 @@ def sample(
                 w = prior.base.sample(n, t, generator)
             if prior.chain.start == "tweedie" and t < prior.schedule.num_levels - 1:
                 if gradient is None:
-                    gradient = _gradient(prior, u, (level[0] + 1).expand(n), condition)[:, k:]
+                    gradient = _gradient(prior, u, everywhere(t + 1), condition)[:, k:]
                     evaluations += 1
                 score = gradient + prior.reference_score(u, level + 1)[:, k:]
                 free = mean[:, k:] + _tweedie_shift(prior, u[:, k:], t, score)
@@ -188,9 +192,9 @@ def compile_chain(prior: LatentPrior) -> float | None:
     """The seconds that the first fused chain takes, which is when its kernel is compiled (or read from Triton's
     cache); None where no chain of this prior is fused."""
     device, context = prior.rho.device, prior.energy.context if isinstance(prior.energy, EnergyNet) else None
-    level = torch.zeros(1, dtype=torch.long, device=device)
-    given = Condition(context=None if context is None else torch.zeros(1, context.in_features, device=device))
-    w, training = torch.zeros(1, prior.dim, device=device), prior.training
+    level = torch.zeros((), dtype=torch.long, device=device).expand(2)  # rows that share it, as in `sample`
+    given = Condition(context=None if context is None else torch.zeros(2, context.in_features, device=device))
+    w, training = torch.zeros(2, prior.dim, device=device), prior.training
     prior.eval()  # spectral norms must not move, in `fixed_potential` neither
     try:
         if not _fused(prior, w, fixed_potential(prior, level, given)):
