@@ -14,7 +14,6 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.networks.energy import EnergyNet
 from textebm.prior import sampler, sampling
-from textebm.prior.base import BaseMixture
 from textebm.prior.condition import FREE, Condition
 from textebm.prior.fixed import FixedPotential, fixed_potential
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder
@@ -37,13 +36,6 @@ def prior(
     chain = ChainSettings(metropolis=True, steps=2, dtype=dtype, fused=True)
     schedule = NoiseSchedule(log_snr_ladder(LEVELS, 3.0, -3.0))
     return LatentPrior(DIM, net, schedule, chain=chain, **options).eval().to(DEVICE)  # type: ignore[arg-type]
-
-
-def base() -> BaseMixture:
-    made = BaseMixture(3, DIM, NoiseSchedule(log_snr_ladder(LEVELS, 3.0, -3.0)))
-    latents = torch.randn(500, DIM, generator=torch.Generator().manual_seed(5)).abs() * torch.arange(1, DIM + 1) / 3
-    made.fit(latents.numpy(), seed=0)
-    return made
 
 
 def both(
@@ -112,19 +104,6 @@ def test_the_chain_is_the_plain_one(condition: Condition, metropolis: bool) -> N
     plain, fused = both_langevin(potential, metropolis)
     assert 0.3 < plain.acceptance.mean() < 0.98
     same(plain, fused)
-
-
-def test_the_chain_has_a_base() -> None:
-    condition = CONDITIONS["two heads, strong, some rows free"]
-    potential = fixed_potential(prior(base=base()), levels(), condition)
-    assert isinstance(potential, FixedPotential) and potential.base is not None
-    same(*both(potential, ROWS))
-    without = fixed_potential(prior(), levels(), condition)
-    assert isinstance(without, FixedPotential)
-    assert not torch.allclose(both(potential, ROWS)[1].w, both(without, ROWS)[1].w, atol=1e-2)
-    same(*both_langevin(potential, metropolis=True))
-    shared = FixedPotential(potential.net, potential.energy, potential.asked, base().to(DEVICE).at(levels()[1]))
-    same(*both(shared, ROWS))
 
 
 @pytest.mark.parametrize("case", ["no heads", "conditional", "one row", "no step"])
@@ -199,15 +178,13 @@ from textebm.prior import chain_kernel as kernel
 capability, kind, chunk = {capability}, "{kind}", {chunk}
 constants = dict(
     size=64, hidden=256, blocks=3, chunk=chunk, dim=64, width=32, heads=(20,), metropolis=True,
-    langevin=False, rows=kernel.ROWS, components={components},
+    langevin=False, rows=kernel.ROWS,
 )
-base = ("*fp32",) * 5 + ("i32",) * 4 if {components} else ("constexpr",) * 9
-known = {{"weights": (kind,) * 8, "base": base, "scratch": kind, "classes": "*i32", "n": "i32", "steps": "i32"}}
+known = {{"weights": (kind,) * 8, "scratch": kind, "classes": "*i32", "n": "i32", "steps": "i32"}}
 names = kernel._chain.arg_names
 signature = {{name: "constexpr" if name in constants else known.get(name, "*fp32") for name in names}}
 pointers = [(i,) for i, name in enumerate(names) if signature[name] in ("*fp32", "*i32", kind)]
 pointers += [(names.index("weights"), i) for i in range(8)]
-pointers += [(names.index("base"), i) for i in range(5) if {components}]
 aligned = {{place: [["tt.divisibility", 16]] for place in pointers}}
 source = ASTSource(kernel._chain, signature, constexprs=constants, attrs=aligned)
 made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={{"num_warps": kernel.WARPS}})
@@ -217,12 +194,11 @@ print(len(made.asm["cubin"]), made.metadata.shared, code.count("mma.sync"), code
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("components", [0, 10])
 @pytest.mark.parametrize("capability, kind, chunk", [(90, "*bf16", 128), (80, "*fp32", 64)])
-def test_it_compiles_for_gpus(tmp_path: Path, capability: int, kind: str, chunk: int, components: int) -> None:
+def test_it_compiles_for_gpus(tmp_path: Path, capability: int, kind: str, chunk: int) -> None:
     """For H100 and A100, within the shared memory of any GPU since (99 KB), with tensor cores in bfloat16."""
     assert kernel.CHUNKS[2 if kind == "*bf16" else 4] == chunk
-    code = COMPILE.format(capability=capability, kind=kind, chunk=chunk, components=components)
+    code = COMPILE.format(capability=capability, kind=kind, chunk=chunk)
     file = tmp_path / "compile_it.py"  # Triton reads its functions' source, so it must be in files
     file.write_text(code, encoding="utf-8")
     environment = {

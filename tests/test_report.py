@@ -217,9 +217,8 @@ def test_the_data_are_those_of_the_run(run_directory: Path, page: Path) -> None:
 def test_the_prior_is_stated_in_a_few_words(page: Path) -> None:
     data = json.loads(read(page.read_text(encoding="utf-8")).texts["data"])
     assert dict(data["run"]["facts"])["Prior"] == "diffusion energy, 4 levels"
-    options = {"kind": "hierarchical_diffusion_energy", "num_levels": None, "base_components": 20}
-    assert stated_prior(options) == "hierarchical diffusion energy, on a base of 20 Gaussians"
-    assert stated_prior({"kind": "gaussian_mixture", "num_levels": 1, "base_components": 20}) == "gaussian mixture"
+    assert stated_prior({"kind": "hierarchical_diffusion_energy"}) == "hierarchical diffusion energy"
+    assert stated_prior({"kind": "gaussian_mixture", "num_levels": 1}) == "gaussian mixture"
 
 
 def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) -> None:

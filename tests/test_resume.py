@@ -34,8 +34,7 @@ RECOVERY = (
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",
 )  # fmt: skip
-# the noise of each layer's posterior depends on those above
-LAYERS = ("prior.kind=hierarchical_diffusion_energy", "prior.base_components=2")
+LAYERS = ("prior.kind=hierarchical_diffusion_energy",)  # the noise of each layer's posterior depends on those above
 SHORT_RUN = ("inference.kind=short_run", "inference.steps=2")  # chains in training, and noise of each text without
 REFINED = ("inference.kind=refined", "inference.steps=2", "prior.kind=joint_energy", "decoder.dropout=0.1")
 
@@ -285,7 +284,7 @@ DRAWS = ("decoder.word_dropout=0.2", "encoder.dropout=0.1")  # and every stage's
         ("data.size=257", "latent.standardize=false"),
         ("prior.learning=recovery", "prior.steps=2", "prior.metropolis=true", "objective.cluster_sampling=true"),
         ("prior.kind=hierarchical_diffusion_energy", "objective.contrastive_weight=0.5"),
-        ("latent.segments=4", "encoder.tie_embedding=true", "prior.base_components=2"),
+        ("latent.segments=4", "encoder.tie_embedding=true"),
         ("inference.kind=short_run", "inference.steps=2", "prior.kind=energy"),
     ],
     ids=["score matching", "a part of none", "recovery", "layers and views", "segments", "short runs"],

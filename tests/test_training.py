@@ -58,10 +58,6 @@ def test_losses_fall_in_every_stage() -> None:
          "decoder.kind=transformer", "latent.standardize=false"),
         ("prior.kind=gaussian", "latent.layers=[4,4]", "prior.transport=ladder"),
         ("latent.segments=4", "encoder.tie_embedding=true", "training.mixed_precision=bf16"),
-        ("prior.base_components=3",),
-        ("prior.base_components=3", "prior.kind=energy", "prior.learning=recovery", "prior.steps=3"),
-        ("prior.base_components=2", "prior.kind=hierarchical_diffusion_energy", "prior.reference=flat"),
-        ("prior.base_components=2", "prior.kind=gaussian"),
         ("latent.segments=2", "prior.kind=joint_energy", "prior.steps=3", "decoder.ladder=true",
          "decoder.num_layers=2"),
         ("latent.segments=2", "encoder.kind=transformer", "decoder.kind=transformer", "objective.contrastive_weight=1"),
@@ -114,18 +110,6 @@ def test_the_prior_stage_clusters_what_it_trains_on() -> None:
     assert worker.classes.clusters == {}
     list(worker.steps())
     assert sorted(np.unique(worker.classes.clusters["code"])) == [0, 1, 2, 3, 4]
-
-
-def test_the_prior_stage_begins_with_a_base_fitted_to_the_latents() -> None:
-    worker = trainer("training.stages=[{name: prior, steps: 2}]", "prior.base_components=3")
-    base = worker.model.prior.base
-    assert base is not None and torch.equal(base.mean, torch.zeros(3, 8))
-    next(steps := worker.steps())
-    fitted = base.mean.clone()
-    assert (fitted.abs().amax(1) > 0).all() and base.weight.sum() == pytest.approx(1)
-    list(steps)
-    assert torch.equal(base.mean, fitted)
-    assert trainer("prior.base_components=3", "prior.kind=gaussian").model.prior.base is None
 
 
 def test_label_limit_hides_labels() -> None:

@@ -19,7 +19,6 @@ from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
-from textebm.prior.base import BaseMixture
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
@@ -200,10 +199,9 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
         options.learning == "score_matching" if options.metropolis is None else options.metropolis, options.start,
         {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision], options.fused_chains,
     )  # fmt: skip
-    schedule = NoiseSchedule(ladder, options.reference)
-    base = BaseMixture(options.base_components, dim, schedule) if options.base_components and not explicit else None
     return LatentPrior(
-        dim, energy, schedule, transport=transport, layers=layers, explicit=explicit, base=base, chain=chain,
+        dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,
+        explicit=explicit, chain=chain,
         symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
         encoder_gradient=options.encoder_gradient, like_strength=options.like_strength,
     )  # fmt: skip

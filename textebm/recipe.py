@@ -162,12 +162,6 @@ class Prior(Part):
     potential_penalty: float = Field(1e-3, ge=0)
     encoder_gradient: Literal["full", "positive_only"] = "full"
     components: int = Field(20, ge=1, description="gaussian_mixture: number of components")
-    base_components: int = Field(
-        0,
-        ge=0,
-        description="energies: F starts from a mixture of so many Gaussians with full covariances, fitted to the "
-        "latents when a prior stage begins; 0: from N(0, I)",
-    )
     symbol_levels: Literal["all", "first"] = "all"
     strength: float = Field(2.0, ge=0, description="default strength of conditioning on symbols")
     view_size: int = Field(

@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/benchmarks/latent_density.py RUN… --data DIR
 
 On up to 3,000 test sentences of each run's corpus: the score error ‖τ ∇log p_t(u_t) + ε‖², summed over the dimensions
-and over all levels, of N(0, I), of the base (if there is one) and of F; the KL of the posteriors to N(0, I)
+and over all levels, of N(0, I) and of F; the KL of the posteriors to N(0, I)
 and to the prior, from both sides (`prior.likelihood.log_prob_bound`); standard deviations of free and of posterior
 draws. Prints a row of a Markdown table each.
 """
@@ -27,16 +27,12 @@ from textebm.recipe import Recipe
 SENTENCES, SEED = 3000, 0
 
 
-def error(prior: LatentPrior, posterior: Posterior, which: str) -> float:
+def error(prior: LatentPrior, posterior: Posterior, learned: bool) -> float:
     total = 0.0
     for t in range(prior.schedule.num_levels):
         level = torch.full((len(posterior.mean),), t)
         drawn = posterior.diffused(prior.schedule.alpha_bar[t], torch.Generator().manual_seed(t))
-        score = prior.reference_score(drawn.u, level)
-        if which == "F":
-            score = prior.score(drawn.u, level)
-        elif which == "base" and prior.base is not None:
-            score = score + prior.base.at(level[0]).value_and_gradient(drawn.u)[1]
+        score = prior.score(drawn.u, level) if learned else prior.reference_score(drawn.u, level)
         total += float((drawn.tau * score + drawn.noise).square().sum(-1).mean())
     return total
 
@@ -59,12 +55,11 @@ def row(run: str, data: str | None) -> str:
         kl(log_prob_bound(prior, u, direction=direction, temperatures=10, generator=generator))
         for direction in ("forward", "reverse")
     )
-    errors = [error(prior, posterior, which) for which in ("N(0, I)", "base", "F")]
-    based = "–" if prior.base is None else f"{errors[1]:.1f}"
+    errors = [error(prior, posterior, learned) for learned in (False, True)]
     normal = kl(torch.distributions.Normal(0, 1).log_prob(u).sum(-1))
     free = sample(prior, SENTENCES, generator=generator).z.std()
     return (
-        f"| {run} | {errors[0]:.1f} | {based} | {errors[2]:.1f} | {normal:.1f} | {forward:.1f} – {reverse:.1f} | "
+        f"| {run} | {errors[0]:.1f} | {errors[1]:.1f} | {normal:.1f} | {forward:.1f} – {reverse:.1f} | "
         f"{free:.3f}, {u.std():.3f} |"
     )
 
@@ -74,7 +69,7 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--data")
     arguments = parser.parse_args()
-    print("| run | score error: N(0, I) | base | F | KL to N(0, I) | to the prior | stddev free, posterior |")
-    print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
+    print("| run | score error: N(0, I) | F | KL to N(0, I) | to the prior | stddev free, posterior |")
+    print("|---|---:|---:|---:|---:|---:|", flush=True)
     for each in arguments.runs:
         print(row(each, arguments.data), flush=True)

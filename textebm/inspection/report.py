@@ -231,9 +231,7 @@ def stated_prior(prior: Mapping[str, Any]) -> str:
     """A recipe's prior in a few words."""
     kind = str(prior.get("kind", "?"))
     levels = f", {prior['num_levels']} levels" if "diffusion" in kind and prior.get("num_levels") else ""
-    based = prior.get("base_components", 0) and not kind.startswith("gaussian")
-    base = f", on a base of {prior['base_components']} Gaussians" if based else ""
-    return f"{kind.replace('_', ' ')}{levels}{base}"
+    return f"{kind.replace('_', ' ')}{levels}"
 
 
 def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional
 
 from textebm.networks.part import normal_like, uniform
-from textebm.prior.base import FixedBase
 from textebm.prior.fixed import FixedPotential
 from textebm.prior.sampler import ChainResult
 
@@ -154,40 +152,12 @@ def _energy(  # type: ignore[no-untyped-def]
     return value, gradient
 
 
-@triton.jit
-def _base_of(w, row, inside, base, dim: tl.constexpr, components: tl.constexpr):  # type: ignore[no-untyped-def]
-    """log b(w)/r (M,) and its gradient (M, dim): `base.FixedBase`, a component at a time."""
-    turn, centre, precision, constant, reference, centre_rows, precision_rows, constant_rows, reference_rows = base
-    axis, own = tl.arange(0, dim), tl.arange(0, dim)
-    greatest = tl.full((w.shape[0],), -float("inf"), tl.float32)
-    total = tl.zeros((w.shape[0],), tl.float32)
-    pull = tl.zeros((w.shape[0], dim), tl.float32)
-    for k in range(components):
-        place = k * dim + axis[None, :]
-        block = turn + k * dim * dim
-        turned = tl.load(block + axis[:, None] * dim + own[None, :])
-        away = tl.dot(w, turned, input_precision="ieee")
-        away -= tl.load(centre + row[:, None] * centre_rows + place, inside[:, None], 0.0)
-        scaled = away * tl.load(precision + row[:, None] * precision_rows + place, inside[:, None], 0.0)
-        part = tl.load(constant + row * constant_rows + k, inside, 0.0) - 0.5 * tl.sum(away * scaled, 1)
-        higher = tl.maximum(greatest, part)
-        before, share = tl.exp(greatest - higher), tl.exp(part - higher)
-        back = tl.load(block + own[None, :] * dim + axis[:, None])
-        pull = pull * before[:, None] + tl.dot(scaled * share[:, None], back, input_precision="ieee")
-        total = total * before + share
-        greatest = higher
-    ratio = tl.load(reference + row * reference_rows, inside, 0.0)
-    value = greatest + tl.log(total) + 0.5 * ratio * tl.sum(w * w, 1)
-    return value, ratio[:, None] * w - pull / total[:, None]
-
-
 @triton.jit(do_not_specialize=["n", "steps"])
 def _chain(  # type: ignore[no-untyped-def]
-    start, mean, stddev, length, spread, noise, uniforms, scratch, residual, weights, classes, strengths, base,
+    start, mean, stddev, length, spread, noise, uniforms, scratch, residual, weights, classes, strengths,
     end, end_gradient, acceptance, n, steps,
     size: tl.constexpr, hidden: tl.constexpr, blocks: tl.constexpr, chunk: tl.constexpr, dim: tl.constexpr,
-    width: tl.constexpr, heads: tl.constexpr, components: tl.constexpr, metropolis: tl.constexpr,
-    langevin: tl.constexpr, rows: tl.constexpr,
+    width: tl.constexpr, heads: tl.constexpr, metropolis: tl.constexpr, langevin: tl.constexpr, rows: tl.constexpr,
 ):  # fmt: skip
     """The chain of `rows` points. *length* (n,): ρ of each row, or ε of a Langevin chain."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
@@ -215,9 +185,6 @@ def _chain(  # type: ignore[no-untyped-def]
             new, row, inside, scratch, residual, weights, classes, strengths, n,
             hidden, blocks, chunk, dim, width, heads,
         )  # fmt: skip
-        if components > 0:
-            base_value, base_gradient = _base_of(new, row, inside, base, dim, components)
-            new_value, new_gradient = new_value + base_value, new_gradient + base_gradient
         away = new - middle
         if langevin:
             new_centre = new + 0.5 * step_length * step_length * (new_gradient - away / (s * s))
@@ -317,26 +284,7 @@ def packed(potential: FixedPotential, n: int, device: torch.device) -> tuple[tup
     whole_rows = ROWS * triton.cdiv(n, ROWS)
     scratch = torch.empty(whole_rows, 2 * len(energy.blocks) + 3, hidden, dtype=weight.dtype, device=device)
     residual = torch.empty(whole_rows, hidden, device=device)
-    base, constants["components"] = _packed_base(potential.base, dim)
-    return (scratch, residual, weights, classes, strengths, base), constants
-
-
-def _packed_base(base: FixedBase | None, dim: int) -> tuple[tuple[Any, ...], int]:
-    """Arguments of the base and how many components it has; each part with its step from row to row, 0 where the rows
-    share it."""
-    if base is None:
-        return (None,) * 5 + (0,) * 4, 0
-    size, components = base.turn.shape[0], base.centre.shape[-2]
-    axes = base.turn.view(size, components, size).transpose(0, 1)
-
-    def columns(x: Tensor) -> Tensor:
-        return functional.pad(x, (0, dim - size)).contiguous()
-
-    turn = functional.pad(axes, (0, dim - size, 0, dim - size)).contiguous()
-    parts = [columns(base.centre), columns(base.precision), base.constant.contiguous(), base.reference]
-    shared = (2, 2, 1, 0)  # dimensions of a part without rows
-    strides = [part.stride(0) if part.dim() > d else 0 for part, d in zip(parts, shared, strict=True)]
-    return (turn, *parts, *strides), components
+    return (scratch, residual, weights, classes, strengths), constants
 
 
 def _power(size: int) -> int:

@@ -13,7 +13,6 @@ from torch import Tensor
 from textebm.networks.energy import EnergyNet
 from textebm.networks.energy_gradient import FixedEnergy, fix
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.prior.base import FixedBase
 from textebm.prior.condition import FREE, Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import Potential
@@ -25,20 +24,16 @@ class FixedPotential:
 
         F = Σ_h logsumexp f^h − log K + s Σ_h log p(y^h)        ∂F/∂f^h = (1 − s a_h) softmax f^h + s a_h onehot(y^h)
 
-    with a_h = 1 in the rows where head h is asked for something; and the base's log-ratio, if there is a base.
+    with a_h = 1 in the rows where head h is asked for something.
     """
 
-    def __init__(
-        self, net: EnergyNet, energy: FixedEnergy, asked: dict[int, tuple[Tensor, Tensor]],
-        base: FixedBase | None = None,
-    ):  # fmt: skip
-        self.net, self.energy, self.base = net, energy, base
+    def __init__(self, net: EnergyNet, energy: FixedEnergy, asked: dict[int, tuple[Tensor, Tensor]]):
+        self.net, self.energy = net, energy
         self.asked = asked  # head's place -> class of each row (B, 1), and strength there (B, 1), 0 where it is free
 
     def __call__(self, w: Tensor) -> Tensor:
         """w (B, d) -> (B,)"""
-        value = self._value(self.energy.logits(w)[0])
-        return value if self.base is None else value + self.base.value_and_gradient(w)[0]
+        return self._value(self.energy.logits(w)[0])
 
     @torch.no_grad()
     def with_gradient(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,11 +46,7 @@ class FixedPotential:
                 classes, strength = self.asked[place]
                 gradient = ((1 - strength) * gradient).scatter_add_(1, classes, strength)
             gradients.append(gradient)
-        value, slope = self._value(logits), self.energy.pull_back(gradients, slopes)
-        if self.base is None:
-            return value, slope
-        base_value, base_slope = self.base.value_and_gradient(w)
-        return value + base_value, slope + base_slope
+        return self._value(logits), self.energy.pull_back(gradients, slopes)
 
     def _value(self, logits: list[Tensor]) -> Tensor:
         value = self.net.sum_heads(logits)
@@ -81,4 +72,4 @@ def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FR
         level = level[0]
     quick = prior.chain.dtype != torch.bfloat16 or has_bfloat16_products(level.device)
     fixed = fix(net, level, prior.chain.dtype if quick else torch.float32, condition.context)
-    return FixedPotential(net, fixed, asked, None if prior.base is None else prior.base.at(level))
+    return FixedPotential(net, fixed, asked)

@@ -32,7 +32,7 @@ class Noisy:
 
 @dataclass(frozen=True)
 class ScoreMatching:
-    """loss (B,), squared error a dimension; and at the u_t it was computed at: F (B,), without its base, and what the
+    """loss (B,), squared error a dimension; and at the u_t it was computed at: F (B,), the level (B,), and what the
     energy net says (`Noisy`)."""
 
     loss: Tensor
@@ -69,8 +69,6 @@ def score_matching(
     value = prior.energy.sum_heads(logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
     score = gradient + prior.schedule.reference_score(u.detach(), level)
-    if prior.base is not None:
-        score = score + prior.base.at(level).value_and_gradient(u.detach())[1]
     observe_scores(prior, level, score)
     error = diffused.tau * score + diffused.noise
     named = dict(zip(prior.energy.head_sizes, logits, strict=False))
@@ -121,12 +119,10 @@ def recovery(
         lambda w: prior.potential(w, level, given.detached), positive
     )
     both = torch.cat([positive.detach(), chain.w])
-    values = prior.potential(both, level.repeat(2), given.repeated(2))
-    learned = values if prior.base is None else values - prior.base.log_ratio(both, level.repeat(2))
-    f_positive, f_negative = values.chunk(2)
+    f_positive, f_negative = prior.potential(both, level.repeat(2), given.repeated(2)).chunk(2)
     # each level below the top stands for T − 1 of them
     weight = torch.where(level == top, 1.0, float(max(top, 1))) if top > 0 else torch.ones(b, device=z.device)
-    penalty = prior.potential_penalty * torch.stack(learned.square().chunk(2)).sum(0)
+    penalty = prior.potential_penalty * (f_positive.square() + f_negative.square())
     energy_loss = (f_negative - f_positive + penalty) * weight
     pull = (positive * gradient_positive).sum(-1)
     if prior.encoder_gradient == "full":

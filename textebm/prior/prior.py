@@ -20,8 +20,7 @@ only its symbol heads see it (and the encoder and decoder outside).
 
 Conditioning on symbols y adds ``strength · Σ_h log p(y^h | u, t)`` to F; strength 1 is the product of experts
 (the logsumexp becomes the chosen logit); likeness to examples adds ``κ_t Σ_i cos(g(u, t), c_i)`` (`prior.guidance`).
-With a base density (`prior.base`) F begins as its log-ratio, and the network is added to that. How F is learned:
-`prior.learning`; how u is drawn: `prior.sampling`.
+How F is learned: `prior.learning`; how u is drawn: `prior.sampling`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
-from textebm.prior.base import BaseMixture
 from textebm.prior.condition import FREE, Condition
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
 from textebm.prior.noise import NoiseSchedule
@@ -67,8 +65,7 @@ class LatentPrior(nn.Module):
     def __init__(
         self, dim: int, energy: EnergyNet | LayeredEnergyNet, schedule: NoiseSchedule, *,
         transport: Transport | None = None, layers: Sequence[int] = (),
-        explicit: StandardNormal | GaussianMixture | None = None, base: BaseMixture | None = None,
-        chain: ChainSettings = ChainSettings(),
+        explicit: StandardNormal | GaussianMixture | None = None, chain: ChainSettings = ChainSettings(),
         symbol_levels: Literal["all", "first"] = "all", strength: float = 1.0, potential_penalty: float = 1e-3,
         encoder_gradient: Literal["full", "positive_only"] = "full", like_strength: float = 1.0,
     ):  # fmt: skip
@@ -79,7 +76,6 @@ class LatentPrior(nn.Module):
         self.transport: Transport = Identity() if transport is None else transport
         self.schedule = schedule
         self.explicit = explicit
-        self.base = base
         self.chain = chain
         self.symbol_levels = symbol_levels
         self.strength = strength
@@ -108,7 +104,7 @@ class LatentPrior(nn.Module):
         if self.explicit is not None and condition.free:
             return self.explicit.log_ratio(u)
         logits, view = self.energy.logits_and_view(self.transport(u), level, condition.context)
-        value = self.untilted(u, logits, level)
+        value = self.untilted(u, logits)
         named = dict(zip(self.energy.head_sizes, logits, strict=False))
         for head, classes in condition.symbols.items():
             chosen = named[head].log_softmax(-1).gather(-1, classes.clamp_min(0)[:, None])[:, 0]
@@ -122,12 +118,11 @@ class LatentPrior(nn.Module):
             value = value + condition.like_strength * kappa * (F.normalize(view, dim=-1) * condition.like).sum(-1)
         return value
 
-    def untilted(self, u: Tensor, logits: list[Tensor], level: Tensor) -> Tensor:
+    def untilted(self, u: Tensor, logits: list[Tensor]) -> Tensor:
         """F(u, t) from the logits of the energy net at (T(u), t). (B,)"""
         if self.explicit is not None:
             return self.explicit.log_ratio(u)
-        learned = self.energy.sum_heads(logits)
-        return learned if self.base is None else learned + self.base.log_ratio(u, level)
+        return self.energy.sum_heads(logits)
 
     def symbol_logits(self, u: Tensor, level: Tensor | None = None, context: Tensor | None = None) -> dict[str, Tensor]:
         """Logits of p(y^h | u_t, c), (B, K_h) for each head; at level 0 unless *level* (B,) is given. u (B, d)"""

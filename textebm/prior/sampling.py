@@ -74,8 +74,6 @@ def sample(
             stddev = prior.schedule.reverse_stddev[t]
             noise = torch.empty_like(u).normal_(generator=generator)
             w = mean + stddev * noise
-            if t == prior.schedule.num_levels - 1 and prior.base is not None and k == 0:
-                w = prior.base.sample(n, t, generator)
             if prior.chain.start == "tweedie" and t < prior.schedule.num_levels - 1:
                 if gradient is None:
                     gradient = _gradient(prior, u, everywhere(t + 1), condition)[:, k:]

@@ -127,10 +127,8 @@ class Trainer:
         epoch, first = divmod(self.stage_step, stage.batches_per_epoch)
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
-            if first == 0 and epoch == 0:
-                if self.classes.codes:
-                    self.classes.find(self._encoded().posterior.mean.cpu().numpy())
-                self._fit_base()
+            if first == 0 and epoch == 0 and self.classes.codes:
+                self.classes.find(self._encoded().posterior.mean.cpu().numpy())
             yield from self._prior_epoch(stage, epoch, first, last)
             return
         if first == 0:
@@ -287,16 +285,6 @@ class Trainer:
         means = self.classes.take_means()
         if progress >= self.recipe.objective.cluster_start and self.classes.codes:
             self.classes.find(means)
-
-    def _fit_base(self) -> None:
-        """The prior's base, if it has one, to a draw of each posterior."""
-        if (base := self.model.prior.base) is None:
-            return
-        with torch.no_grad():
-            u = self._encoded().posterior.sample(torch.Generator(self.device).manual_seed(self.recipe.seed))
-        base.fit(u.cpu().numpy(), self.recipe.seed)
-        for buffer in base.buffers():
-            buffer.copy_(broadcast(buffer))
 
     def _encoded(self) -> LatentBatch:
         """Posteriors and contexts of the sample (else all of the training set): what resting encoders give."""
