@@ -168,7 +168,7 @@ CATALOGUE: dict[str, Entry] = {
     "checked_self_bleu_<head>": Entry(_BLEU, False, "their self-BLEU within a class"),
     "checked_forward_ppl_<head>": Entry(_PER_TOKEN, False, "their forward perplexity"),
     "diverse_accuracy_<head>": Entry(
-        _SHARE, True, "control read back likewise, at strength 1 and with words drawn at temperature .9"
+        _SHARE, True, "control read back likewise, at strength 1 and with words drawn at temperature .89"
     ),
     "diverse_self_bleu_<head>": Entry(_BLEU, False, "their self-BLEU within a class"),
     "diverse_forward_ppl_<head>": Entry(_PER_TOKEN, False, "their forward perplexity"),
