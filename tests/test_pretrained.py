@@ -142,6 +142,18 @@ def test_files_of_another_model_are_refused(copy: Path, tmp_path: Path) -> None:
     TextEBM.from_pretrained(copy)
 
 
+def test_a_recipe_of_another_version_is_refused_in_one_line(tmp_path: Path) -> None:
+    model = untrained()
+    assert model.recipe is not None
+    model.recipe["prior"]["component"] = 3
+    model.save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match="another version: prior.component: unknown option; .*'components'"
+    ) as caught:
+        TextEBM.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("hello")
     for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):

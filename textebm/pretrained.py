@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from textebm.build import model_config, rebuild_model
 from textebm.errors import CheckpointError
 from textebm.inference import ShortRun
 from textebm.model import TextEBM
+from textebm.recipe_checks import explain
 from textebm.training.checkpoint import publish_model, read_model, write_atomically
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
@@ -50,6 +52,8 @@ def load(name: str | Path) -> TextEBM:
     try:
         model = rebuild_model(config, tokenizer)
         model.load_state_dict(tensors)
+    except ValidationError as error:
+        raise CheckpointError(f"{directory} comes from another version: {'; '.join(explain(error))}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{directory}: weights and config.json do not belong together, or come from another version: {error}"
