@@ -217,7 +217,9 @@ def test_the_data_are_those_of_the_run(run_directory: Path, page: Path) -> None:
 def test_the_prior_is_stated_in_a_few_words(page: Path) -> None:
     data = json.loads(read(page.read_text(encoding="utf-8")).texts["data"])
     assert dict(data["run"]["facts"])["Prior"] == "diffusion energy, 4 levels"
-    assert stated_prior({"kind": "hierarchical_diffusion_energy"}) == "hierarchical diffusion energy"
+    assert (
+        stated_prior({"kind": "hierarchical_diffusion_energy", "num_levels": None}) == "hierarchical diffusion energy"
+    )
     assert stated_prior({"kind": "gaussian_mixture", "num_levels": 1}) == "gaussian mixture"
 
 

@@ -3,9 +3,9 @@
     PYTHONPATH=. python tests/benchmarks/latent_density.py RUN… --data DIR
 
 On up to 3,000 test sentences of each run's corpus: the score error ‖τ ∇log p_t(u_t) + ε‖², summed over the dimensions
-and over all levels, of N(0, I) and of F; the KL of the posteriors to N(0, I)
-and to the prior, from both sides (`prior.likelihood.log_prob_bound`); standard deviations of free and of posterior
-draws. Prints a row of a Markdown table each.
+and over all levels, of N(0, I) and of F; the KL of the posteriors to N(0, I) and to the prior, from both sides
+(`prior.likelihood.log_prob_bound`); standard deviations of free and of posterior draws. Prints a row of a Markdown
+table each.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def score_matching(
     u = diffused.u.detach().requires_grad_(True)
     with resting(prior.transport):
         logits, view = prior.energy.logits_and_view(prior.transport(u), level, context)
-    value = prior.energy.sum_heads(logits)
+    value = prior.untilted(u, logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
     score = gradient + prior.schedule.reference_score(u.detach(), level)
     observe_scores(prior, level, score)
