@@ -279,14 +279,15 @@ def test_the_suite_of_another_corpus_is_refused() -> None:
 def test_recipe_options_reach_the_evaluation() -> None:
     given = recipe(
         "evaluation.decoding=sample", "evaluation.temperature=0.8", "evaluation.draws=5", "evaluation.temperatures=7",
-        "evaluation.chains=3", "evaluation.language_model.samples=99", "evaluation.language_model.hidden_size=31",
+        "evaluation.chains=3", "evaluation.q_steps=9", "evaluation.language_model.samples=99",
+        "evaluation.language_model.hidden_size=31",
         "evaluation.language_model.max_epochs=2",
     )  # fmt: skip
     effort = effort_of(given)
     assert (effort.decoding, effort.temperature, effort.draws, effort.temperatures, effort.chains) == (
         "sample", 0.8, 5, 7, 3,
     )  # fmt: skip
-    assert effort.language_samples == 99 and effort_of(given, 50).language_samples == 50
+    assert effort.q_steps == 9 and effort.language_samples == 99 and effort_of(given, 50).language_samples == 50
     assert (effort.language_model.hidden_size, effort.language_model.epochs) == (31, 2)
 
 

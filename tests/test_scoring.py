@@ -6,7 +6,7 @@ The "text" is a number (or two) with a Gaussian decoder, so that p(x) = ∫ N(x;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ from torch.distributions import Normal
 
 from textebm.errors import TextEBMError
 from textebm.networks.energy import EnergyNet
-from textebm.networks.posterior import Draw, Posterior
+from textebm.networks.posterior import Affine, Draw, Posterior
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_partition
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import Ladder
-from textebm.scoring import NllInterval, bounds_from_weights, fit_scaling, importance_weights
+from textebm.scoring import NllInterval, bounds_from_weights, fit_posterior, fit_scaling, importance_weights
 from textebm.text.batches import TokenBatch, collate_texts
 
 torch.set_num_threads(1)
@@ -269,27 +269,49 @@ def test_scaling_finds_the_posterior_of_a_linear_gaussian_decoder(explicit: bool
     torch.testing.assert_close(found.spread / expected, torch.ones(2), atol=0.08, rtol=0)
 
 
+@pytest.mark.parametrize("explicit", [True, False])
+def test_each_texts_own_q_finds_the_posterior_of_a_linear_gaussian_decoder(explicit: bool) -> None:
+    model = LinearGaussian(explicit)
+    batch = collate_texts(list(sentences(30)), model.tokenizer, 16)
+    start = model.posterior(batch)
+    start = Posterior(start.mean + torch.linspace(-0.5, 0.5, 30)[:, None], start.stddev)  # wrong, each its own way
+    found = fit_posterior(model, batch, start, steps=400, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    torch.testing.assert_close(found.mean, model.x(batch) / (1 + NOISE**2), atol=0.06, rtol=0)
+    stddev = torch.full((30, 2), NOISE / math.sqrt(1 + NOISE**2))
+    torch.testing.assert_close(found.stddev / stddev, torch.ones(30, 2), atol=0.12, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ["diffusion_energy", "joint_energy"])
-def test_a_scaled_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
-    """A posterior trained far too narrow: its bound gains by scaling; what the texts are encoded to does not change."""
+def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
+    """A posterior trained far too narrow: its bound gains by scaling and by steps on each text, most by both; what the
+    texts are encoded to does not change, nor does the model."""
     extra = ("prior.num_levels=null",) if kind == "joint_energy" else ()
     model = trained(f"prior.kind={kind}", "objective.kl_weight=0.02", *extra)
     texts = list(sentences(40))
     before = model.encode(texts).mean
-    plain = model.nll_interval(texts[:20], draws=4, seed=0)
-    scaled = model.nll_interval(texts[:20], draws=4, seed=0, scaling_texts=texts[20:])
-    assert float(scaled.upper.mean()) < float(plain.upper.mean()) - 0.5
+    weights = [(each.clone(), each.requires_grad, each.grad is None) for each in model.parameters()]
+
+    def upper(scaling_texts: Sequence[str] = (), q_steps: int = 0) -> float:
+        found = model.nll_interval(texts[:20], draws=1, seed=0, scaling_texts=scaling_texts, q_steps=q_steps)
+        return float(found.upper.mean())
+
+    plain, scaled, own, both = upper(), upper(texts[20:]), upper((), 40), upper(texts[20:], 40)
+    assert scaled < plain - 0.5 and own < plain - 0.5 and both < scaled - 0.1, (plain, scaled, own, both)
     assert torch.equal(model.encode(texts).mean, before)
+    for (value, *state), now in zip(weights, model.parameters(), strict=True):
+        assert torch.equal(value, now) and state == [now.requires_grad, now.grad is None]
+    with pytest.raises(TextEBMError, match="q_steps must not be negative, got -1"):
+        upper((), -1)
 
 
-def test_a_scaled_top_down_posterior_scales_every_layer() -> None:
+def test_a_moved_top_down_posterior_moves_every_layer() -> None:
     model = untrained("prior.kind=joint_energy", "prior.num_levels=null")
     batch = collate_texts(list(sentences(5)), model.tokenizer, 16)
     with torch.no_grad():
         q = model.eval().posterior(batch)
-        scale, spread = torch.linspace(0.5, 1.2, 8), torch.linspace(2.0, 0.7, 8)
-        scaled = q.rescaled(scale, spread)
-        same = q.rescaled(torch.ones(8), torch.ones(8))
+        scale, spread, none = torch.linspace(0.5, 1.2, 8), torch.linspace(2.0, 0.7, 8), torch.zeros(8)
+        scaled = q.moved(Affine(scale, none, spread))
+        same = q.moved(Affine(torch.ones(8), none, torch.ones(8)))
         torch.testing.assert_close(same.mean, q.mean)
         draw = scaled.draw(torch.Generator().manual_seed(0))
         torch.testing.assert_close(scaled.given(draw.u).mean, draw.given.mean)
@@ -297,3 +319,10 @@ def test_a_scaled_top_down_posterior_scales_every_layer() -> None:
         torch.testing.assert_close(draw.given.stddev[:, :4], spread[:4] * q.stddev[:, :4])
         below = q.given(draw.u)  # the unscaled Gaussian of the lower layer at the same layers above
         torch.testing.assert_close(draw.given.mean[:, 4:], scale[4:] * below.mean[:, 4:])
+        # for each text its own, and one move after another
+        shift = torch.linspace(-1, 1, 40).view(5, 8)
+        twice = scaled.moved(Affine(torch.full((8,), 2.0), shift, torch.full((8,), 0.5)))
+        second = twice.given(draw.u)
+        torch.testing.assert_close(second.mean, 2 * draw.given.mean + shift)
+        torch.testing.assert_close(second.stddev, 0.5 * draw.given.stddev)
+        torch.testing.assert_close(twice.draw(torch.Generator().manual_seed(0)).given.mean[:, :4], second.mean[:, :4])

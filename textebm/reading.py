@@ -263,12 +263,15 @@ class Reading(Dialogue):
     def nll_interval(
         self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
         seed: int = 0, batch_size: int = 1024, progress: Progress | None = None, scaling_texts: Sequence[str] = (),
+        q_steps: int = 0,
     ) -> NllInterval:  # fmt: skip
         """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
 
         More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
         scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first
         (`scoring.fit_scaling`): worth much where the model was trained with a KL weight below 1.
+        q_steps: gradient steps on each text's own q (`scoring.fit_posterior`), about as dear as a training step each;
+        worth more again.
         """
         if self.context_encoder is not None:  # the top level's log Z, shared by all rows there, is a function of c
             raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
@@ -277,7 +280,7 @@ class Reading(Dialogue):
             scaling = fit_scaling(self, scaling_texts, seed=seed) if len(scaling_texts) else None
             return nll_interval(
                 self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress,
-                scaling=scaling,
+                scaling=scaling, q_steps=q_steps,
             )  # fmt: skip
 
     @torch.no_grad()

@@ -271,6 +271,9 @@ class Evaluation(Part):
     )
     temperature: float = Field(1.0, gt=0, description="of sampled words; 1 is the model's own distribution")
     draws: int = Field(16, ge=1, description="suites: draws of the posterior for each likelihood interval")
+    q_steps: int = Field(
+        40, ge=0, description="suites: gradient steps on each sentence's own posterior before those draws"
+    )
     temperatures: int = Field(4, ge=1, description="suites: annealing temperatures for each log Z")
     chains: int = Field(1, ge=1, description="suites: annealing chains averaged for each log Z")
     refine: int = Field(

@@ -1,7 +1,7 @@
 """The likelihood interval of the evaluated sentences (`textebm.scoring` says what its ends promise).
 
 Its q has the scale and the width that suit other sentences best: those of validation, or of train where validation is
-what is evaluated.
+what is evaluated. From there `evaluation.q_steps` gradient steps fit each sentence's own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def measure(run: Setting, encoding: Encoding) -> None:
     found = run.model.nll_interval(
         texts, draws=effort.draws, temperatures=effort.temperatures, chains=effort.chains, seed=run.seed,
         progress=lambda done, n: run.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
-        scaling_texts=_others(run),
+        scaling_texts=_others(run), q_steps=effort.q_steps,
     )  # fmt: skip
     lower, upper, tokens = found.lower.double(), found.upper.double(), float(found.num_tokens.sum())
     result, n = run.result, len(texts)
@@ -34,7 +34,7 @@ def measure(run: Setting, encoding: Encoding) -> None:
     result.add("effective_draws", effective, n)
     result.settings["likelihood"] = (
         f"{effort.draws} draws, {effort.temperatures} temperatures, {effort.chains} chains a log Z; "
-        "q's scale and width fitted on other sentences"
+        f"q's scale and width fitted on other sentences, then {effort.q_steps} steps on each sentence's own"
     )
     if effective < 1.5 and effort.draws > 1:
         result.note(

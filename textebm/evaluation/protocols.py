@@ -113,6 +113,7 @@ class Model(Protocol):
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
         scaling_texts: Sequence[str] = (),
+        q_steps: int = 0,
     ) -> Interval: ...
     def edit(
         self,

@@ -22,7 +22,7 @@ MAX_JUDGE_SENTENCES = 100_000
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is generated and computed. language_samples, draws, temperatures and chains matter to suites only."""
+    """How much is generated and computed. language_samples to chains matter to suites only."""
 
     samples: int = 2000
     samples_per_class: int = 500
@@ -30,6 +30,7 @@ class Effort:
     temperature: float = 1.0
     language_samples: int = 40_000
     draws: int = 16
+    q_steps: int = 40
     temperatures: int = 4
     chains: int = 1
     refine: int = 0  # steps by which posterior means are moved, for a second reconstruction

@@ -15,6 +15,29 @@ from textebm.networks.segments import SegmentLinear
 
 
 @dataclass(frozen=True)
+class Affine:
+    """mean -> scale · mean + shift and stddev -> spread · stddev; (d,) each, or (B, d) for each text its own."""
+
+    scale: Tensor
+    shift: Tensor
+    spread: Tensor
+
+    def __call__(self, mean: Tensor, stddev: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scale * mean + self.shift, self.spread * stddev
+
+    def after(self, first: Affine | None) -> Affine:
+        """The one that *first* and then this make."""
+        if first is None:
+            return self
+        return Affine(self.scale * first.scale, self.scale * first.shift + self.shift, self.spread * first.spread)
+
+    def split(self, sizes: Sequence[int]) -> list[Affine]:
+        """Of each layer, the last dimension in *sizes*."""
+        parts = (each.split(list(sizes), dim=-1) for each in (self.scale, self.shift, self.spread))
+        return [Affine(*part) for part in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
 class Posterior:
     """q(u|x) = N(mean, diag stddev²); mean and stddev (B, d)."""
 
@@ -46,10 +69,10 @@ class Posterior:
         tau = (1 - alpha.square() + alpha.square() * self.stddev.square()).sqrt()
         return Diffused(alpha * self.mean + tau * noise, tau, noise)
 
-    def rescaled(self, scale: Tensor, spread: Tensor) -> Posterior:
-        """The q with *scale* times the means and *spread* times the standard deviations; (d,) each. A bound holds with
-        any q, and one trained with a small KL weight is narrower than the true posterior (`textebm.scoring`)."""
-        return Posterior(scale * self.mean, spread * self.stddev)
+    def moved(self, by: Affine) -> Posterior:
+        """Another q of the same texts. A bound holds with any, and one trained with a small KL weight is narrower than
+        the true posterior (`textebm.scoring`)."""
+        return Posterior(*by(self.mean, self.stddev))
 
     @property
     def packed(self) -> Tensor:
@@ -98,18 +121,20 @@ class TopDownPosterior(Posterior):
     raw: Tensor  # (B, 2d): what the features say of mean and stddev before the layers above are known
     head: TopDownHead
     batch_statistics: bool = False
-    scaling: tuple[Tensor, Tensor] | None = None  # `rescaled`: (d,) each, of each layer's mean and stddev
+    by: Affine | None = None  # `moved`: of each layer's mean and stddev
 
     def draw(self, generator: torch.Generator | None = None) -> Draw:
         noise = normal_like(self.mean, generator)
-        return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics, scaling=self.scaling)
+        return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics, by=self.by)
 
     def given(self, u: Tensor) -> Posterior:
-        return self.head.given(self.raw, u, batch_statistics=self.batch_statistics, scaling=self.scaling)
+        return self.head.given(self.raw, u, batch_statistics=self.batch_statistics, by=self.by)
 
-    def rescaled(self, scale: Tensor, spread: Tensor) -> TopDownPosterior:
-        path = self.head.descend(self.raw, torch.zeros_like(self.mean), scaling=(scale, spread)).given
-        return replace(self, mean=path.mean, stddev=path.stddev, scaling=(scale, spread))
+    def moved(self, by: Affine) -> TopDownPosterior:
+        """Every layer's Gaussian given those above, which have moved too."""
+        by = by.after(self.by)
+        path = self.head.descend(self.raw, torch.zeros_like(self.mean), by=by).given
+        return replace(self, mean=path.mean, stddev=path.stddev, by=by)
 
     def diffused(self, alpha: Tensor, generator: torch.Generator | None = None) -> Diffused:
         """The score of q(u_t|x) has two unbiased estimates, −ε/σ_t and ∇log q(u_0|x)/ᾱ_t. They are averaged with the
@@ -224,13 +249,13 @@ class TopDownHead(nn.Module):
 
     def descend(
         self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False,
-        scaling: tuple[Tensor, Tensor] | None = None,
+        by: Affine | None = None,
     ) -> Draw:  # fmt: skip
         """u^l = m_l(x, u^{>l}) + s_l(x, u^{>l}) ⊙ noise^l, top first. raw (B, 2d), noise (B, d)"""
         means, stddevs, above = [], [], noise[:, :0]
         with torch.autocast(raw.device.type, enabled=False):
             for place, part in enumerate(noise.split(self.sizes, dim=-1)):
-                mean, stddev = self._layer(place, raw, above, batch_statistics, scaling)
+                mean, stddev = self._layer(place, raw, above, batch_statistics, by)
                 above = torch.cat([above, mean + stddev * part], dim=-1)
                 means.append(mean)
                 stddevs.append(stddev)
@@ -247,13 +272,13 @@ class TopDownHead(nn.Module):
 
     def given(
         self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False,
-        scaling: tuple[Tensor, Tensor] | None = None,
+        by: Affine | None = None,
     ) -> Posterior:  # fmt: skip
         """The Gaussian of each layer given those above it at u: log q(u|x) is their sum. raw (B, 2d), u (B, d)"""
         means, stddevs, used = [], [], 0
         with torch.autocast(raw.device.type, enabled=False):
             for place, size in enumerate(self.sizes):
-                mean, stddev = self._layer(place, raw, u[:, :used], batch_statistics, scaling)
+                mean, stddev = self._layer(place, raw, u[:, :used], batch_statistics, by)
                 used += size
                 means.append(mean)
                 stddevs.append(stddev)
@@ -261,16 +286,13 @@ class TopDownHead(nn.Module):
 
     def _layer(
         self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool,
-        scaling: tuple[Tensor, Tensor] | None = None,
+        by: Affine | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Mean and stddev of layer *place* given the layers above it."""
         mean, raw_stddev = self._raw_layer(place, raw, above)
         mean = _standardised(self._norm(place), mean, batch_statistics)
         stddev = _bounded(raw_stddev, self.max_stddev)
-        if scaling is None:
-            return mean, stddev
-        scale, spread = (each.split(self.sizes)[place] for each in scaling)
-        return scale * mean, spread * stddev
+        return (mean, stddev) if by is None else by.split(self.sizes)[place](mean, stddev)
 
     def _raw_layer(self, place: int, raw: Tensor, above: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw_stddev = (half.split(self.sizes, dim=-1)[place] for half in raw.chunk(2, dim=-1))

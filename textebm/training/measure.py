@@ -158,8 +158,8 @@ def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
     )  # fmt: skip
     return Effort(
         options.samples, options.samples_per_class, options.decoding, options.temperature,
-        language_samples or words.samples, options.draws, options.temperatures, options.chains, options.refine,
-        settings,
+        language_samples or words.samples, options.draws, options.q_steps, options.temperatures, options.chains,
+        options.refine, settings,
     )  # fmt: skip
 
 
