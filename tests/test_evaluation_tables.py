@@ -280,8 +280,7 @@ def test_recipe_options_reach_the_evaluation() -> None:
     given = recipe(
         "evaluation.decoding=sample", "evaluation.temperature=0.8", "evaluation.draws=5", "evaluation.temperatures=7",
         "evaluation.chains=3", "evaluation.q_steps=9", "evaluation.language_model.samples=99",
-        "evaluation.language_model.hidden_size=31",
-        "evaluation.language_model.max_epochs=2",
+        "evaluation.language_model.hidden_size=31", "evaluation.language_model.max_epochs=2",
     )  # fmt: skip
     effort = effort_of(given)
     assert (effort.decoding, effort.temperature, effort.draws, effort.temperatures, effort.chains) == (

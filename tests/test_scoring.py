@@ -228,11 +228,10 @@ def test_batches_of_any_size_estimate_the_same() -> None:
 
 
 def test_draw_is_what_log_q_reads() -> None:
-    from textebm.scoring import log_q
-
     q = Posterior(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
     expected = Normal(q.mean, q.stddev).log_prob(torch.tensor([[0.5, 0.5]])).sum(-1)
-    torch.testing.assert_close(log_q(Draw(torch.tensor([[0.5, 0.5]]), q)), expected)
+    draw = Draw(torch.tensor([[0.5, 0.5]]), q)
+    torch.testing.assert_close(draw.given.log_prob(draw.u), expected)
 
 
 class LinearGaussian(torch.nn.Module):

@@ -10,7 +10,6 @@ as what the model itself writes does. Other models refuse it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -249,9 +248,7 @@ class Reading(Dialogue):
                 if self.prior.num_levels > 0:
                     condition = Condition(context=context)
                     log_p = log_prob_bound(self.prior, u, condition=condition, generator=generator)
-                    noise = (u - posterior.mean) / posterior.stddev  # entropy and cross-entropy at the same draw
-                    log_q = -0.5 * (noise.square() + math.log(2 * math.pi)) - posterior.stddev.log()
-                    divergence = log_q.sum(-1) - log_p
+                    divergence = posterior.log_prob(u) - log_p  # entropy and cross-entropy at the same draw
                 elif self.prior.explicit is not None:
                     divergence = divergence - self.prior.explicit.log_ratio(u)
                 kl.append(divergence.cpu())

@@ -157,8 +157,8 @@ def _climb(
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 - step / steps)
             u = posterior.moved(as_move(free)).sample(generator)
-            density = posterior.moved(as_move(free.detach())).log_prob(u)
-            loss = (model.reconstruction_nll(batch, u) + density - _log_prior_for_gradient(model.prior, u)).sum()
+            log_q = posterior.moved(as_move(free.detach())).log_prob(u)
+            loss = (model.reconstruction_nll(batch, u) + log_q - _log_prior_for_gradient(model.prior, u)).sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -170,13 +170,6 @@ def _log_prior_for_gradient(prior: LatentPrior, u: Tensor) -> Tensor:
     return score_cross_entropy(prior, u) if prior.explicit is None else explicit_log_prob(prior, u)
 
 
-def log_q(draw: Draw) -> Tensor:
-    """log q(u_0 | x) of a draw, (B,) nats."""
-    given = draw.given
-    noise = (draw.u - given.mean) / given.stddev
-    return (-0.5 * (noise.square() + math.log(2 * math.pi)) - given.stddev.log()).sum(-1)
-
-
 def importance_weights(
     prior: LatentPrior, draws: Sequence[Draw], nll: Tensor, top_log_z: tuple[Tensor, Tensor], annealing: Annealing,
     generator: torch.Generator | None,
@@ -184,7 +177,7 @@ def importance_weights(
     """Safe and flattering log-weights (K, B). draws: K of B sentences each; nll (K, B), −log p(x | u_0)."""
     u = torch.cat([draw.u for draw in draws])
     chain = chain_log_weights(prior, u, top_log_z, annealing, generator=generator)
-    rest = -nll - torch.stack([log_q(draw) for draw in draws])
+    rest = -nll - torch.stack([draw.given.log_prob(draw.u) for draw in draws])
     return rest + chain.safe.view_as(nll), rest + chain.flattering.view_as(nll)
 
 

@@ -247,10 +247,7 @@ class TopDownHead(nn.Module):
         means = self.descend(raw, torch.zeros_like(raw.chunk(2, dim=-1)[0])).given
         return TopDownPosterior(means.mean, means.stddev, raw, self, batch_statistics)
 
-    def descend(
-        self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False,
-        by: Affine | None = None,
-    ) -> Draw:  # fmt: skip
+    def descend(self, raw: Tensor, noise: Tensor, *, batch_statistics: bool = False, by: Affine | None = None) -> Draw:
         """u^l = m_l(x, u^{>l}) + s_l(x, u^{>l}) ⊙ noise^l, top first. raw (B, 2d), noise (B, d)"""
         means, stddevs, above = [], [], noise[:, :0]
         with torch.autocast(raw.device.type, enabled=False):
@@ -270,10 +267,7 @@ class TopDownHead(nn.Module):
             (gradient,) = torch.autograd.grad(log_q, leaf)
         return gradient
 
-    def given(
-        self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False,
-        by: Affine | None = None,
-    ) -> Posterior:  # fmt: skip
+    def given(self, raw: Tensor, u: Tensor, *, batch_statistics: bool = False, by: Affine | None = None) -> Posterior:
         """The Gaussian of each layer given those above it at u: log q(u|x) is their sum. raw (B, 2d), u (B, d)"""
         means, stddevs, used = [], [], 0
         with torch.autocast(raw.device.type, enabled=False):
@@ -285,9 +279,8 @@ class TopDownHead(nn.Module):
         return Posterior(torch.cat(means, dim=-1), torch.cat(stddevs, dim=-1))
 
     def _layer(
-        self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool,
-        by: Affine | None = None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self, place: int, raw: Tensor, above: Tensor, batch_statistics: bool, by: Affine | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Mean and stddev of layer *place* given the layers above it."""
         mean, raw_stddev = self._raw_layer(place, raw, above)
         mean = _standardised(self._norm(place), mean, batch_statistics)

@@ -157,10 +157,18 @@ def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
         mixed_precision=recipe.training.mixed_precision,
     )  # fmt: skip
     return Effort(
-        options.samples, options.samples_per_class, options.decoding, options.temperature,
-        language_samples or words.samples, options.draws, options.q_steps, options.temperatures, options.chains,
-        options.refine, settings,
-    )  # fmt: skip
+        samples=options.samples,
+        samples_per_class=options.samples_per_class,
+        decoding=options.decoding,
+        temperature=options.temperature,
+        language_samples=language_samples or words.samples,
+        draws=options.draws,
+        q_steps=options.q_steps,
+        temperatures=options.temperatures,
+        chains=options.chains,
+        refine=options.refine,
+        language_model=settings,
+    )
 
 
 def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[str]]:
