@@ -1,9 +1,10 @@
-"""What only a GPU can settle, in a few minutes: PYTHONPATH=. python tests/benchmarks/gpu.py [OUT]
+"""What only a GPU can settle, in a few minutes: PYTHONPATH=. python tests/benchmarks/gpu.py [OUT] [PART…]
 
-1. The tests of the files that have a device in them. 2. `textebm bench --device cuda`, without and with `--fused`.
-3. A draw of the prior by plain chains, by fused ones (`prior.fused_chains`) and by plain ones recorded as one CUDA
-graph: whether they draw the same, and what they take. The recording is below; it is to move into `textebm/prior` only
-if it is ahead of the kernel. 4. 46,000 sentences of the ptb recipe's size. JSON goes to OUT (default: gpu.json).
+draws: a draw of the prior by plain chains, by fused ones (`prior.fused_chains`) and by plain ones recorded as one CUDA
+graph: whether they draw the same, and what they take; the recording is below, and is to move into `textebm/prior` only
+if it is ahead of the kernel. sentences: 46,000 of the ptb recipe's size. bench, bench_fused: `textebm bench --device
+cuda`, without and with `--fused`. tests: the files that have a device in them. All parts by default; JSON goes to OUT
+(default: gpu.json) after each.
 """
 
 from __future__ import annotations
@@ -12,18 +13,27 @@ import json
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from textebm.bench.setting import Setting, Sizes, build_setting
+from textebm.bench.setting import Sizes, build_setting
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import compile_chain, sample
 
 CUDA = torch.device("cuda")
+PYTHON = [sys.executable, "-m"]
+FILES = [
+    "test_fixed", "test_chain_kernel", "test_sampler", "test_decoding", "test_best_word", "test_drawn_word",
+    "benchmarks/test_bench",
+]  # fmt: skip
 
 
 class CapturedDraw:
@@ -62,9 +72,9 @@ def timed(work: Any, rounds: int = 10) -> float:
 
 
 @torch.no_grad()
-def graph(setting: Setting) -> dict[str, Any]:
+def draws() -> dict[str, Any]:
     found: dict[str, Any] = {}
-    prior = setting.model.prior.eval()
+    prior = build_setting(Sizes(), CUDA).model.prior.eval()
     for n in (100, 1024, 8192):
 
         def eager(n: int = n, seed: int = 1) -> Tensor:
@@ -91,34 +101,43 @@ def graph(setting: Setting) -> dict[str, Any]:
     return found
 
 
-def main(out: str) -> None:
+def tests() -> int:
+    """pytest's exit code."""
+    files = [f"tests/{name}.py" for name in FILES]
+    return subprocess.run([*PYTHON, "pytest", "-q", *files], check=False).returncode
+
+
+def bench(*options: str) -> Any:
+    command = [*PYTHON, "textebm", "bench", "--device", "cuda", *options, "--json"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+def sentences() -> dict[str, float]:
+    """Seconds of 46,000, prior and words."""
+    model = build_setting(Sizes(), CUDA).model.eval()
+    works = {"greedy": partial(model.generate, 46_000), "sampled": partial(model.generate, 46_000, decoding="sample")}
+    return {name: timed(work, rounds=1) for name, work in works.items()}
+
+
+PARTS: dict[str, Callable[[], Any]] = {
+    "draws": draws, "sentences": sentences, "bench": bench, "bench_fused": partial(bench, "--fused"), "tests": tests,
+}  # fmt: skip
+
+
+def main(out: str, *parts: str) -> None:
     found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(CUDA), "torch": torch.__version__}
-    python = [sys.executable, "-m"]
-    files = [
-        "test_fixed",
-        "test_chain_kernel",
-        "test_sampler",
-        "test_decoding",
-        "test_best_word",
-        "test_drawn_word",
-        "benchmarks/test_bench",
-    ]
-    tests = subprocess.run([*python, "pytest", "-q", *(f"tests/{name}.py" for name in files)], check=False)
-    found["tests"] = tests.returncode
-    for name, options in {"bench": [], "bench_fused": ["--fused"]}.items():
-        command = [*python, "textebm", "bench", "--device", "cuda", *options, "--json"]
-        bench = subprocess.run(command, check=False, capture_output=True, text=True)
-        found[name] = json.loads(bench.stdout) if bench.returncode == 0 else bench.stderr
-    setting = build_setting(Sizes(), CUDA)
-    found["graph"] = graph(setting)
-    model = setting.model.eval()
-    found["seconds_46000_sentences"] = timed(lambda: model.generate(46_000), rounds=1)
-    with open(out, "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=2)
+    for part in parts or PARTS:
+        try:
+            found[part] = PARTS[part]()
+        except Exception as error:  # the other parts are still worth their time
+            traceback.print_exc()
+            found[part] = repr(error)
+        Path(out).write_text(json.dumps(found, indent=2), encoding="utf-8")
     print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
         sys.exit("PyTorch sees no GPU here")
-    main(sys.argv[1] if len(sys.argv) > 1 else "gpu.json")
+    main(*(sys.argv[1:] or ["gpu.json"]))
