@@ -173,11 +173,10 @@ class TextEBM(Companions):
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             inputs = self._with_words_hidden(inputs, self.word_dropout, generator)
-        mask = batch.mask[:, 1:]
-        hidden = self.decoder.hidden(inputs, z)[mask]  # (words, E): padding never meets the softmax
-        nll = self.decoder.nll(hidden, words[mask])
-        sentence = torch.arange(len(z), device=z.device)[:, None].expand_as(words)[mask]
-        return torch.zeros(len(z), device=z.device).index_add_(0, sentence, nll)
+        places = batch.mask[:, 1:].flatten().nonzero()[:, 0]  # padding never meets the softmax
+        hidden = self.decoder.hidden(inputs, z).flatten(0, 1).index_select(0, places)  # (words, E)
+        nll = self.decoder.nll(hidden, words.flatten()[places])
+        return torch.zeros(len(z), device=z.device).index_add_(0, places // words.shape[1], nll)
 
     def _joint_prior_terms(
         self, posterior: Posterior, u: Tensor, context: Tensor | None, terms: dict[str, Tensor],

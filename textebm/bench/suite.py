@@ -27,6 +27,7 @@ from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.inspection.page import render
 from textebm.inspection.report import RunFacts, inspect, page_data
 from textebm.inspection.rows import Rows
+from textebm.networks.hardware import rows_at_once
 from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
 from textebm.prior.learning import recovery, score_matching
@@ -324,12 +325,15 @@ def _generation(setting: Setting, result: Benchmark) -> None:
     @torch.no_grad()
     def decode(side: str, n: int, decoding: Literal["greedy", "sample"]) -> None:
         options = DecodingOptions(decoding, max_tokens=sizes.published.max_tokens)
-        found[side] = decode_tokens(model.decoder, z[:n], tokenizer, options, batch_size=512)
+        found[side] = decode_tokens(
+            model.decoder, z[:n], tokenizer, options, batch_size=rows_at_once(setting.device, 512)
+        )
 
     published = setting.published_prior().eval()
 
     def equal() -> None:
-        latents = torch.cat([sample(published, min(1024, n - first)).z for first in range(0, n, 1024)])
+        rows = rows_at_once(setting.device, 1024)
+        latents = torch.cat([sample(published, min(rows, n - first)).z for first in range(0, n, rows)])
         model.decode(latents.cpu())
 
     works: dict[str, Work] = {

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.networks.hardware import rows_at_once
 from textebm.networks.part import Dropout
 from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
@@ -116,13 +117,15 @@ class LanguageModel(nn.Module):
         return TextScores(nll, torch.from_numpy(store.lengths + 1))
 
     @torch.no_grad()
-    def sample(self, n: int, *, seed: int = 0, batch_size: int = 512) -> list[str]:
-        """n sentences from the model's own distribution, word by word."""
+    def sample(self, n: int, *, seed: int = 0, batch_size: int | None = None) -> list[str]:
+        """n sentences from the model's own distribution, word by word; batch_size of them at a time, by default 512,
+        on a GPU 4,096."""
         self.eval()
         generator = torch.Generator(self.device).manual_seed(seed)
         options, texts = DecodingOptions("sample", max_tokens=self.max_tokens), list[str]()
-        for start in range(0, n, batch_size):
-            nothing = torch.zeros(min(batch_size, n - start), 0, device=self.device)
+        rows = batch_size or rows_at_once(self.device, 512)
+        for start in range(0, n, rows):
+            nothing = torch.zeros(min(rows, n - start), 0, device=self.device)
             ids = decode_tokens(self, nothing, self.tokenizer, options, generator)
             texts += [decode(self.tokenizer, row) for row in ids]
         return texts

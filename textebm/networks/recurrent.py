@@ -44,13 +44,20 @@ class RecurrentLayer(nn.Module):
         if state is None:
             state = self.initial_state(inputs.shape[0], inputs)
         if inputs.is_cuda:
-            packed = tuple(s.unsqueeze(0).contiguous() for s in state)
-            return self.core(inputs, packed[0] if len(packed) == 1 else packed)[0]
+            return self._by_cudnn(inputs, state)
         gates = self.project(inputs.transpose(0, 1))  # (T, B, G·H)
         states = [part.to(gates.dtype) for part in state]
         loop = {"gru": GRULoop, "lstm": LSTMLoop}[self.cell]
         outputs: Tensor = loop.apply(gates, *states, *self.recurrent_weights(gates.dtype))
         return outputs.transpose(0, 1)
+
+    def _by_cudnn(self, inputs: Tensor, state: State) -> Tensor:
+        """In the weights' own precision (float32: TF32 products). Under autocast PyTorch runs cuDNN's recurrences in
+        float16, whatever dtype it was told, where small gradients vanish unless the loss is scaled."""
+        dtype = self.core.all_weights[0][0].dtype
+        with torch.autocast("cuda", enabled=False):
+            packed = tuple(part.unsqueeze(0).contiguous().to(dtype) for part in state)
+            return self.core(inputs.to(dtype), packed[0] if len(packed) == 1 else packed)[0]
 
     def project(self, inputs: Tensor) -> Tensor:
         """The input half of the gates, (…, I) -> (…, G·H): one product for all steps."""
