@@ -51,6 +51,10 @@ class FakeModel:
             if name not in self.heads[head].classes:
                 raise TextEBMError(f"head {head!r} has no class {name!r}{did_you_mean(name, self.heads[head].classes)}")
 
+    def to(self, device: str) -> FakeModel:
+        self.device = device
+        return self
+
     def generate(self, n: int, **options: Any) -> list[str]:
         self.asked.append(("generate", options))
         self.check(options["symbols"] or {})
@@ -385,6 +389,27 @@ def test_wrong_usage_is_exit_code_2(model: FakeModel, run_directory: str, option
     assert "Usage: " in result.stderr
 
 
+ON_A_DEVICE = [
+    ["generate", "-n", "1"], ["reconstruct", "a"], ["edit", "--symbol", "code=1"], ["encode", "-"],
+    ["classify", "--head", "code"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ON_A_DEVICE, ids=lambda command: command[0])
+def test_the_device_is_the_users_to_choose(
+    model: FakeModel, run_directory: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *options = command
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = fail(name, run_directory, *options, "--device", "cuda")
+    assert said == "--device cuda: PyTorch sees no GPU here; leave the option out to use the CPU"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    succeed(name, run_directory, *options, "--device", "cuda", stdin="a")
+    assert model.device == "cuda"
+    succeed(name, run_directory, *options, stdin="a")
+    assert model.device == "cpu"
+
+
 def test_refine_reaches_the_model(model: FakeModel, run_directory: str, tmp_path: Path) -> None:
     succeed("reconstruct", run_directory, "good food", "--refine", "4")
     assert model.asked[-1] == ("reconstruct", {"seed": 0, "refine": 4})
@@ -628,6 +653,7 @@ class TextEBM:
     reads_context = False
     @classmethod
     def from_pretrained(cls, directory): return cls()
+    def to(self, device): return self
     def generate(self, n, **options): return ["word " * 50] * n
     def reconstruct(self, texts, **options): print("ready", file=sys.stderr, flush=True); time.sleep(30); return texts
 module.TextEBM = TextEBM

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textebm.cli.shared import JsonOption, console, emit, spinner, stdout_kept_clean
+from textebm.cli.shared import JsonOption, check_device, console, emit, spinner, stdout_kept_clean
 from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ def bench(
 ) -> None:
     """Measure speed beside a plain implementation of the published settings, in turns (minutes)."""
     with stdout_kept_clean(), spinner("bench") as progress:
+        check_device(device)
         import torch
 
         from textebm.bench import suite
         from textebm.bench.setting import Sizes
 
-        if device == "cuda" and not torch.cuda.is_available():
-            raise TextEBMError("--device cuda: PyTorch sees no GPU here; leave the option out to measure the CPU")
         if fused and device == "cpu":
             raise TextEBMError("--fused measures kernels on a GPU; give --device cuda with it")
         sizes = Sizes(repeats=repeats, sentences=sentences, reference_sentences=reference_sentences)

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from textebm.cli.shared import (
+    DeviceOption,
     JsonLinesOption,
     RefineOption,
     RunArgument,
@@ -39,6 +40,7 @@ def encode(
     ),
     refine: RefineOption = 0,
     seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Write each sentence's latent, codes and probabilities as a line of JSON."""
     source = None if str(file) == "-" else file
@@ -50,7 +52,7 @@ def encode(
         raise TextEBMError(
             f"cannot write {str(out)!r}: {'it is a directory' if out.is_dir() else 'its folder does not exist'}"
         )
-    model = load_model(run)
+    model = load_model(run, device)
     count = 0
     with _written(out) as target:
         numbered = enumerate(read_sentences(source), start=1)
@@ -107,10 +109,11 @@ def _umask() -> int:
 def classify(
     run: RunArgument,
     head: Annotated[str, typer.Option("--head", metavar="HEAD", help="Which symbol, such as sentiment.")],
+    device: DeviceOption = "cpu",
     as_json: JsonLinesOption = False,
 ) -> None:
     """Name the class of each sentence on stdin: class, probability and sentence, separated by tabs."""
-    model = load_model(run)
+    model = load_model(run, device)
     for batch in batches(read_sentences()):
         texts = as_read(model, [line for line in batch if line.strip()])
         with stdout_kept_clean():

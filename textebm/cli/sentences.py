@@ -10,6 +10,7 @@ import typer
 from textebm.cli.shared import (
     BeamsOption,
     DecodingOption,
+    DeviceOption,
     JsonLinesOption,
     JsonOption,
     RefineOption,
@@ -66,6 +67,7 @@ def generate(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     beams: BeamsOption = None,
+    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Write new sentences: freely, under chosen symbols, or like examples."""
@@ -81,7 +83,7 @@ def generate(
         options["confidence"] = confidence
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
-    model = load_model(run)
+    model = load_model(run, device)
     with stdout_kept_clean():
         sentences = model.generate(n, symbols=symbols or None, strength=strength, seed=seed, **options)
     if as_json:
@@ -110,6 +112,7 @@ def respond(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     beams: BeamsOption = None,
+    device: DeviceOption = "cpu",
     as_json: JsonLinesOption = False,
 ) -> None:
     """Answer dialogues, freely or under chosen symbols: N lines for each. An empty history begins one."""
@@ -117,7 +120,7 @@ def respond(
     options = decoding_options(decoding, temperature, top_k, top_p, beams)
     if strength is not None and not symbols:
         raise TextEBMError("--strength has no effect here; it needs --symbol HEAD=CLASS")
-    model = load_model(run)
+    model = load_model(run, device)
     if not model.reads_context:
         raise TextEBMError("this model reads no context: write with textebm generate, or train dailydialog-respond")
     for batch in batches(histories if histories else read_sentences()):
@@ -139,13 +142,14 @@ def reconstruct(
     beams: BeamsOption = None,
     seed: SeedOption = 0,
     refine: RefineOption = 0,
+    device: DeviceOption = "cpu",
     as_json: JsonLinesOption = False,
 ) -> None:
     """Encode sentences and decode them again."""
     options = decoding_options(decoding, beams=beams)
     if refine:
         options["refine"] = refine
-    model = load_model(run)
+    model = load_model(run, device)
     lines = sentences if sentences else read_sentences()
     _rewrite(
         lines,
@@ -198,13 +202,14 @@ def edit(
         float | None, typer.Option("--strength", min=0, help="With --level: how strongly the symbols are asked for.")
     ] = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
     as_json: JsonLinesOption = False,
 ) -> None:
     """Rewrite sentences from stdin, one a line, towards chosen symbols: by the least change, or with --level anew."""
     symbols = parse_symbols(symbol)
     if not symbols:
         raise TextEBMError("nothing to edit towards: give --symbol HEAD=CLASS, such as --symbol sentiment=positive")
-    model = load_model(run)
+    model = load_model(run, device)
     _rewrite(
         read_sentences(),
         lambda texts: model.edit(

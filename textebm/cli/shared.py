@@ -28,6 +28,10 @@ RefineOption = Annotated[
     int,
     typer.Option("--refine", min=0, metavar="K", help="Move each latent K gradient steps towards the true posterior."),
 ]
+DeviceOption = Annotated[
+    Literal["cpu", "cuda"],
+    typer.Option("--device", help="Where the model runs; a GPU (cuda) pays for thousands of sentences."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
 DataOption = Annotated[
@@ -132,13 +136,24 @@ def check_run(directory: Path) -> None:
         raise CheckpointError(f"{shown} is not a run: it holds no config.json")
 
 
-def load_model(directory: Path) -> TextEBM:
-    """The model of a run. Raises CheckpointError."""
+def load_model(directory: Path, device: str = "cpu") -> TextEBM:
+    """The model of a run, on *device*. Raises CheckpointError, and TextEBMError where there is no such device."""
     check_run(directory)
     with stdout_kept_clean():
+        check_device(device)
         from textebm.model import TextEBM
 
-        return TextEBM.from_pretrained(directory)
+        return TextEBM.from_pretrained(directory).to(device)
+
+
+def check_device(device: str) -> None:
+    """Raises TextEBMError where cuda is asked for and PyTorch sees no GPU."""
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise TextEBMError("--device cuda: PyTorch sees no GPU here; leave the option out to use the CPU")
 
 
 def parse_symbols(given: Sequence[str] | None) -> dict[str, str | int]:
