@@ -1,10 +1,11 @@
 """What only a GPU can settle, in a few minutes: PYTHONPATH=. python tests/benchmarks/gpu.py [OUT] [PART…]
 
-draws: a draw of the prior by plain chains, by fused ones (`prior.fused_chains`) and by plain ones recorded as one CUDA
-graph: whether they draw the same, and what they take; the recording is below, and is to move into `textebm/prior` only
-if it is ahead of the kernel. sentences: 46,000 of the ptb recipe's size. bench, bench_fused: `textebm bench --device
-cuda`, without and with `--fused`. tests: the files that have a device in them. All parts by default; JSON goes to OUT
-(default: gpu.json) after each.
+epochs: the ptb recipe's training on the real corpus ($TEXTEBM_DATA): what an epoch and a step of the prior take, and
+the share of that in which the GPU computes. bench: `textebm bench --device cuda` in few rounds. fused: the contrastive
+step with and without `--fused`. sentences: 46,000 of the ptb recipe's size. draws: a draw of the prior by plain chains,
+by fused ones (`prior.fused_chains`) and by plain ones recorded as one CUDA graph: whether they draw the same, and what
+they take. repeat: whether two trainings of one seed agree bit for bit. tests: the files that have a device in them. All
+parts by default; JSON goes to OUT (default: gpu.json) after each.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,17 +24,25 @@ from statistics import median
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from textebm.bench.setting import Sizes, build_setting
+from textebm.bench.timing import Work, alternate
+from textebm.build import build_corpus
+from textebm.prior.learning import recovery
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import compile_chain, sample
+from textebm.recipe_io import load_recipe
+from textebm.training.loop import Step
+from textebm.training.run import build_trainer
 
 CUDA = torch.device("cuda")
 PYTHON = [sys.executable, "-m"]
 FILES = [
     "test_fixed", "test_chain_kernel", "test_sampler", "test_decoding", "test_best_word", "test_drawn_word",
-    "benchmarks/test_bench",
+    "test_checkpoint", "test_resume", "benchmarks/test_bench",
 ]  # fmt: skip
 
 
@@ -101,16 +111,77 @@ def draws() -> dict[str, Any]:
     return found
 
 
+def epochs() -> dict[str, float]:
+    """Two epochs of text, the second of them timed, and 200 steps of the prior."""
+    recipe = load_recipe("ptb", ("training.stages=[{name: autoencoder, epochs: 2}, {name: prior, steps: 240}]",))
+    set_seed(recipe.seed)
+    trainer = build_trainer(recipe, build_corpus(recipe.data, data_dir=None, seed=recipe.seed))
+    steps, epoch = trainer.steps(), trainer.plan[0].batches_per_epoch
+    first = _take(steps, epoch)  # with what each length of a batch costs where it is met first
+    second, share_text = _take(steps, epoch - 20), _busy(steps, 20)
+    _take(steps, 20)
+    prior, share_prior = _take(steps, 200), _busy(steps, 20)
+    return {
+        "seconds_first_epoch": first, "seconds_epoch": second * epoch / (epoch - 20), "steps_an_epoch": epoch,
+        "seconds_prior_step": prior / 200, "gpu_share_text": share_text, "gpu_share_prior": share_prior,
+        "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
+    }  # fmt: skip
+
+
+def _take(steps: Iterator[Step], n: int) -> float:
+    """Seconds of n steps."""
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(n):
+        next(steps)
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _busy(steps: Iterator[Step], n: int) -> float:
+    """The share of n steps in which the GPU computes; the profiler makes them slower, so it is a lower bound."""
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        took = _take(steps, n)
+    return sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / took
+
+
+def repeat() -> dict[str, bool]:
+    with tempfile.TemporaryDirectory() as place:
+        runs = [Path(place) / name for name in ("a", "b")]
+        for run in runs:
+            command = [*PYTHON, "textebm", "train", "quickstart-smoke", "--out", str(run)]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        files = ("model.safetensors", "samples.txt")
+        return {name: (runs[0] / name).read_bytes() == (runs[1] / name).read_bytes() for name in files}
+
+
 def tests() -> int:
     """pytest's exit code."""
     files = [f"tests/{name}.py" for name in FILES]
     return subprocess.run([*PYTHON, "pytest", "-q", *files], check=False).returncode
 
 
-def bench(*options: str) -> Any:
-    command = [*PYTHON, "textebm", "bench", "--device", "cuda", *options, "--json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+def bench() -> Any:
+    few = ["--repeats", "2", "--reference-sentences", "256"]  # the reference's chains take seconds
+    command = [*PYTHON, "textebm", "bench", "--device", "cuda", *few, "--json"]
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 else f"exit code {done.returncode}"
+
+
+def fused() -> dict[str, Any]:
+    """Median seconds of the contrastive step, ours and at the published settings, and of each one's first call."""
+    works: dict[str, Work] = {}
+    z = torch.randn(128, Sizes().published.dim, device=CUDA)
+    for name, options in {"plain": (), "fused": ("prior.fused_chains=true",)}.items():
+        setting = build_setting(Sizes(), CUDA, options)
+        for kind, prior in {"": setting.model.prior, "_published": setting.published_prior()}.items():
+            works[name + kind] = partial(_contrast, prior.train(), z)
+    took = alternate(works, 5, CUDA)
+    return {"seconds": took.median, "first_call": took.warm_up}
+
+
+def _contrast(prior: LatentPrior, z: Tensor) -> None:
+    recovery(prior, z).energy_loss.mean().backward()
 
 
 def sentences() -> dict[str, float]:
@@ -121,8 +192,8 @@ def sentences() -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[], Any]] = {
-    "draws": draws, "sentences": sentences, "bench": bench, "bench_fused": partial(bench, "--fused"), "tests": tests,
-}  # fmt: skip
+    part.__name__: part for part in (epochs, bench, fused, sentences, draws, repeat, tests)
+}
 
 
 def main(out: str, *parts: str) -> None:

@@ -58,25 +58,10 @@ def train(
     with Progress(quiet=quiet) as progress, GracefulStop() as stop:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
-        data = recipe.data
-        tokenizer = build_tokenizer(recipe, words_of(corpus["train"], data.context_turns))
-        splits = {
-            name: read_split(
-                corpus[name], tokenizer, data.max_tokens,
-                context_turns=data.context_turns, context_tokens=data.context_tokens,
-                answers=name == "train" and recipe.objective.cluster_features == "answer",
-            )
-            for name in ("train", "validation")
-        }  # fmt: skip
-        for name, split in splits.items():
-            if len(split) < 2:
-                raise CorpusError(
-                    f"the {name} split of {recipe.data.corpus!r} holds {len(split)} sentences; expected at least 2"
-                )
-        model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
-        if recipe.training.start_from is not None and not (resume and checkpoint.latest(directory)):
-            adopt(model, recipe.training.start_from)
-        trainer = Trainer(model, splits["train"], splits["validation"], recipe)
+        start_from = recipe.training.start_from
+        if start_from is not None and resume and checkpoint.latest(directory):
+            start_from = None  # its weights are in the checkpoint
+        trainer = build_trainer(recipe, corpus, start_from=start_from)
         evaluation = None
         if trainer.accelerator.is_main_process:
             with RunLock(directory):
@@ -84,12 +69,36 @@ def train(
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    model.to("cpu").eval()
-    return Run(directory, model, evaluation)
+    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+
+
+def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
+    """A fresh model of *recipe* and what trains it on *corpus*.
+
+    start_from: the run or saved model whose encoder, decoder and transport it takes. Raises CorpusError and
+    CheckpointError.
+    """
+    data = recipe.data
+    tokenizer = build_tokenizer(recipe, words_of(corpus["train"], data.context_turns))
+    splits = {
+        name: read_split(
+            corpus[name], tokenizer, data.max_tokens,
+            context_turns=data.context_turns, context_tokens=data.context_tokens,
+            answers=name == "train" and recipe.objective.cluster_features == "answer",
+        )
+        for name in ("train", "validation")
+    }  # fmt: skip
+    for name, split in splits.items():
+        if len(split) < 2:
+            raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
+    model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+    if start_from is not None:
+        adopt(model, start_from)
+    return Trainer(model, splits["train"], splits["validation"], recipe)
 
 
 def _refuse_used(directory: Path, resume: bool) -> None:
