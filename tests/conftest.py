@@ -23,7 +23,15 @@ os.environ.update(HF_HOME=_cache, HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", T
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
-if not Path("/dev/nvidiactl").exists():  # without a GPU Triton's kernels are interpreted (test_chain_kernel.py)
+
+
+def _gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+if not _gpu():  # Triton's kernels are interpreted then (test_chain_kernel.py)
     os.environ["TRITON_INTERPRET"] = "1"
 
 
@@ -41,9 +49,7 @@ def corpora() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    import torch
-
-    absent = {"corpora": _corpora() is None, "gpu": not torch.cuda.is_available()}
+    absent = {"corpora": _corpora() is None, "gpu": not _gpu()}
     for item in items:
         for marker, missing in absent.items():
             if missing and item.get_closest_marker(marker):
