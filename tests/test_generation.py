@@ -12,6 +12,7 @@ from tiny import sentences, trained, untrained
 from textebm.errors import TextEBMError
 from textebm.generation import slerp
 from textebm.model import TextEBM
+from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import FREE
 from textebm.reading import SymbolHead
 
@@ -142,6 +143,10 @@ def test_a_long_path_of_decoding_does_not_depend_on_the_batch() -> None:
     z = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
     for options in ({}, {"decoding": "beam", "num_beams": 3}):
         assert model.decode(z, batch_size=3, **options) == model.decode(z, **options)
+
+
+def test_a_gpu_takes_more_rows_at_once() -> None:
+    assert [rows_at_once(torch.device(name), 512) for name in ("cpu", "cuda")] == [512, 4096]
 
 
 def test_interpolation_ends_at_the_reconstructions() -> None:
