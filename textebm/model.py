@@ -173,7 +173,7 @@ class TextEBM(Companions):
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             inputs = self._with_words_hidden(inputs, self.word_dropout, generator)
-        places = batch.mask[:, 1:].flatten().nonzero()[:, 0]  # padding never meets the softmax
+        places = batch.places  # padding never meets the softmax
         hidden = self.decoder.hidden(inputs, z).flatten(0, 1).index_select(0, places)  # (words, E)
         nll = self.decoder.nll(hidden, words.flatten()[places])
         return torch.zeros(len(z), device=z.device).index_add_(0, places // words.shape[1], nll)

@@ -71,14 +71,14 @@ class LanguageModel(nn.Module):
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """−log p of every word and <eos> of the batch, (N,) nats, and the sentence that each belongs to, (N,)."""
-        inputs, words, mask = batch.tokens[:, :-1], batch.tokens[:, 1:], batch.mask[:, 1:]
+        inputs, words, places = batch.tokens[:, :-1], batch.tokens[:, 1:], batch.places
         x = self.dropout(self.embedding(inputs))  # (B, T, E)
         for layer in self.layers:
             x = self.dropout(layer(x))
-        hidden = self.project(x)[mask]  # (N, E); not x[mask]: oneDNN keeps a kernel for each number of rows it meets
-        nll = linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, words[mask])
-        rows = torch.arange(len(words), device=words.device)[:, None].expand_as(words)[mask]
-        return nll, rows
+        # (N, E); projected before it is chosen from: oneDNN keeps a kernel for each number of rows it meets
+        hidden = self.project(x).flatten(0, 1).index_select(0, places)
+        nll = linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, words.flatten()[places])
+        return nll, places // words.shape[1]
 
     def start(self, z: Tensor) -> tuple[Tensor, ...]:
         return tuple(state for layer in self.layers for state in layer.initial_state(len(z), self.output_bias))

@@ -48,6 +48,11 @@ class TokenBatch:
         """(B,T) bool, true = a real token (bos and eos too)."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
 
+    @property
+    def places(self) -> Tensor:
+        """(N,) int64, where the words to be predicted, eos among them, stand in ``tokens[:, 1:].flatten()``."""
+        return self.mask[:, 1:].flatten().nonzero()[:, 0]
+
     def rows(self, chosen: slice) -> TokenBatch:
         """Some of the sentences."""
         labels = {name: values[chosen] for name, values in self.labels.items()}
