@@ -58,7 +58,8 @@ def test_a_ratio_is_the_reference_over_ours() -> None:
 
 
 def test_the_command_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "run", lambda *arguments, **options: benchmark())
+    measured = benchmark()  # before `suite.run`, which it calls, is replaced
+    monkeypatch.setattr(suite, "run", lambda *arguments, **options: measured)
     shown = CliRunner().invoke(app, ["bench"])
     assert shown.exit_code == 0 and "prior_sampling" in shown.stdout and "equal steps" in shown.stdout
     as_json = CliRunner().invoke(app, ["bench", "--json"])

@@ -246,8 +246,8 @@ def _training(setting: Setting, result: Benchmark) -> None:
 def _parts(setting: Setting, training: _Training, result: Benchmark) -> None:
     """Forward and backward of each part by itself, at the inputs it has in a step."""
     model, batch = setting.model, training.batch
-    inputs, mask = batch.tokens[:, :-1], batch.mask[:, 1:]
-    words = batch.tokens[:, 1:][mask]
+    inputs, places = batch.tokens[:, :-1], batch.places
+    words = batch.tokens[:, 1:].flatten()[places]
     z = torch.randn(len(batch), model.prior.dim, device=setting.device)
     cast = torch.autocast(setting.device.type, torch.bfloat16, enabled=training.bf16)
 
@@ -258,11 +258,11 @@ def _parts(setting: Setting, training: _Training, result: Benchmark) -> None:
 
     def decoder() -> None:
         with cast:
-            hidden = model.decoder.hidden(inputs, z)[mask]
+            hidden = model.decoder.hidden(inputs, z).flatten(0, 1).index_select(0, places)
         hidden.float().sum().backward()
 
     with cast, torch.no_grad():
-        shown = model.decoder.hidden(inputs, z)[mask]
+        shown = model.decoder.hidden(inputs, z).flatten(0, 1).index_select(0, places)
 
     def softmax() -> None:
         with cast:
