@@ -75,7 +75,8 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
     run(Console(file=seldom, width=200), quiet=False, every=3600.0)
     lines = often.getvalue().splitlines()
     assert lines[:3] == ["prior", "prior: step 1", "warm-up: 3 steps"]
-    assert lines[3].startswith("warm-up: step 1/3 · loss 2.000 · tokens/s ")
+    assert lines[3] == "warm-up: step 1/3 · loss 2.000", "no step before it to count from"
+    assert lines[4].startswith("warm-up: step 2/3 · loss 1.000 · tokens/s ")
     assert seldom.getvalue().splitlines() == ["prior", "warm-up: 3 steps", "[red]not markup[/red] [b]"]
     assert "\x1b" not in often.getvalue()
 

@@ -18,6 +18,7 @@ from tiny import recipe, splits, trainer
 import textebm
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
 from textebm.model import TextEBM
+from textebm.networks import hardware
 from textebm.text.batches import collate_texts
 from textebm.training import checkpoint
 from textebm.training import run as runs
@@ -64,7 +65,10 @@ def test_losses_fall_in_every_stage() -> None:
         ("inference.kind=short_run", "inference.steps=2", "latent.segments=2", "encoder.tie_embedding=true"),
     ],
 )  # fmt: skip
-def test_every_system_trains_through_every_stage(overrides: tuple[str, ...]) -> None:
+def test_every_system_trains_through_every_stage(
+    overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(hardware, "has_bfloat16_products", lambda device: True)  # slow where they are not in hardware
     stages = "training.stages=[{name: autoencoder, epochs: 1.2}, {name: prior, steps: 3}, {name: joint, steps: 3}]"
     worker = trainer(stages, *overrides)
     assert [plan.steps for plan in worker.plan] == [12, 3, 3]
@@ -73,6 +77,34 @@ def test_every_system_trains_through_every_stage(overrides: tuple[str, ...]) -> 
     assert worker.number == worker.total_steps == 18
     assert all(math.isfinite(value) for value in worker.health().values.values())
     assert all(torch.isfinite(value).all() for value in worker.model.state_dict().values())
+
+
+def test_bfloat16_is_used_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def losses(precision: str) -> list[float]:
+        worker = trainer("training.stages=[{name: autoencoder, steps: 3}]", f"training.mixed_precision={precision}")
+        return [step.values["loss"] for step in worker.steps()]
+
+    plain = losses("no")
+    monkeypatch.setattr(hardware, "has_bfloat16_products", lambda device: False)
+    assert losses("bf16") == plain == losses("no")
+    monkeypatch.setattr(hardware, "has_bfloat16_products", lambda device: True)
+    assert losses("no") == plain
+    mixed = losses("bf16")
+    assert mixed != plain and mixed == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_says_when_it_trains_in_float32_instead(
+    there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "has_bfloat16_products", lambda device: there)
+    runs.train(
+        recipe("training.stages=[{name: prior, steps: 1}]", "training.mixed_precision=bf16"), out=tmp_path, quiet=True
+    )
+    told = [line for line in capsys.readouterr().err.splitlines() if "in float32" in line]
+    assert told == (
+        [] if there else ["in float32: cpu has no bfloat16 products, which training.mixed_precision asks for"]
+    )
 
 
 def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:

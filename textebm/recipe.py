@@ -246,7 +246,9 @@ class Training(Part):
     prior_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = Field(
+        "no", description="bf16: bfloat16 products in the text's stages, where the hardware has them; else float32"
+    )
     evaluate_every: int = Field(500, ge=1, description="steps between health lines")
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)

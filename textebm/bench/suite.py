@@ -27,7 +27,7 @@ from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.inspection.page import render
 from textebm.inspection.report import RunFacts, inspect, page_data
 from textebm.inspection.rows import Rows
-from textebm.networks.hardware import rows_at_once
+from textebm.networks.hardware import autocast, rows_at_once
 from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
 from textebm.prior.learning import recovery, score_matching
@@ -177,7 +177,7 @@ class _Training:
         codes = torch.randint(size.classes, (len(latents),), device=device)
         self.latents = LatentBatch(Posterior(latents, torch.full_like(latents, 0.5)), {"code": codes})
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-        self.bf16 = options.mixed_precision == "bf16"
+        self.precision = options.mixed_precision
 
     def update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -186,7 +186,7 @@ class _Training:
         self.optimizer.step()
 
     def text(self, stage: Any = "autoencoder") -> None:
-        with torch.autocast(self.setting.device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(self.setting.device, self.precision):
             loss = self.setting.model(self.batch, stage, self.weights, self.targets).loss
         self.update(loss)
 
@@ -249,7 +249,7 @@ def _parts(setting: Setting, training: _Training, result: Benchmark) -> None:
     inputs, places = batch.tokens[:, :-1], batch.places
     words = batch.tokens[:, 1:].flatten()[places]
     z = torch.randn(len(batch), model.prior.dim, device=setting.device)
-    cast = torch.autocast(setting.device.type, torch.bfloat16, enabled=training.bf16)
+    cast = autocast(setting.device, training.precision)
 
     def encoder() -> None:
         with cast:

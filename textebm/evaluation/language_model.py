@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.networks.hardware import rows_at_once
+from textebm.networks.hardware import Precision, autocast, rows_at_once
 from textebm.networks.part import Dropout
 from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
@@ -43,7 +43,7 @@ class LanguageModelSettings:
     epochs: int = 12
     batch_size: int = 64
     learning_rate: float = 4e-3
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Precision = "no"
 
 
 class LanguageModel(nn.Module):
@@ -184,7 +184,7 @@ def _train(
         model.train()
         for part in order.epoch(epoch):
             batch = collate(store, rows[part], {}, **ids).to(model.device)
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.mixed_precision == "bf16"):
+            with autocast(model.device, settings.mixed_precision):
                 loss = model(batch)[0].mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

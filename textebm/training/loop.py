@@ -25,6 +25,7 @@ from textebm.build import build_weights
 from textebm.companions import LatentBatch, StageName
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model import Objective, TextEBM
+from textebm.networks.hardware import autocast
 from textebm.networks.part import Part, whole
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
@@ -243,8 +244,7 @@ class Trainer:
         """Backward through one part of the batch *rows*; its terms."""
         text = isinstance(batch, TokenBatch)
         targets = self.classes.targets(rows[part.rows], self.device) if isinstance(batch, TokenBatch) else None
-        bf16 = self.recipe.training.mixed_precision == "bf16" and text
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+        with autocast(self.device, self.recipe.training.mixed_precision if text else "no"):
             objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
         # processes' gradients are averaged: each counts as many times as there are
         self.accelerator.backward(objective.loss * (part.share * self.accelerator.num_processes))

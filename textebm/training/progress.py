@@ -106,7 +106,8 @@ class Progress:
         self.tokens_per_second = 0.0
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._ticked = self._printed = time.monotonic()
+        self._ticked: float | None = None  # when the stage's last step was done
+        self._printed = time.monotonic()
         if self.console.is_terminal and not quiet:
             self._bar = Bar(
                 TextColumn("{task.description}", markup=False),
@@ -131,7 +132,7 @@ class Progress:
     def stage(self, name: str, total: int | None = None, step: int = 0) -> None:
         """Begin a stage of *total* steps (None: unknown), of which *step* are done."""
         self.stage_name, self.total, self.tokens_per_second = name, total, 0.0
-        self._ticked = time.monotonic()
+        self._ticked = None
         if self._bar is None:
             self.message(name if total is None else f"{name}: {total} steps")
             return
@@ -140,9 +141,10 @@ class Progress:
         self._task = self._bar.add_task(name, total=total, completed=step, numbers="")
 
     def update(self, step: int, values: Mapping[str, Any] | None = None, tokens: int = 0) -> None:
-        """Step *step* of the stage is done; *tokens* were used since the last call."""
+        """Step *step* of the stage is done; *tokens* were used since the last call. A stage's first call only starts
+        the clock: it comes when the first step is done, with nothing to measure that step from."""
         now = time.monotonic()
-        if tokens:
+        if tokens and self._ticked is not None:
             speed = tokens / max(now - self._ticked, 1e-9)
             # Smoothed over about ten calls: a single step says little, the whole run hides a slowdown.
             self.tokens_per_second = speed if not self.tokens_per_second else 0.9 * self.tokens_per_second + 0.1 * speed

@@ -17,6 +17,7 @@ from textebm.build import build_corpus, build_heads, build_model, build_tokenize
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
 from textebm.model import TextEBM
+from textebm.networks.hardware import has_bfloat16_products
 from textebm.pretrained import adopt, save
 from textebm.prior.sampling import compile_chain
 from textebm.recipe import Recipe
@@ -242,6 +243,10 @@ def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: 
         f"{recipe.prior.kind} prior; {trainer.total_steps:,} steps on {trainer.device}, "
         f"{torch.get_num_threads()} threads"
     )
+    if recipe.training.mixed_precision == "bf16" and not has_bfloat16_products(trainer.device):
+        progress.message(
+            f"in float32: {trainer.device} has no bfloat16 products, which training.mixed_precision asks for"
+        )
     if recipe.prior.fused_chains:
         seconds = compile_chain(model.prior)
         told = (
