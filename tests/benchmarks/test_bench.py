@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from textebm.bench import suite
+from textebm.bench import suite, timing
 from textebm.bench.reference import PlainModel, Published
 from textebm.bench.setting import Sizes, build_setting, lengths
 from textebm.bench.timing import MachineRates, MatrixProducts, alternate, machine_rates, peak_memory
@@ -112,9 +112,12 @@ def test_operations_of_matrix_products_are_counted_backwards_too() -> None:
     assert products.share_of(rates) == pytest.approx(0.5)
 
 
-def test_machine_rates_are_positive() -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_machine_rates_are_positive(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "has_bfloat16_products", lambda device: there)
     rates = machine_rates(CPU, size=64, repeats=1)
-    assert min(rates.matrix_float32, rates.matrix_bfloat16, rates.bandwidth) > 0
+    assert min(rates.matrix_float32, rates.bandwidth) > 0
+    assert rates.matrix_bfloat16 is None if not there else rates.matrix_bfloat16
 
 
 def test_lengths_are_those_of_the_corpus() -> None:

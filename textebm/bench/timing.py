@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from textebm.networks.hardware import has_bfloat16_products
+
 Work = Callable[[], Any]
 
 
@@ -71,24 +73,25 @@ def peak_memory(work: Work, device: torch.device) -> float | None:
 
 @dataclass(frozen=True)
 class MachineRates:
-    """matrix_float32, matrix_bfloat16: GFLOP/s of a square product; bandwidth: GB/s of a copy, reading and writing."""
+    """matrix_float32, matrix_bfloat16: GFLOP/s of a square product, None where the hardware has no such products;
+    bandwidth: GB/s of a copy, reading and writing."""
 
     matrix_float32: float
-    matrix_bfloat16: float
+    matrix_bfloat16: float | None
     bandwidth: float
 
 
 def machine_rates(device: torch.device, *, size: int | None = None, repeats: int = 5) -> MachineRates:
     """What large products and copies reach here and now, with this number of threads."""
     size = size or {"cpu": 2048}.get(device.type, 8192)
-    rates = {}
-    for dtype in (torch.float32, torch.bfloat16):
+    rates: dict[torch.dtype, float] = {}
+    for dtype in (torch.float32, *([torch.bfloat16] if has_bfloat16_products(device) else [])):
         a = torch.randn(size, size, device=device).to(dtype)
         rates[dtype] = 2 * size**3 / _fastest(lambda a=a: a @ a, repeats, device) / 1e9  # type: ignore[misc]
     source = torch.zeros(size * size * 16, device=device)
     target = torch.empty_like(source)
     took = _fastest(lambda: target.copy_(source), repeats, device)
-    return MachineRates(rates[torch.float32], rates[torch.bfloat16], 2 * source.nbytes / took / 1e9)
+    return MachineRates(rates[torch.float32], rates.get(torch.bfloat16), 2 * source.nbytes / took / 1e9)
 
 
 def _fastest(work: Work, repeats: int, device: torch.device) -> float:
@@ -128,7 +131,7 @@ class MatrixProducts(TorchDispatchMode):
     def share_of(self, rates: MachineRates) -> float:
         """Seconds that the machine's best rate would need, over the seconds the products took."""
         best = {"float32": rates.matrix_float32, "bfloat16": rates.matrix_bfloat16}
-        ideal = sum(flops / (best[name] * 1e9) for name, flops in self.flops.items() if name in best)
+        ideal = sum(flops / (rate * 1e9) for name, flops in self.flops.items() if (rate := best.get(name)))
         return ideal / self.took if self.took else 0.0
 
 

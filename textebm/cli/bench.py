@@ -72,7 +72,8 @@ def _show(result: Benchmark) -> None:
     out.print()
     facts = Table("facts", "", box=None, pad_edge=False)
     machine = result.machine
-    products = f"{machine.matrix_float32:,.0f} / {machine.matrix_bfloat16:,.0f} GFLOP/s"
+    half = "–" if machine.matrix_bfloat16 is None else f"{machine.matrix_bfloat16:,.0f}"
+    products = f"{machine.matrix_float32:,.0f} / {half} GFLOP/s"
     facts.add_row("matrix products, float32 / bfloat16", products)
     facts.add_row("memory bandwidth", f"{machine.bandwidth:,.0f} GB/s")
     for name, value in result.facts.items():
