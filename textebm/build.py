@@ -16,6 +16,14 @@ from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
+from textebm.networks.pretrained import (
+    ContextualEmbedding,
+    PretrainedDecoder,
+    Source,
+    load_encoder,
+    load_language_model,
+    pretrained_parts,
+)
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
@@ -75,11 +83,25 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
     return heads
 
 
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead]) -> TextEBM:
-    """The whole model, freshly initialised from torch's global random state."""
+def build_model(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead],
+    pretrained: Mapping[str, Any] | None = None,
+) -> TextEBM:  # fmt: skip
+    """The whole model, freshly initialised from torch's global random state.
+
+    pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
+    weights. Raises RecipeError where one cannot be had.
+    """
     layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
-    encoder, decoder = _encoder(recipe, len(tokenizer), layers, width), _decoder(recipe, len(tokenizer), layers, width)
+    encoder = _encoder(recipe, len(tokenizer), layers, width)
+    sources = pretrained or {"encoder": recipe.encoder.pretrained, "decoder": recipe.decoder.pretrained}
+    if recipe.encoder.pretrained:
+        _read_in_context(encoder, recipe, tokenizer, sources["encoder"])
+    if recipe.decoder.pretrained:
+        decoder: Decoder = _language_model(recipe, len(tokenizer), layers, width, sources["decoder"])
+    else:
+        decoder = _decoder(recipe, len(tokenizer), layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
         encoder.embedding = decoder.embedding
     return TextEBM(
@@ -104,7 +126,7 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder = _body(recipe.encoder, vocabulary_size, latent.segments)
+    encoder = _body(recipe.encoder, 0 if recipe.encoder.pretrained else vocabulary_size, latent.segments)
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize, "max_stddev": latent.max_stddev, "segments": latent.segments,
@@ -152,6 +174,32 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
         options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
         dropout=options.dropout, latent_layers=layers if options.ladder else (), skip=options.skip,
         segments=recipe.latent.segments, segmented=segmented, num_heads=options.num_attention_heads,
+    )  # fmt: skip
+
+
+def _read_in_context(encoder: Encoder, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
+    """Give the encoder the words of `encoder.pretrained`."""
+    history = recipe.data.context_tokens if recipe.data.context_turns else 0
+    network = load_encoder(
+        source, vocabulary_size=len(tokenizer), positions=max(recipe.data.max_tokens, history) + 2,
+        option="encoder.pretrained",
+    )  # fmt: skip
+    encoder.embedding = ContextualEmbedding(
+        network, recipe.encoder.embedding_size, pad=tokenizer.pad_token_id, tune=recipe.encoder.tune
+    )
+
+
+def _language_model(
+    recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int, source: Source
+) -> PretrainedDecoder:  # fmt: skip
+    segments = recipe.latent.segments
+    network, head = load_language_model(
+        source, vocabulary_size=vocabulary_size, positions=recipe.data.max_tokens + 1 + segments,
+        option="decoder.pretrained",
+    )  # fmt: skip
+    return PretrainedDecoder(
+        network, head, recipe.latent.dim + context_size, tune=recipe.decoder.tune, segments=segments,
+        segmented=tuple(layers),
     )  # fmt: skip
 
 
@@ -222,9 +270,10 @@ def build_weights(objective: Objective, progress: float) -> Weights:
 def model_config(model: TextEBM) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
     heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
-    return {"recipe": model.recipe, "heads": heads}
+    pretrained = {name.partition(".")[0]: part.settings for name, part in pretrained_parts(model)}
+    return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
 
 
 def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> TextEBM:
     heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
-    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads)
+    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"))

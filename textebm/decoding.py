@@ -67,8 +67,9 @@ def decode_tokens(
 
 
 def _never(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """<pad> and <bos> are not words; <eos> is how a sentence ends, and <unk> is a word of some corpora."""
-    return [tokenizer.pad_token_id, tokenizer.bos_token_id]
+    """<pad>, <bos> and what else a pretrained tokenizer has for other tasks are not words; <eos> is how a sentence
+    ends, and <unk> is a word of some corpora."""
+    return sorted(set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.unk_token_id})
 
 
 def _warpers(options: DecodingOptions) -> LogitsProcessorList:

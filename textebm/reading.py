@@ -23,6 +23,7 @@ from textebm.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.part import normal
 from textebm.networks.posterior import Posterior
+from textebm.networks.pretrained import PretrainedDecoder
 from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
@@ -30,7 +31,7 @@ from textebm.prior.sampler import potential_and_gradient
 from textebm.scoring import NllInterval, Progress, fit_scaling, nll_interval
 from textebm.text.batches import TokenBatch, collate_texts
 
-Decoder = RecurrentDecoder | TransformerDecoder
+Decoder = RecurrentDecoder | TransformerDecoder | PretrainedDecoder
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,12 @@ class Encoder(Part):
     tie_embedding: bool = Field(
         False, description="read words in the decoder's embedding; its embedding_size must be the same"
     )
+    pretrained: str | None = Field(
+        None,
+        description="a transformers model (directory or Hub id): words are read as its last hidden states, mapped to "
+        "embedding_size; the same name as tokenizer.name",
+    )
+    tune: bool = Field(True, description="pretrained: train its weights, too (training.pretrained_learning_rate)")
     context_size: int = Field(128, ge=1, description="with data.context_turns: width of the encoded history")
 
 
@@ -75,6 +81,12 @@ class Decoder(Part):
     word_dropout: float = Field(
         0.0, ge=0, le=1, description="share of the decoder's input words replaced by <unk> in training"
     )
+    pretrained: str | None = Field(
+        None,
+        description="a causal transformers model (directory or Hub id) that writes, in place of kind and the sizes "
+        "above; the same name as tokenizer.name",
+    )
+    tune: bool = Field(True, description="pretrained: train its weights, too (training.pretrained_learning_rate)")
 
 
 class Latent(Part):
@@ -244,6 +256,9 @@ class Training(Part):
     )
     learning_rate: float = Field(1e-3, gt=0)
     prior_learning_rate: float = Field(1e-3, gt=0)
+    pretrained_learning_rate: float = Field(
+        5e-5, gt=0, description="of what encoder.pretrained or decoder.pretrained names"
+    )
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
     mixed_precision: Literal["no", "bf16"] = Field(

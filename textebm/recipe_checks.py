@@ -187,6 +187,7 @@ def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
     yield from _data(recipe)
     yield from _heads(recipe)
     yield from _networks(recipe)
+    yield from _pretrained(recipe)
     yield from _layers(recipe)
     yield from _inference(recipe)
     yield from _prior(recipe)
@@ -279,6 +280,32 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
             f"needs encoder.embedding_size and decoder.embedding_size to be the same, got {sizes[0]} and {sizes[1]}"
         )
         yield Contradiction(tied, (tied, own, ("decoder", "embedding_size")), message)
+
+
+def _pretrained(recipe: Recipe) -> Iterator[Contradiction]:
+    for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
+        here: Path = (name, "pretrained")
+        tokenizer, kind = ("tokenizer", "name"), ("tokenizer", "kind")
+        if network.pretrained and (
+            recipe.tokenizer.kind != "pretrained" or recipe.tokenizer.name != network.pretrained
+        ):
+            message = f"reads its own tokens; set tokenizer.kind=pretrained and tokenizer.name={network.pretrained}"
+            yield Contradiction(here, (here, kind, tokenizer), message)
+        if not network.pretrained and not network.tune:
+            message = f"has no effect without {name}.pretrained; leave it out"
+            yield Contradiction((name, "tune"), (here, (name, "tune")), message)
+    own, tied, kind = ("encoder", "pretrained"), ("encoder", "tie_embedding"), ("inference", "kind")
+    if recipe.encoder.pretrained and recipe.encoder.tie_embedding:
+        message = "the encoder reads by encoder.pretrained, not in an embedding; set it to false"
+        yield Contradiction(tied, (own, tied), message)
+    if recipe.encoder.pretrained and recipe.inference.kind == "short_run":
+        message = "inference.kind 'short_run' has no encoder; leave it out"
+        yield Contradiction(own, (own, kind), message)
+    for option in ("ladder", "skip"):
+        path: Path = ("decoder", option)
+        if recipe.decoder.pretrained and getattr(recipe.decoder, option):
+            message = "needs a recurrent decoder; a pretrained one adds the latent to every word: set it to false"
+            yield Contradiction(path, (path, ("decoder", "pretrained")), message)
 
 
 def _layers(recipe: Recipe) -> Iterator[Contradiction]:

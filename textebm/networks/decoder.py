@@ -66,7 +66,49 @@ def _rungs(latent_layers: Sequence[int], num_layers: int) -> list[slice]:
     return [*rungs[:-1], slice(rungs[-1].start, ends[-1])]
 
 
-class RecurrentDecoder(nn.Module):
+class WritesWords(nn.Module):
+    """The output layer's part of a decoder, which shares the embedding's weights."""
+
+    embedding: nn.Embedding
+    output_bias: nn.Parameter
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        """Weight (V, E) and bias (V,) of the logits of what `advance` gives."""
+        return self.embedding.weight, self.output_bias
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
+        return linear_cross_entropy(hidden, *self.output_layer(), targets)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (…, E) -> (…, V)."""
+        return F.linear(hidden, *self.output_layer())
+
+    def step(self: Advances, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> logits (B, V) and the next state."""
+        hidden, state = self.advance(tokens, z, state)
+        return F.linear(hidden, *self.output_layer()), state
+
+
+class LatentPrefix(nn.Linear):
+    """The latent as positions before the first word. segments: with several, each of these parts of the latent
+    (segmented: the sizes of its layers, by default one) is a position, by one shared map, which also reads what stands
+    behind the latent, a context."""
+
+    def __init__(self, latent_dim: int, hidden_size: int, *, segments: int = 1, segmented: Sequence[int] = ()):
+        segmented = tuple(segmented) or (latent_dim,)
+        dim = sum(segmented)
+        super().__init__(dim // segments + latent_dim - dim, hidden_size)
+        self.segments, self.segmented, self.dim = segments, segmented, dim
+
+    def forward(self, z: Tensor) -> Tensor:
+        """z (B, d) -> (B, M, H)."""
+        parts = in_segments(z[:, : self.dim], self.segmented, self.segments)
+        context = z[:, None, self.dim :].expand(-1, self.segments, -1)
+        return super().forward(torch.cat([parts, context], dim=-1))
+
+
+class RecurrentDecoder(WritesWords):
     """Recurrent layers that read the latent as initial state and at every step.
 
     latent_layers: sizes of the latent's layers, top first; then they enter as a ladder, the top one at the first
@@ -130,23 +172,6 @@ class RecurrentDecoder(nn.Module):
         told: Tensor = self.project(torch.cat([x, latent.to(x.dtype)], dim=-1) if self.skip else x)
         return told if self.attention is None else told + self.attention(x, *entries)
 
-    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
-        return linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, targets)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (…, E) -> (…, V)."""
-        return F.linear(hidden, self.embedding.weight, self.output_bias)
-
-    def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """tokens (B,), z (B, d) -> logits (B, V) and the next state."""
-        hidden, state = self.advance(tokens, z, state)
-        return self.logits(hidden), state
-
-    def output_layer(self) -> tuple[Tensor, Tensor]:
-        """Weight (V, E) and bias (V,) of the logits of what `advance` gives."""
-        return self.embedding.weight, self.output_bias
-
     def word_inputs(self) -> Tensor:
         """What each word gives to the first layer's gates, (V, G·H): a product less in each step of `advance`. It pays
         where more words will be written than there are."""
@@ -176,23 +201,19 @@ class RecurrentDecoder(nn.Module):
         return [tuple(state[i : i + count]) for i in range(0, end, count)], tuple(state[end:])
 
 
-class TransformerDecoder(nn.Module):
-    """Causal Transformer. The latent is a prefix position (the initial state) and is added at every step.
-
-    segments: with several, each of these parts of the latent (segmented: the sizes of its layers, by default one) is a
-    position of the prefix, by one shared map, which also reads what stands behind the latent, a context.
-    """
+class TransformerDecoder(WritesWords):
+    """Causal Transformer. The latent is a prefix position (the initial state), or one for each segment
+    (`LatentPrefix`), and is added at every step."""
 
     def __init__(
         self, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
         num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1, segmented: Sequence[int] = (),
     ):  # fmt: skip
         super().__init__()
-        self.segments, self.segmented = segments, tuple(segmented) or (latent_dim,)
+        self.segments = segments
         self.embedding = _embedding(vocabulary_size, embedding_size)
         self.inputs = nn.Linear(embedding_size, hidden_size)
-        dim = sum(self.segmented)
-        self.prefix = nn.Linear(dim // segments + latent_dim - dim, hidden_size)
+        self.prefix = LatentPrefix(latent_dim, hidden_size, segments=segments, segmented=segmented)
         self.every_step = nn.Linear(latent_dim, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)
@@ -203,40 +224,16 @@ class TransformerDecoder(nn.Module):
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
         words = self.inputs(self.embedding(inputs)) + self.every_step(z)[:, None]
-        x = torch.cat([self._prefix(z).to(words.dtype), words], dim=1)
+        x = torch.cat([self.prefix(z).to(words.dtype), words], dim=1)
         x = self.dropout(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device))
         for block in self.blocks:
             x, _ = block(x, causal=True)
         return self.project(self.norm(x[:, self.segments :]))
 
-    def _prefix(self, z: Tensor) -> Tensor:
-        """z (B, d) -> the positions before the first word, (B, M, H)."""
-        dim = sum(self.segmented)
-        parts = in_segments(z[:, :dim], self.segmented, self.segments)
-        context = z[:, None, dim:].expand(-1, self.segments, -1)
-        return self.prefix(torch.cat([parts, context], dim=-1))
-
-    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
-        return linear_cross_entropy(hidden, self.embedding.weight, self.output_bias, targets)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (…, E) -> (…, V)."""
-        return F.linear(hidden, self.embedding.weight, self.output_bias)
-
     def start(self, z: Tensor) -> DecoderState:
         """The keys and values of the latent prefix, two tensors (B, heads, M, D/heads) a block."""
-        x = self._prefix(z)
+        x = self.prefix(z)
         return self._run(x + sinusoidal_positions(x.shape[1], x.shape[2], device=x.device), None, causal=True)[1]
-
-    def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """tokens (B,), z (B, d) -> logits (B, V) and the grown cache."""
-        hidden, state = self.advance(tokens, z, state)
-        return self.logits(hidden), state
-
-    def output_layer(self) -> tuple[Tensor, Tensor]:
-        """Weight (V, E) and bias (V,) of the logits of what `advance` gives."""
-        return self.embedding.weight, self.output_bias
 
     def word_inputs(self) -> Tensor:
         """What each word gives to the first block, (V, H)."""

@@ -38,6 +38,11 @@ class EncoderHeads(nn.Module):
         return self.view(features)
 
 
+def _embedding(vocabulary_size: int, size: int) -> nn.Module | None:
+    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place."""
+    return nn.Embedding(vocabulary_size, size) if vocabulary_size else None
+
+
 class RecurrentEncoder(EncoderHeads):
     """GRU or LSTM layers in one or two directions; the feature is the mean and the last output of each direction.
 
@@ -51,7 +56,7 @@ class RecurrentEncoder(EncoderHeads):
         segments: int = 1,
     ):  # fmt: skip
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
+        self.embedding = _embedding(vocabulary_size, embedding_size)
         directions = 2 if bidirectional else 1
         layers = [
             nn.ModuleList(
@@ -104,7 +109,7 @@ class TransformerEncoder(EncoderHeads):
         head: Head | None = None, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1,
     ):  # fmt: skip
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
+        self.embedding = _embedding(vocabulary_size, embedding_size)
         self.inputs = nn.Linear(embedding_size, hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_size)

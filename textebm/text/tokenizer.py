@@ -85,8 +85,8 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 def load_pretrained(name: str) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a directory or a Hub id, with pad, bos, eos and unk all there and all distinct.
 
-    Tokens that it lacks, or uses for two purposes (GPT-2's end of text), are added. Raises RecipeError when there is
-    none.
+    BERT's [CLS] and [SEP] are its bos and eos. Tokens that it lacks, or uses for two purposes (GPT-2's end of text),
+    are added, after its own. Raises RecipeError when there is none.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
@@ -94,6 +94,8 @@ def load_pretrained(name: str) -> PreTrainedTokenizerFast:
         raise RecipeError(f"tokenizer.name: {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise RecipeError(f"tokenizer.name: {name!r} is no fast tokenizer; expected one with tokenizer.json")
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
+    tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     taken: set[int] = set()
     for role, token in (("eos_token", EOS), ("bos_token", BOS), ("pad_token", PAD), ("unk_token", UNK)):
         if getattr(tokenizer, role) is None or getattr(tokenizer, f"{role}_id") in taken:

@@ -27,6 +27,7 @@ from textebm.errors import CheckpointError, DivergenceError
 from textebm.model import Objective, TextEBM
 from textebm.networks.hardware import autocast
 from textebm.networks.part import Part, whole
+from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe import Recipe, Stage
@@ -77,11 +78,16 @@ class Trainer:
         self.wrapped = self.accelerator.prepare_model(self.model)
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
+        tuned = pretrained_parameters(model)
+        for parameter in tuned:
+            del text[parameter]
+        groups = [
+            {"params": [each for each in text if each.requires_grad], "lr": options.learning_rate},
+            {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
+            *([{"params": tuned, "lr": options.pretrained_learning_rate}] if tuned else []),
+        ]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(text), "lr": options.learning_rate},
-                {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
-            ],
+            groups,
             weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
         )  # fmt: skip
         self._rates = [group["lr"] for group in self.optimizer.param_groups]

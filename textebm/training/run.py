@@ -236,10 +236,11 @@ def _check_labels(recipe: Recipe, corpus: DatasetDict) -> None:
 
 def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: Trainer) -> None:
     model = trainer.model
-    text, prior = ([p.numel() for p in group["params"]] for group in trainer.optimizer.param_groups)
+    prior = sum(parameter.numel() for parameter in model.prior.parameters())
+    text = sum(parameter.numel() for parameter in model.parameters()) - prior
     progress.message(
         f"{recipe.name}: {len(corpus['train']):,} sentences of {recipe.data.corpus}, {len(model.tokenizer):,} words; "
-        f"{sum(text) / 1e6:.1f}M parameters in encoder and decoder, {sum(prior) / 1e6:.2f}M in the "
+        f"{text / 1e6:.1f}M parameters in encoder and decoder, {prior / 1e6:.2f}M in the "
         f"{recipe.prior.kind} prior; {trainer.total_steps:,} steps on {trainer.device}, "
         f"{torch.get_num_threads()} threads"
     )
