@@ -133,7 +133,7 @@ def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
     before = whole.get_input_embeddings().num_embeddings
     tokens, z = torch.randint(before, (3, 9)), torch.randn(3, 8)
     with torch.no_grad():
-        words = torch.cat([decoder.prefix(z), whole.get_input_embeddings()(tokens)], dim=1)
+        words = torch.cat([decoder.scale * decoder.prefix(z), whole.get_input_embeddings()(tokens)], dim=1)
         expected = whole(inputs_embeds=words).logits[:, 1:]
         found = decoder.logits(decoder.hidden(tokens, z))
     assert torch.allclose(found[..., :before], expected, atol=1e-5)

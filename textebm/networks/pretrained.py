@@ -66,10 +66,13 @@ class ContextualEmbedding(_Rests):
 class PretrainedDecoder(WritesWords, _Rests):
     """A causal language model that writes with a latent: positions before the first word, one for each segment, and a
     vector added to each word, as in `TransformerDecoder` (Li et al. 2020, Optimus, arXiv 2004.04092: "memory" and
-    "embedding"). What it adds begins small, so that it begins as the language model it was.
+    "embedding"). Both are measured in the words' own standard deviation: at the rate at which our maps learn, what they
+    add would else drown the words before it says anything (recipes/README.md). Nothing is added to the words at first.
 
     network: without its output layer; head: that layer, whose weights may be the words' vectors.
     """
+
+    scale: Tensor
 
     def __init__(
         self, network: PreTrainedModel, head: nn.Linear, latent_dim: int, *, tune: bool, segments: int = 1,
@@ -80,8 +83,8 @@ class PretrainedDecoder(WritesWords, _Rests):
         size = self.embedding.embedding_dim
         self.prefix = LatentPrefix(latent_dim, size, segments=segments, segmented=segmented)
         self.every_step = nn.Linear(latent_dim, size, bias=False)
-        nn.init.normal_(self.prefix.weight, std=0.02)
         nn.init.zeros_(self.every_step.weight)
+        self.register_buffer("scale", self.embedding.weight.detach().std())
         bias = torch.zeros(self.embedding.num_embeddings) if head.bias is None else head.bias.detach()
         self.output_bias = nn.Parameter(bias)
         head.register_parameter("bias", None)
@@ -96,14 +99,14 @@ class PretrainedDecoder(WritesWords, _Rests):
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T) token ids, z (B, d) -> (B, T, E)."""
-        words = self.embedding(inputs) + self.every_step(z)[:, None]
-        x = torch.cat([self.prefix(z).to(words.dtype), words], dim=1)
+        words = self.embedding(inputs) + self.scale * self.every_step(z)[:, None]
+        x = torch.cat([(self.scale * self.prefix(z)).to(words.dtype), words], dim=1)
         out: Tensor = self.network(inputs_embeds=x, use_cache=False).last_hidden_state[:, self.segments :]
         return out
 
     def start(self, z: Tensor) -> DecoderState:
         """The keys and values of the latent's positions, two tensors (B, heads, M, D/heads) a layer."""
-        return self._run(self.prefix(z), ())[1]
+        return self._run(self.scale * self.prefix(z), ())[1]
 
     def word_inputs(self) -> Tensor:
         """Each word's vector, (V, E)."""
@@ -113,7 +116,7 @@ class PretrainedDecoder(WritesWords, _Rests):
         self, tokens: Tensor, z: Tensor, state: DecoderState, words: Tensor | None = None
     ) -> tuple[Tensor, DecoderState]:
         """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the grown cache."""
-        x = (self.embedding(tokens) if words is None else words[tokens]) + self.every_step(z)
+        x = (self.embedding(tokens) if words is None else words[tokens]) + self.scale * self.every_step(z)
         found, state = self._run(x[:, None], state)
         return found[:, 0], state
 
