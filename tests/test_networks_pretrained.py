@@ -137,6 +137,7 @@ def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
         expected = whole(inputs_embeds=words).logits[:, 1:]
         found = decoder.logits(decoder.hidden(tokens, z))
     assert torch.allclose(found[..., :before], expected, atol=1e-5)
+    assert decoder.scale.item() == pytest.approx(decoder.embedding.weight.std().item())
     added = decoder.embedding.weight[before:]
     assert len(added) == 3, "bos, pad and unk, which GPT-2's one special token is not"
     assert torch.allclose(added, decoder.embedding.weight[:before].mean(0).expand_as(added), atol=1e-6)
@@ -212,13 +213,16 @@ def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> N
     read = textebm.TextEBM.from_pretrained(tmp_path / "saved")
     trained = worker.model.eval()
     for model in (other.model, read):
-        assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), model.parameters(), strict=True))
+        found = model.state_dict()
+        assert found.keys() == trained.state_dict().keys()
+        assert all(torch.equal(value, found[name]) for name, value in trained.state_dict().items())
     for decoding in ("greedy", "beam", "sample"):
         asked: dict[str, Any] = {"symbols": {"code": 1}, "seed": 3, "decoding": decoding}
         assert read.generate(4, **asked) == trained.generate(4, **asked)
     assert read.encode(["the food was cold ."]).mean.equal(trained.encode(["the food was cold ."]).mean)
     kept = json.loads((tmp_path / "saved" / "config.json").read_text())["pretrained"]
     assert kept.keys() == {"encoder", "decoder"} and str(tmp_path) not in json.dumps(kept)
+    assert f"Its decoder was built on `{source}`." in (tmp_path / "saved" / "README.md").read_text()
     with pytest.raises(RecipeError, match="tokenizer.name: .* cannot be loaded"):
         runs.train(recipe(*told), out=tmp_path / "other", quiet=True)
 

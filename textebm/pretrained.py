@@ -148,6 +148,8 @@ def model_card(model: TextEBM, table: str | None = None) -> str:
     call = f"model.generate(5, symbols={symbols}, seed=0)"
     if model.reads_context:
         call = f"model.respond([['how are you ?']], symbols={symbols}, n=5, seed=0)"
+    sources = {side: recipe.get(side, {}).get("pretrained") for side in ("encoder", "decoder")}
+    began = "".join(f" Its {side} was built on `{name}`." for side, name in sources.items() if name)
     measured = f"\n## Measured\n\n{table}\n" if table else ""
     return f"""---
 library_name: textebm
@@ -159,7 +161,7 @@ tags: [text-generation, vae, energy-based-model]
 {recipe.get("description", "")}
 
 A sequence VAE with a `{recipe.get("prior", {}).get("kind", "?")}` prior ({model.prior.num_levels} learned levels,
-{model.prior.dim}-d latent), made by [textebm](recipe.yaml).
+{model.prior.dim}-d latent), made by [textebm](recipe.yaml).{began}
 
 ```python
 import textebm
