@@ -66,8 +66,8 @@ class ContextualEmbedding(_Rests):
 class PretrainedDecoder(WritesWords, _Rests):
     """A causal language model that writes with a latent: positions before the first word, one for each segment, and a
     vector added to each word, as in `TransformerDecoder` (Li et al. 2020, Optimus, arXiv 2004.04092: "memory" and
-    "embedding"). Both are measured in the words' own standard deviation: at the rate at which our maps learn, what they
-    add would else drown the words before it says anything (recipes/README.md). Nothing is added to the words at first.
+    "embedding"). Both are measured in the words' own standard deviation, with which they learn faster
+    (recipes/README.md, "Pretrained networks"). Nothing is added to the words at first.
 
     network: without its output layer; head: that layer, whose weights may be the words' vectors.
     """
