@@ -240,6 +240,18 @@ def test_a_dialogue_is_read_and_answered_by_them(zoo: Path) -> None:
     assert [len(each) for each in model.respond(histories, n=2, seed=0)] == [2, 2]
 
 
+def test_an_encoder_may_read_in_the_words_of_a_pretrained_decoder(zoo: Path) -> None:
+    told = [*options(zoo, "llama", "decoder"), "encoder.tie_embedding=true"]
+    with pytest.raises(RecipeError, match="encoder.embedding_size: must be 16, the width of the words"):
+        untrained(*told, "encoder.embedding_size=10")
+    worker = trainer(*told, "encoder.embedding_size=16", "training.stages=[{name: autoencoder, steps: 2}]")
+    decoder = worker.model.decoder
+    assert isinstance(decoder, PretrainedDecoder) and worker.model.encoder.embedding is decoder.embedding
+    assert [group["lr"] for group in worker.optimizer.param_groups][2:] == [5e-5]
+    before = decoder.embedding.weight.clone()
+    assert len(list(worker.steps())) == 2 and not torch.equal(before, decoder.embedding.weight)
+
+
 def test_special_tokens_are_never_written(zoo: Path) -> None:
     model = untrained(*options(zoo, "bert", "encoder")).eval()
     with torch.no_grad():

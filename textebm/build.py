@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from textebm.dialogue import Encoder
+from textebm.errors import RecipeError
 from textebm.inference import Refinement, ShortRun
 from textebm.model import TextEBM
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
@@ -103,7 +104,9 @@ def build_model(
     else:
         decoder = _decoder(recipe, len(tokenizer), layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
-        encoder.embedding = decoder.embedding
+        encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
+        if size != recipe.encoder.embedding_size:
+            raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
     return TextEBM(
         encoder, decoder, _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),

@@ -274,7 +274,8 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
             reads = (path, (name, "kind"), (name, "num_attention_heads"))
             yield Contradiction(path, reads, f"must be a multiple of num_attention_heads ({heads}), got {size}")
     sizes = recipe.encoder.embedding_size, recipe.decoder.embedding_size
-    if recipe.encoder.tie_embedding and recipe.inference.kind != "short_run" and sizes[0] != sizes[1]:
+    own_sizes = recipe.inference.kind != "short_run" and not recipe.decoder.pretrained  # else `build_model` compares
+    if recipe.encoder.tie_embedding and own_sizes and sizes[0] != sizes[1]:
         tied, own = ("encoder", "tie_embedding"), ("encoder", "embedding_size")
         message = (
             f"needs encoder.embedding_size and decoder.embedding_size to be the same, got {sizes[0]} and {sizes[1]}"
