@@ -23,6 +23,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedTokenizerFast,
     T5Config,
     T5Model,
@@ -79,9 +81,11 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gemma = Gemma2Config(**small, head_dim=8, num_key_value_heads=1, final_logit_softcapping=0.05)
         bert = BertConfig(**SIZES, vocab_size=len(reader), max_position_embeddings=64)
         t5 = T5Config(vocab_size=len(writer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+        mamba = MambaConfig(vocab_size=len(writer), hidden_size=16, num_hidden_layers=1, state_size=4)
         made = {
             "gpt": GPT2LMHeadModel(gpt), "llama": LlamaForCausalLM(llama), "bert": BertModel(bert),
             "gemma": Gemma2ForCausalLM(gemma), "bert-lm": BertLMHeadModel(bert), "t5": T5Model(t5),
+            "mamba": MambaForCausalLM(mamba),
         }  # fmt: skip
         for name, network in made.items():
             network.save_pretrained(folder / name)
@@ -266,6 +270,7 @@ def test_special_tokens_are_never_written(zoo: Path) -> None:
         ("t5", "cannot be loaded: ValueError: Unrecognized configuration class"),
         ("bert", "comes without cls.predictions.bias and 5 more weights"),
         ("bert-lm", "makes more than one product of its last states"),
+        ("mamba", "cannot write word by word; take a Transformer"),
         ("gemma", "makes more than one product of its last states"),
     ],
 )

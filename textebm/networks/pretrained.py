@@ -106,7 +106,7 @@ class PretrainedDecoder(WritesWords, _Rests):
 
     def start(self, z: Tensor) -> DecoderState:
         """The keys and values of the latent's positions, two tensors (B, heads, M, D/heads) a layer."""
-        return self._run(self.scale * self.prefix(z), ())[1]
+        return _read(self.network, self.scale * self.prefix(z), ())[1]
 
     def word_inputs(self) -> Tensor:
         """Each word's vector, (V, E)."""
@@ -117,16 +117,18 @@ class PretrainedDecoder(WritesWords, _Rests):
     ) -> tuple[Tensor, DecoderState]:
         """tokens (B,), z (B, d) -> hidden (B, E), ready for the output layer, and the grown cache."""
         x = (self.embedding(tokens) if words is None else words[tokens]) + self.scale * self.every_step(z)
-        found, state = self._run(x[:, None], state)
+        found, state = _read(self.network, x[:, None], state)
         return found[:, 0], state
 
-    def _run(self, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        past = DynamicCache()
-        for layer in range(len(state) // 2):
-            past.update(state[2 * layer], state[2 * layer + 1], layer)
-        found = self.network(inputs_embeds=x, past_key_values=past, use_cache=True)
-        layers = found.past_key_values.layers
-        return found.last_hidden_state, tuple(part for layer in layers for part in (layer.keys, layer.values))
+
+def _read(network: PreTrainedModel, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+    """The last states of vectors x (B, T, E) behind those whose keys and values are *state*; and with theirs, too."""
+    past = DynamicCache()
+    for layer in range(len(state) // 2):
+        past.update(state[2 * layer], state[2 * layer + 1], layer)
+    found = network(inputs_embeds=x, past_key_values=past, use_cache=True)
+    layers = found.past_key_values.layers
+    return found.last_hidden_state, tuple(part for layer in layers for part in (layer.keys, layer.values))
 
 
 def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, ContextualEmbedding | PretrainedDecoder]]:
@@ -172,13 +174,22 @@ def load_language_model(
 
 @torch.no_grad()
 def _check_causal(model: PreTrainedModel, network: PreTrainedModel, head: nn.Linear, size: int, name: str) -> None:
-    """Its logits are `head` of its states, and no state depends on what comes later."""
+    """Its logits are `head` of its states, no state depends on what comes later, and keys and values are all that it
+    remembers of what came before."""
     probe = torch.arange(8)[None] % size
+    words = network.get_input_embeddings()(probe)
     states = network(input_ids=probe).last_hidden_state
     if not torch.allclose(head(states), model(input_ids=probe).logits, rtol=1e-3, atol=1e-3):
         raise RecipeError(f"{name} makes more than one product of its last states; take another model")
     if not torch.allclose(states[:, :4], network(input_ids=probe[:, :4]).last_hidden_state, rtol=1e-3, atol=1e-3):
         raise RecipeError(f"{name} reads ahead; take a causal model")
+    try:
+        before, kept = _read(network, words[:, :4], ())
+        after, _ = _read(network, words[:, 4:], kept)
+    except Exception as error:  # whatever a model of another making raises
+        raise RecipeError(f"{name} cannot write word by word; take a Transformer ({type(error).__name__})") from error
+    if not torch.allclose(torch.cat([before, after], dim=1), states, rtol=1e-3, atol=1e-3):
+        raise RecipeError(f"{name} cannot write word by word; take a Transformer")
 
 
 def _name(source: Source) -> str:
