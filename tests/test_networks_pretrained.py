@@ -226,7 +226,7 @@ def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> N
     assert read.encode(["the food was cold ."]).mean.equal(trained.encode(["the food was cold ."]).mean)
     kept = json.loads((tmp_path / "saved" / "config.json").read_text())["pretrained"]
     assert kept.keys() == {"encoder", "decoder"} and str(tmp_path) not in json.dumps(kept)
-    assert f"Its decoder was built on `{source}`." in (tmp_path / "saved" / "README.md").read_text()
+    assert "Its decoder was built on `source`." in (tmp_path / "saved" / "README.md").read_text()
     with pytest.raises(RecipeError, match="tokenizer.name: .* cannot be loaded"):
         runs.train(recipe(*told), out=tmp_path / "other", quiet=True)
 

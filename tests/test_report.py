@@ -23,7 +23,7 @@ from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, Metric
 from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
-from textebm.inspection.report import RunFacts, inspect, page_data, stated_prior
+from textebm.inspection.report import RunFacts, _options, inspect, page_data, stated_networks, stated_prior
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 from textebm.training import report as reports
@@ -221,6 +221,17 @@ def test_the_prior_is_stated_in_a_few_words(page: Path) -> None:
         stated_prior({"kind": "hierarchical_diffusion_energy", "num_levels": None}) == "hierarchical diffusion energy"
     )
     assert stated_prior({"kind": "gaussian_mixture", "num_levels": 1}) == "gaussian mixture"
+
+
+def test_the_networks_are_stated_without_anyones_paths(page: Path) -> None:
+    data = json.loads(read(page.read_text(encoding="utf-8")).texts["data"])
+    assert dict(data["run"]["facts"])["Text"] == "gru encoder, gru decoder"
+    recipe = {
+        "encoder": {"kind": "gru", "pretrained": "/home/me/bert"},
+        "decoder": {"kind": "gru", "pretrained": "a/gpt"},
+    }
+    assert stated_networks(recipe) == "gru encoder on bert, a/gpt decoder"
+    assert dict(_options(recipe))["encoder.pretrained"] == "bert"
 
 
 def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) -> None:

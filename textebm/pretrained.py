@@ -149,7 +149,8 @@ def model_card(model: TextEBM, table: str | None = None) -> str:
     if model.reads_context:
         call = f"model.respond([['how are you ?']], symbols={symbols}, n=5, seed=0)"
     sources = {side: recipe.get(side, {}).get("pretrained") for side in ("encoder", "decoder")}
-    began = "".join(f" Its {side} was built on `{name}`." for side, name in sources.items() if name)
+    named = {side: Path(name).name if Path(name).is_absolute() else name for side, name in sources.items() if name}
+    began = "".join(f" Its {side} was built on `{name}`." for side, name in named.items())
     measured = f"\n## Measured\n\n{table}\n" if table else ""
     return f"""---
 library_name: textebm

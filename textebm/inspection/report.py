@@ -234,6 +234,21 @@ def stated_prior(prior: Mapping[str, Any]) -> str:
     return f"{kind.replace('_', ' ')}{levels}"
 
 
+def stated_networks(recipe: Mapping[str, Any]) -> str:
+    """`gru encoder on bert, transformer decoder`."""
+    encoder, decoder = recipe.get("encoder", {}), recipe.get("decoder", {})
+    reads = f"{encoder.get('kind', '?')} encoder"
+    if encoder.get("pretrained"):
+        reads += f" on {_source(encoder['pretrained'])}"
+    writer = decoder.get("pretrained")
+    return f"{reads}, {_source(writer) if writer else decoder.get('kind', '?')} decoder"
+
+
+def _source(name: str) -> str:
+    """A Hub id, or of a path only the last part."""
+    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
+
+
 def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
@@ -251,8 +266,7 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
         ("Prior", stated_prior(prior)),
         ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions{parts}"),
-        ("Text", f"{recipe.get('encoder', {}).get('kind', '?')} encoder, {recipe.get('decoder', {}).get('kind', '?')} "
-         "decoder"),
+        ("Text", stated_networks(recipe)),
         ("Symbols", "; ".join(heads) or "none"),
         ("Training", "; then ".join(stages) or "?"),
         ("Shown here", f"{len(found.rows):,} of {found.rows.total:,} sentences of {facts.split}"),
@@ -277,6 +291,8 @@ def _options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str
         elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
             parts = [value] if isinstance(value, str) else list(value)
             found.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
+        elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
+            found.append((f"{prefix}{name}", _source(value)))
         elif value is not None and name not in ("description",):
             found.append((f"{prefix}{name}", str(value)))
     return found
