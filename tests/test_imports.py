@@ -257,6 +257,16 @@ def test_public_names_resolve() -> None:
         _ = textebm.nothing
 
 
+def test_transformers_networks_are_loaded_only_where_one_is_used() -> None:
+    run(
+        """
+import sys
+import textebm.build, textebm.generation
+assert "transformers" in sys.modules and "transformers.modeling_utils" not in sys.modules, "seconds at every start"
+"""
+    )
+
+
 def test_importing_everything_changes_nothing() -> None:
     run(
         """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -299,11 +298,6 @@ def test_a_sentence_must_fit(zoo: Path) -> None:
         untrained(*options(zoo, "bert", "encoder"), "data.max_tokens=70")
 
 
-@pytest.fixture
-def place(zoo: Path) -> Iterator[str]:
-    yield str(zoo / "gpt")
-
-
 @pytest.mark.parametrize(
     "told, problem",
     [
@@ -318,7 +312,8 @@ def place(zoo: Path) -> Iterator[str]:
         (["TOKENS", "decoder.pretrained=HERE", "decoder.skip=true"], "decoder.skip: needs a recurrent decoder"),
     ],
 )
-def test_options_that_do_not_go_together(told: list[str], problem: str, place: str) -> None:
+def test_options_that_do_not_go_together(told: list[str], problem: str, zoo: Path) -> None:
+    place = str(zoo / "gpt")
     tokens = ["tokenizer.kind=pretrained", f"tokenizer.name={place}"]
     given = [each.replace("HERE", place) for one in told for each in (tokens if one == "TOKENS" else [one])]
     with pytest.raises(RecipeError, match=problem):

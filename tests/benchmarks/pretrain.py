@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from textebm.build import build_corpus, build_tokenizer
 from textebm.recipe_io import load_recipe
 from textebm.text.batches import BatchOrder, collate, special_ids
-from textebm.text.tokenizer import TokenStore
+from textebm.text.tokenizer import encode_corpus
 
 
 def loss_of(model: GPT2LMHeadModel, batch: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -45,7 +45,7 @@ def main() -> None:
     corpus = build_corpus(recipe.data, data_dir=options.data)
     tokenizer = build_tokenizer(recipe, corpus["train"]["text"])
     ids, longest = special_ids(tokenizer), recipe.data.max_tokens
-    stores = {name: TokenStore.build(corpus[name]["text"], tokenizer, longest) for name in ("train", "validation")}
+    stores = encode_corpus(corpus, tokenizer, longest)
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer), n_positions=2 * longest, n_embd=options.size, n_layer=2, n_head=4,

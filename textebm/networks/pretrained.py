@@ -10,15 +10,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from transformers.utils import logging
 
 from textebm.errors import RecipeError
 from textebm.networks.decoder import DecoderState, LatentPrefix, WritesWords
+
+if TYPE_CHECKING:  # seconds to import, so only where a pretrained network is used
+    from transformers import PreTrainedModel
 
 Source = str | Mapping[str, Any]  # a directory or a Hub id, or the configuration of a network whose weights follow
 
@@ -123,6 +125,8 @@ class PretrainedDecoder(WritesWords, _Rests):
 
 def _read(network: PreTrainedModel, x: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
     """The last states of vectors x (B, T, E) behind those whose keys and values are *state*; and with theirs, too."""
+    from transformers import DynamicCache
+
     past = DynamicCache()
     for layer in range(len(state) // 2):
         past.update(state[2 * layer], state[2 * layer + 1], layer)
@@ -153,6 +157,8 @@ def load_encoder(source: Source, *, vocabulary_size: int, positions: int, option
 
     positions: how many it must be able to read at once. option: what the recipe calls it. Raises RecipeError.
     """
+    from transformers import AutoModel
+
     return _fit(_load(AutoModel, source, option), vocabulary_size, positions, option)
 
 
@@ -163,6 +169,8 @@ def load_language_model(
 
     Raises RecipeError, also where its logits are more than a product of the last states with that layer.
     """
+    from transformers import AutoModelForCausalLM
+
     model = _fit(_load(AutoModelForCausalLM, source, option), vocabulary_size, positions, option)
     network, head = cast("PreTrainedModel", model.base_model), model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or network is model:
@@ -212,6 +220,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _load(kind: Any, source: Source, option: str) -> PreTrainedModel:
+    from transformers import AutoConfig
+
     missing: list[str] = []
     try:
         if isinstance(source, str):
