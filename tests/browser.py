@@ -18,9 +18,12 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PROBLEMS = (
-    "Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded", "Page.javascriptDialogOpening",
+    "Runtime.exceptionThrown",
+    "Runtime.consoleAPICalled",
+    "Log.entryAdded",
+    "Page.javascriptDialogOpening",
     "Page.windowOpen",
-)  # fmt: skip
+)
 
 
 class Browser:
@@ -36,9 +39,12 @@ class Browser:
             os.dup2(writing, 4)
 
         self.process = subprocess.Popen(
-            [program, *options, f"--user-data-dir={self.profile}"], close_fds=False, preexec_fn=place_pipes,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [program, *options, f"--user-data-dir={self.profile}"],
+            close_fds=False,
+            preexec_fn=place_pipes,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self.count, self.buffer, self.session = 0, b"", ""

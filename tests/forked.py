@@ -6,7 +6,7 @@ import tiny  # noqa: F401
 import torch._dynamo  # accelerate and the optimisers ask for both in the middle of a run
 import torch.distributed.tensor  # noqa: F401
 
-import textebm.training.run  # noqa: F401
+import textebm.runs.train  # noqa: F401
 
 gc.collect()
 gc.freeze()

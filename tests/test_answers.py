@@ -10,11 +10,11 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 from test_context import fresh, parts, talking
 
-from textebm.build import build_corpus
 from textebm.errors import CorpusError, RecipeError
+from textebm.model.build import build_corpus
 from textebm.objective import answers
 from textebm.objective.answers import answer_features, canonical_directions, ends_of, features_of
-from textebm.recipe_io import parse_recipe
+from textebm.recipe.read import parse_recipe
 from textebm.training.data import read_split
 from textebm.training.loop import Trainer
 
@@ -82,9 +82,13 @@ def worker(*overrides: str) -> Trainer:
     chosen = talking(*OVERRIDES, *overrides)
     data = chosen.data
     train = read_split(
-        corpus["train"], tokenizer, data.max_tokens, context_turns=data.context_turns,
-        context_tokens=data.context_tokens, answers=True,
-    )  # fmt: skip
+        corpus["train"],
+        tokenizer,
+        data.max_tokens,
+        context_turns=data.context_turns,
+        context_tokens=data.context_tokens,
+        answers=True,
+    )
     return Trainer(fresh(*OVERRIDES, *overrides), train, read["validation"], chosen)
 
 

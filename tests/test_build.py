@@ -6,14 +6,14 @@ import pytest
 import torch
 from tiny import recipe, splits, untrained
 
-from textebm import build
+from textebm.model import build
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.transport import Identity, Ladder
-from textebm.reading import SymbolHead
+from textebm.use.reading import SymbolHead
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,18 @@ def test_the_kinds_of_prior(kind: str, explicit: type, levels: int, learned: int
 
 def test_prior_options_arrive() -> None:
     prior = untrained(
-        "prior.sampler=langevin", "prior.step_size=0.25", "prior.acceptance=0.7", "prior.metropolis=true",
-        "prior.start=reference", "prior.symbol_levels=first", "prior.strength=1.5", "prior.potential_penalty=0.5",
-        "prior.encoder_gradient=positive_only", "prior.reference=flat", "prior.schedule=published",
-    ).prior  # fmt: skip
+        "prior.sampler=langevin",
+        "prior.step_size=0.25",
+        "prior.acceptance=0.7",
+        "prior.metropolis=true",
+        "prior.start=reference",
+        "prior.symbol_levels=first",
+        "prior.strength=1.5",
+        "prior.potential_penalty=0.5",
+        "prior.encoder_gradient=positive_only",
+        "prior.reference=flat",
+        "prior.schedule=published",
+    ).prior
     chain = prior.chain
     assert (chain.sampler, chain.steps, chain.step_size, chain.acceptance) == ("langevin", 2, 0.25, 0.7)
     assert (chain.metropolis, chain.start) == (True, "reference")
@@ -58,9 +66,15 @@ def test_layers_arrive() -> None:
         assert isinstance(model.prior.energy, LayeredEnergyNet) and isinstance(model.encoder.head, TopDownHead)
     # independent N(0, I) and a ladder decoder (arXiv 2310.09604), and a head in each layer
     model = untrained(
-        "prior.kind=joint_energy", "prior.num_levels=null", "prior.transport=identity", "latent.layers=[2,6]",
-        "decoder.ladder=true", "decoder.num_layers=2", "heads.0.layer=1", "heads.1.layer=2",
-    )  # fmt: skip
+        "prior.kind=joint_energy",
+        "prior.num_levels=null",
+        "prior.transport=identity",
+        "latent.layers=[2,6]",
+        "decoder.ladder=true",
+        "decoder.num_layers=2",
+        "heads.0.layer=1",
+        "heads.1.layer=2",
+    )
     assert isinstance(model.prior.transport, Identity) and isinstance(model.decoder, RecurrentDecoder)
     assert [(rung.start, rung.stop) for rung in model.decoder.rungs] == [(0, 2), (2, 8)]
     assert isinstance(model.prior.energy, LayeredEnergyNet)

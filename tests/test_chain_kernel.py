@@ -47,12 +47,9 @@ def both(
     stddev, step = torch.rand(2, n, 1, generator=generator, device=DEVICE) + 0.3
     rho, spread = 1 - 0.4 * step, 0.4 + torch.rand(DIM, generator=generator, device=DEVICE)
     plain, fused = (
-        chain(
-            potential, w, mean, stddev, rho, steps, spread=spread, metropolis=metropolis,
-            generator=seeded(2),
-        )
+        chain(potential, w, mean, stddev, rho, steps, spread=spread, metropolis=metropolis, generator=seeded(2))
         for chain in (sampler.semi_implicit, kernel.semi_implicit)
-    )  # fmt: skip
+    )
     return plain, fused
 
 

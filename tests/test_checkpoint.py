@@ -21,13 +21,13 @@ import pytest
 import torch
 
 from textebm.errors import CheckpointError
-from textebm.training import checkpoint
-from textebm.training.checkpoint import latest, publish_model, read_model, save
+from textebm.runs import checkpoint
+from textebm.runs.checkpoint import latest, publish_model, read_model, save
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 # Children fork from a clean server that has torch loaded: quick to start, and no threads of this process in them.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "textebm.training.checkpoint", "textebm.training.state"])
+FORKS.set_forkserver_preload(["pytest", "textebm.runs.checkpoint", "textebm.training.state"])
 
 
 def content(step: int) -> dict[str, dict[str, torch.Tensor]]:

@@ -16,12 +16,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from textebm import recipe_io
 from textebm.cli import app
 from textebm.errors import CheckpointError, DivergenceError, RecipeError, TextEBMError, did_you_mean
-from textebm.recipe import Recipe
+from textebm.recipe import read as recipe_io
+from textebm.recipe.schema import Recipe
 
-ROOT = Path(recipe_io.__file__).resolve().parent.parent
+ROOT = Path(recipe_io.__file__).resolve().parents[2]
 
 
 class Rows(list[Any]):
@@ -115,7 +115,7 @@ def replace(monkeypatch: pytest.MonkeyPatch, module: str, **contents: Any) -> No
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
     fake = FakeModel()
-    replace(monkeypatch, "textebm.model", TextEBM=types.SimpleNamespace(from_pretrained=lambda directory: fake))
+    replace(monkeypatch, "textebm.api", TextEBM=types.SimpleNamespace(from_pretrained=lambda directory: fake))
     return fake
 
 
@@ -140,7 +140,7 @@ def training(monkeypatch: pytest.MonkeyPatch, model: FakeModel) -> dict[str, Any
         asked.update(directory=directory, **options)
         return FakeEvaluation()
 
-    replace(monkeypatch, "textebm.training.run", train=train, evaluate_run=evaluate_run, Run=object)
+    replace(monkeypatch, "textebm.runs.train", train=train, evaluate_run=evaluate_run, Run=object)
     return asked
 
 
@@ -212,7 +212,7 @@ def test_a_stopped_training_is_130_and_says_how_to_go_on(
     def train(recipe: Recipe, **given: Any) -> Any:
         return types.SimpleNamespace(directory=given["out"], model=None, evaluation=None)
 
-    replace(monkeypatch, "textebm.training.run", train=train)
+    replace(monkeypatch, "textebm.runs.train", train=train)
     result = call("train", recipe_file, "--data", "d", *options)
     assert result.exit_code == 130
     assert result.stderr == (
@@ -268,7 +268,7 @@ def test_errors_of_the_library_are_one_message(
     def train(*_: Any, **__: Any) -> None:
         raise error("the loss is NaN [in step 3]")
 
-    replace(monkeypatch, "textebm.training.run", train=train)
+    replace(monkeypatch, "textebm.runs.train", train=train)
     assert fail("train", recipe_file, "--json") == "the loss is NaN [in step 3]"
 
 
@@ -276,14 +276,14 @@ def test_ctrl_c_is_130_and_bugs_show_themselves(recipe_file: str, monkeypatch: p
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    replace(monkeypatch, "textebm.training.run", train=stop)
+    replace(monkeypatch, "textebm.runs.train", train=stop)
     result = call("train", recipe_file)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
     def bug(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    replace(monkeypatch, "textebm.training.run", train=bug)
+    replace(monkeypatch, "textebm.runs.train", train=bug)
     with pytest.raises(ZeroDivisionError):
         call("train", recipe_file)
 
@@ -300,9 +300,14 @@ def test_evaluate(training: dict[str, Any], run_directory: str) -> None:
 # --- run directories --------------------------------------------------------------------------------------------------
 
 WITH_RUN = [
-    ["evaluate", "{}"], ["generate", "{}"], ["reconstruct", "{}", "a"], ["interpolate", "{}", "a", "b"],
-    ["edit", "{}", "--symbol", "a=b"], ["encode", "{}", "text.txt"], ["classify", "{}", "--head", "a"],
-]  # fmt: skip
+    ["evaluate", "{}"],
+    ["generate", "{}"],
+    ["reconstruct", "{}", "a"],
+    ["interpolate", "{}", "a", "b"],
+    ["edit", "{}", "--symbol", "a=b"],
+    ["encode", "{}", "text.txt"],
+    ["classify", "{}", "--head", "a"],
+]
 
 
 @pytest.mark.parametrize("arguments", WITH_RUN, ids=[each[0] for each in WITH_RUN])
@@ -370,14 +375,16 @@ def test_generate_passes_what_was_given(model: FakeModel, run_directory: str) ->
         (["--symbol", "code="], "--symbol 'code=': expected HEAD=CLASS, such as sentiment=positive"),
         (["--symbol", "code=1", "--symbol", "code=2"], "--symbol: head 'code' is given twice ('1' and '2'); keep one"),
         (["--symbol", "sentimant=positive"], "no head 'sentimant'; did you mean 'sentiment'? Known: code, sentiment"),
-        (["--symbol", "sentiment=postive"],
-         "head 'sentiment' has no class 'postive'; did you mean 'positive'? Known: negative, positive"),
+        (
+            ["--symbol", "sentiment=postive"],
+            "head 'sentiment' has no class 'postive'; did you mean 'positive'? Known: negative, positive",
+        ),
         (["--strength", "2"], "--strength has no effect here; it needs --symbol HEAD=CLASS"),
         (["--temperature", "2"], "--temperature has no effect here; it needs --decoding sample"),
         (["--top-k", "2", "--decoding", "beam"], "--top-k has no effect here; it needs --decoding sample"),
         (["--beams", "2"], "--beams has no effect here; it needs --decoding beam"),
     ],
-)  # fmt: skip
+)
 def test_generate_refuses(model: FakeModel, run_directory: str, options: list[str], message: str) -> None:
     assert fail("generate", run_directory, *options) == message
 
@@ -390,9 +397,12 @@ def test_wrong_usage_is_exit_code_2(model: FakeModel, run_directory: str, option
 
 
 ON_A_DEVICE = [
-    ["generate", "-n", "1"], ["reconstruct", "a"], ["edit", "--symbol", "code=1"], ["encode", "-"],
+    ["generate", "-n", "1"],
+    ["reconstruct", "a"],
+    ["edit", "--symbol", "code=1"],
+    ["encode", "-"],
     ["classify", "--head", "code"],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("command", ON_A_DEVICE, ids=lambda command: command[0])
@@ -424,8 +434,9 @@ def test_reconstruct_from_arguments_and_from_stdin(model: FakeModel, run_directo
     assert succeed("reconstruct", run_directory, stdin="\ufeffone\r\n\n  \ntwo") == "ONE\n\n\nTWO\n"
     lines = succeed("reconstruct", run_directory, "--json", stdin="one\n\n").splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"text": "one", "reconstruction": "ONE"}, {"text": "", "reconstruction": ""}
-    ]  # fmt: skip
+        {"text": "one", "reconstruction": "ONE"},
+        {"text": "", "reconstruction": ""},
+    ]
     assert succeed("reconstruct", run_directory, stdin="") == ""
 
 
@@ -436,8 +447,13 @@ def test_edit_gives_a_line_for_a_line_over_several_batches(model: FakeModel, run
     assert out.split("\n")[:-1] == [text.upper() for text in given]
     assert len(model.asked) == 3
     assert model.asked[0][1] == {
-        "symbols": {"sentiment": "positive"}, "keep": None, "confidence": None, "level": 2, "strength": 3.0, "seed": 1,
-    }  # fmt: skip
+        "symbols": {"sentiment": "positive"},
+        "keep": None,
+        "confidence": None,
+        "level": 2,
+        "strength": 3.0,
+        "seed": 1,
+    }
     assert json.loads(succeed("edit", run_directory, *options, "--json", stdin="a")) == {"text": "a", "edited": "A"}
     assert fail("edit", run_directory).startswith("nothing to edit towards: give --symbol HEAD=CLASS")
 
@@ -464,9 +480,13 @@ def test_encode_writes_json_lines(model: FakeModel, run_directory: str, here: Pa
     assert succeed("encode", run_directory, "text.txt", "--out", "codes.jsonl") == ""
     records = [json.loads(line) for line in (here / "codes.jsonl").read_text(encoding="utf-8").splitlines()]
     assert records[1] == {
-        "line": 3, "text": "two é", "codes": {"code": "2"}, "probabilities": {"code": [0.1, 0.2, 0.7]},
-        "mean": [0.5, None], "stddev": [0.1, 0.2],
-    }  # fmt: skip
+        "line": 3,
+        "text": "two é",
+        "codes": {"code": "2"},
+        "probabilities": {"code": [0.1, 0.2, 0.7]},
+        "mean": [0.5, None],
+        "stddev": [0.1, 0.2],
+    }
     assert [record["line"] for record in records] == [1, 3]
     assert succeed("encode", run_directory, "-", stdin="one\n\ntwo é\n") == (here / "codes.jsonl").read_text(
         encoding="utf-8"
@@ -564,9 +584,12 @@ def test_data_list_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
         return types.SimpleNamespace(ok=arguments[0] == Path("good.txt"), to_dict=lambda: {"rows": 3})
 
     replace(
-        monkeypatch, "textebm.text.check",
-        list_corpora=lambda data: listed, check_file=check_file, table=lambda report: "rows 3",
-    )  # fmt: skip
+        monkeypatch,
+        "textebm.text.check",
+        list_corpora=lambda data: listed,
+        check_file=check_file,
+        table=lambda report: "rows 3",
+    )
     assert succeed("data", "list") == "grammar\t1,234\ttense\tembedded\nptb\t\tnone\tnot here; get it from somewhere\n"
     assert json.loads(succeed("data", "list", "--json")) == listed
     assert succeed("data", "check", "good.txt", "--text", "review", "--label", "stars") == "rows 3\n"
@@ -647,7 +670,7 @@ def test_errors_of_the_program_are_one_line_on_stderr(here: Path) -> None:
 STAND_IN = """
 import signal, sys, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits SIGINT ignored
-module = types.ModuleType("textebm.model")
+module = types.ModuleType("textebm.api")
 class TextEBM:
     heads = {}
     reads_context = False
@@ -657,7 +680,7 @@ class TextEBM:
     def generate(self, n, **options): return ["word " * 50] * n
     def reconstruct(self, texts, **options): print("ready", file=sys.stderr, flush=True); time.sleep(30); return texts
 module.TextEBM = TextEBM
-sys.modules["textebm.model"] = module
+sys.modules["textebm.api"] = module
 from textebm.cli import app
 app(prog_name="textebm")
 """
@@ -682,8 +705,11 @@ def test_a_closed_pipe_ends_quietly(run_directory: str, n: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", STAND_IN, "generate", run_directory, "-n", n],
-        stdout=write_end, stderr=subprocess.PIPE, env=environment, timeout=60,
-    )  # fmt: skip
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        env=environment,
+        timeout=60,
+    )
     os.close(write_end)
     assert result.stderr == b""
     assert result.returncode == 141

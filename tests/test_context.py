@@ -15,13 +15,13 @@ from datasets import Dataset
 from tiny import RECIPE, recipe, untrained
 from torch import Tensor
 
-from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.api import TextEBM, Weights
 from textebm.errors import CorpusError, RecipeError, TextEBMError
 from textebm.evaluation.setting import Effort
 from textebm.evaluation.suite import evaluate
 from textebm.inspection.report import inspect
 from textebm.inspection.rows import choose_rows
-from textebm.model import TextEBM, Weights
+from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import Posterior
@@ -34,15 +34,15 @@ from textebm.prior.noise import NoiseSchedule, log_snr_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.prior.sampling import calibrate, sample
-from textebm.recipe import Recipe
-from textebm.recipe_io import parse_recipe
+from textebm.recipe.read import parse_recipe
+from textebm.recipe.schema import Recipe
+from textebm.runs.train import train
 from textebm.text.batches import collate, special_ids
 from textebm.text.corpora import load_corpus
 from textebm.text.history import Turn, histories_of, history_store, parse_history, parse_turn, texts_of
 from textebm.text.tokenizer import train_word
 from textebm.training.data import label_names, read_split
 from textebm.training.loop import Trainer
-from textebm.training.run import train
 
 DIALOGUES = [
     ["do you like tea ?", "yes , i do .", "shall we have some ?", "of course ."],
@@ -75,9 +75,14 @@ def corpus_file() -> Path:
 @cache
 def talking(*overrides: str) -> Recipe:
     data = {
-        "corpus": "files", "train": str(corpus_file()), "context_column": "before", "label_columns": ["act"],
-        "context_turns": 2, "context_tokens": 12, "max_tokens": 16,
-    }  # fmt: skip
+        "corpus": "files",
+        "train": str(corpus_file()),
+        "context_column": "before",
+        "label_columns": ["act"],
+        "context_turns": 2,
+        "context_tokens": 12,
+        "max_tokens": 16,
+    }
     heads = [{"name": "act", "labels": "act"}, {"name": "code", "classes": 3}]
     plain = {**RECIPE, "data": data, "heads": heads, "encoder": {**RECIPE["encoder"], "context_size": 6}}
     return parse_recipe(plain, overrides)
@@ -89,11 +94,14 @@ def parts(of: Recipe) -> Any:
     tokenizer = build_tokenizer(of, corpus["train"]["text"])
     read = {
         name: read_split(
-            corpus[name], tokenizer, of.data.max_tokens, context_turns=of.data.context_turns,
+            corpus[name],
+            tokenizer,
+            of.data.max_tokens,
+            context_turns=of.data.context_turns,
             context_tokens=of.data.context_tokens,
         )
         for name in ("train", "validation")
-    }  # fmt: skip
+    }
     return corpus, tokenizer, read
 
 
@@ -243,9 +251,7 @@ def test_width_zero_is_the_model_without_context_bit_for_bit() -> None:
     of = recipe()
     batch = collate(parts(talking())[2]["train"].store, np.arange(8), {}, **special_ids(silent.tokenizer))
     with_histories = batch_of(silent, 8)
-    results = [
-        silent(each, "joint", Weights(), generator=seeded()).loss for each in (batch, with_histories)
-    ]  # fmt: skip
+    results = [silent(each, "joint", Weights(), generator=seeded()).loss for each in (batch, with_histories)]
     assert torch.equal(*results), "a model that reads no context is not moved by one"
     assert of.data.context_turns == 0
 
@@ -336,8 +342,7 @@ MEAN, STDDEV = 1.2, 0.4  # p(u | c) = N(MEAN · c, STDDEV²)
 
 
 @pytest.mark.parametrize(
-    ("learning", "levels", "iterations", "chain"),
-    [("score_matching", 8, 500, 3), ("recovery", 1, 300, 10)],
+    ("learning", "levels", "iterations", "chain"), [("score_matching", 8, 500, 3), ("recovery", 1, 300, 10)]
 )
 def test_a_conditional_prior_follows_a_known_density(learning: str, levels: int, iterations: int, chain: int) -> None:
     """p(u | c) = N(1.2 c, .4²): the mean of the draws follows c, their spread does not."""
@@ -393,9 +398,7 @@ def test_the_likelihood_bounds_of_a_conditional_prior_bracket_the_integral() -> 
 
 # --- the model --------------------------------------------------------------------------------------------------------
 
-KINDS = [
-    "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy",
-]  # fmt: skip
+KINDS = ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"]
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "joint"])
@@ -633,12 +636,21 @@ def test_a_resumed_run_is_the_unbroken_one() -> None:
 def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
     from tiny import run as textebm
 
-    from textebm.pretrained import save
+    from textebm.model.files import save
 
     save(fresh().eval(), tmp_path / "talker")
     save(untrained().eval(), tmp_path / "plain")
-    done = textebm("respond", tmp_path / "talker", "do you like tea ?\tyes , i do .", "", "-n", "2", "--symbol",
-                   "act=question", "--json")  # fmt: skip
+    done = textebm(
+        "respond",
+        tmp_path / "talker",
+        "do you like tea ?\tyes , i do .",
+        "",
+        "-n",
+        "2",
+        "--symbol",
+        "act=question",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["history"] for line in lines] == ["do you like tea ?\tyes , i do .", ""]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.errors import TextEBMError
 from textebm.networks.decoder import Decoder, DecoderState, RecurrentDecoder, TransformerDecoder
 from textebm.text.tokenizer import train_word
+from textebm.use.decoding import DecodingOptions, decode_tokens
 
 
 @pytest.fixture(scope="module")

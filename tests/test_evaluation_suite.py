@@ -19,13 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from textebm.errors import CorpusError, TextEBMError
 from textebm.evaluation import suite
-from textebm.evaluation.control import (
-    ClassifierJudge,
-    CodeJudge,
-    ParserJudge,
-    composition_accuracy,
-    control_accuracy,
-)
+from textebm.evaluation.control import ClassifierJudge, CodeJudge, ParserJudge, composition_accuracy, control_accuracy
 from textebm.evaluation.interpretability import code_agreement, layer_probes
 from textebm.evaluation.metric import Evaluation, UndefinedMetricError
 from textebm.evaluation.setting import Effort
@@ -471,7 +465,7 @@ def test_evaluation_knows_no_model_and_pickles_nothing() -> None:
             for name in names:
                 assert not name.startswith(("pickle", "joblib", "cloudpickle")), (file.name, name)
                 ours = name.startswith("textebm") and name != "textebm.errors"
-                known = ("textebm.evaluation", "textebm.text", "textebm.networks", "textebm.decoding")
+                known = ("textebm.evaluation", "textebm.text", "textebm.networks", "textebm.use.decoding")
                 assert not ours or name.startswith(known), (file.name, name)
 
 

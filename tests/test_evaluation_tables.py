@@ -25,8 +25,8 @@ from textebm.evaluation.setting import Effort, Setting
 from textebm.evaluation.several import summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import TABLES, field_tables
+from textebm.runs.evaluate import check_suite, effort_of, evaluate_run
 from textebm.text.tokenizer import train_word
-from textebm.training.measure import check_suite, effort_of, evaluate_run
 
 torch.set_num_threads(1)
 TINY = LanguageModelSettings(embedding_size=16, hidden_size=24, epochs=6, batch_size=16, learning_rate=1e-2)
@@ -124,19 +124,36 @@ def measured() -> Evaluation:
     effort = Effort(30, 12, language_samples=60, draws=4, language_model=TINY)
     seen: list[str] = []
     found = evaluate(
-        FakeModel(), data, parser=parse, effort=effort, suite="all", tokenizer=TOKENIZER, max_tokens=12,
-        other_texts={"foreign": ["bad good", "room staff food", "was was"]}, progress=seen.append,
+        FakeModel(),
+        data,
+        parser=parse,
+        effort=effort,
+        suite="all",
+        tokenizer=TOKENIZER,
+        max_tokens=12,
+        other_texts={"foreign": ["bad good", "room staff food", "was was"]},
+        progress=seen.append,
         label_limits={"sentiment": 20},
-    )  # fmt: skip
+    )
     assert any("epoch 1" in part for part in seen) and "outliers" in seen
     return found
 
 
 def test_the_names_of_the_issue_are_all_there(measured: Evaluation) -> None:
     promised = (
-        "nll_lower", "nll_upper", "rnn_lm_nll", "reverse_ppl", "reverse_ppl_floor", "forward_ppl", "ppl_upper",
-        "outlier_auroc_foreign", "outlier_auroc_shuffled", "edit_accuracy", "edit_input_bleu", "edit_reference_bleu",
-    )  # fmt: skip
+        "nll_lower",
+        "nll_upper",
+        "rnn_lm_nll",
+        "reverse_ppl",
+        "reverse_ppl_floor",
+        "forward_ppl",
+        "ppl_upper",
+        "outlier_auroc_foreign",
+        "outlier_auroc_shuffled",
+        "edit_accuracy",
+        "edit_input_bleu",
+        "edit_reference_bleu",
+    )
     assert set(promised) <= set(measured.metrics)
     json.dumps(measured.to_json(), allow_nan=False)
 
@@ -278,14 +295,24 @@ def test_the_suite_of_another_corpus_is_refused() -> None:
 
 def test_recipe_options_reach_the_evaluation() -> None:
     given = recipe(
-        "evaluation.decoding=sample", "evaluation.temperature=0.8", "evaluation.draws=5", "evaluation.temperatures=7",
-        "evaluation.chains=3", "evaluation.q_steps=9", "evaluation.language_model.samples=99",
-        "evaluation.language_model.hidden_size=31", "evaluation.language_model.max_epochs=2",
-    )  # fmt: skip
+        "evaluation.decoding=sample",
+        "evaluation.temperature=0.8",
+        "evaluation.draws=5",
+        "evaluation.temperatures=7",
+        "evaluation.chains=3",
+        "evaluation.q_steps=9",
+        "evaluation.language_model.samples=99",
+        "evaluation.language_model.hidden_size=31",
+        "evaluation.language_model.max_epochs=2",
+    )
     effort = effort_of(given)
     assert (effort.decoding, effort.temperature, effort.draws, effort.temperatures, effort.chains) == (
-        "sample", 0.8, 5, 7, 3,
-    )  # fmt: skip
+        "sample",
+        0.8,
+        5,
+        7,
+        3,
+    )
     assert effort.q_steps == 9 and effort.language_samples == 99 and effort_of(given, 50).language_samples == 50
     assert (effort.language_model.hidden_size, effort.language_model.epochs) == (31, 2)
 

@@ -22,8 +22,8 @@ from textebm.inspection.frames import crosstab
 from textebm.inspection.projection import Layout, Projection, project
 from textebm.inspection.report import Inspection, inspect
 from textebm.inspection.rows import choose_rows
+from textebm.runs import report as reports
 from textebm.text.grammar import corpus
-from textebm.training import report as reports
 
 
 @pytest.fixture(scope="module")
@@ -143,9 +143,19 @@ def test_matplotlib_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, r
 def card(code: int, size: int, name: str = "", words: tuple[str, ...] = ()) -> CodeCard:
     label = LabelShare("act", "50$ $^{", size, 1.0, 2.0)
     return CodeCard(
-        "code", code, name or str(code), size, 0.1, 0.5, tuple(Word(word, 1.0, 1, 2.0) for word in words), (), (),
-        (label,) if size else (), (), (),
-    )  # fmt: skip
+        "code",
+        code,
+        name or str(code),
+        size,
+        0.1,
+        0.5,
+        tuple(Word(word, 1.0, 1, 2.0) for word in words),
+        (),
+        (),
+        (label,) if size else (),
+        (),
+        (),
+    )
 
 
 def test_each_figure_shows_its_data() -> None:

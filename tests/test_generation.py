@@ -9,17 +9,15 @@ import pytest
 import torch
 from tiny import sentences, trained, untrained
 
+from textebm.api import TextEBM
 from textebm.errors import TextEBMError
-from textebm.generation import slerp
-from textebm.model import TextEBM
 from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import FREE
-from textebm.reading import SymbolHead
+from textebm.use.reading import SymbolHead
+from textebm.use.writing import slerp
 
 TEXTS = list(sentences(12))
-KINDS = [
-    "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy",
-]  # fmt: skip
+KINDS = ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"]
 
 
 def prior_of(kind: str) -> TextEBM:

@@ -10,10 +10,10 @@ from tiny import sentences, trained, trainer, untrained
 from torch import Tensor
 from torch.nn import functional as F
 
+from textebm.api import Weights
 from textebm.errors import TextEBMError
 from textebm.evaluation.guidance import likeness
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.model import Weights
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import simclr_loss
@@ -117,15 +117,18 @@ class Direction(EnergyNet):
 @pytest.mark.parametrize("strength, examples", [(1.0, [[1.0, 0.0]]), (0.5, [[1.0, 0.0], [0.0, 1.0]])])
 def test_sampling_by_example_equals_rejection(strength: float, examples: list[list[float]]) -> None:
     prior = LatentPrior(
-        2, Direction(2, 1, {}, view_size=2), NoiseSchedule(log_snr_ladder(1, 4, -3)),
+        2,
+        Direction(2, 1, {}, view_size=2),
+        NoiseSchedule(log_snr_ladder(1, 4, -3)),
         chain=ChainSettings(steps=60, metropolis=True),
-    )  # fmt: skip
+    )
     prior.rho.fill_(0.6)
     prior.view_cosine.fill_(0.6)
     like = torch.tensor(examples).sum(0)
     kappa = float(concentration(prior.view_cosine, 2)[0])
-    u = sample(prior, 8000, condition=Condition(like=like.expand(8000, 2), like_strength=strength),
-               generator=generator()).z  # fmt: skip
+    u = sample(
+        prior, 8000, condition=Condition(like=like.expand(8000, 2), like_strength=strength), generator=generator()
+    ).z
     draws = torch.randn(200_000, 2, generator=generator(1))
     log_weight = strength * kappa * (F.normalize(draws, dim=-1) @ like - like.norm())
     kept = draws[torch.rand(len(draws), generator=generator(2)).log() < log_weight]
@@ -183,8 +186,10 @@ def test_without_guidance_nothing_is_there() -> None:
         model.generate(2, like=["they loved it"])
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy",
-                                  "hierarchical_diffusion_energy"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind",
+    ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"],
+)
 def test_every_prior_can_be_asked_by_example(kind: str) -> None:
     model = untrained(*GUIDED, f"prior.kind={kind}", "prior.steps=3", "prior.chain_precision=float32").eval()
     model.prior.view_cosine.fill_(0.5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import recipe, splits, trainer, untrained
 
-from textebm.model import TextEBM
+from textebm.api import TextEBM
 from textebm.training.health import Health, measure_health
 
 ALARMS = {"posterior collapse", "few active units", "code collapse", "energy divergence", "chain stuck"}
@@ -22,10 +22,15 @@ def names(found: Health) -> set[str]:
 
 def test_a_healthy_short_run_is_silent() -> None:
     worker = trainer(
-        "data.max_tokens=12", "encoder.hidden_size=48", "decoder.hidden_size=48", "latent.max_stddev=0.3",
-        "objective.kl_weight=0.2", "training.learning_rate=1e-2", "training.prior_learning_rate=1e-2",
+        "data.max_tokens=12",
+        "encoder.hidden_size=48",
+        "decoder.hidden_size=48",
+        "latent.max_stddev=0.3",
+        "objective.kl_weight=0.2",
+        "training.learning_rate=1e-2",
+        "training.prior_learning_rate=1e-2",
         "training.stages=[{name: autoencoder, steps: 150}, {name: prior, steps: 120}]",
-    )  # fmt: skip
+    )
     for step in worker.steps():
         if step.stage_step == step.stage.steps:
             found = worker.health()

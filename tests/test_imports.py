@@ -55,10 +55,15 @@ LAZY = {"model": {"pretrained"}, "generation": {"inspection"}}
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # One idea in several files at the top of the package counts as one unit.
 PARTS = {
-    "decoding": "generation", "rewriting": "generation", "scoring": "reading", "dialogue": "reading",
+    "decoding": "generation",
+    "rewriting": "generation",
+    "scoring": "reading",
+    "dialogue": "reading",
     "companions": "model",
-    "recipe_checks": "recipe", "recipe_io": "recipe", "recipe_yaml": "recipe",
-}  # fmt: skip
+    "recipe_checks": "recipe",
+    "recipe_io": "recipe",
+    "recipe_yaml": "recipe",
+}
 
 
 def parse(path: Path) -> ast.Module:
@@ -144,8 +149,8 @@ def test_checkpoint_stands_below_the_model() -> None:
 
 def test_the_parser_sees_every_form() -> None:
     source = """
-import textebm.model
-from textebm import build
+import textebm.api
+from textebm.model import build
 from . import prior
 from ..text import batches
 from .prior import noise
@@ -157,7 +162,7 @@ def f():
 """
     found = imports(ast.parse(source), "textebm.networks.encoder", False)
     names = [name for name, _, _ in found]
-    assert names[:2] == ["textebm.model", "textebm.build"]
+    assert names[:2] == ["textebm.api", "textebm.model.build"]
     assert {unit_of(name) for name in names[2:5]} == {"networks", "text"}
     assert names[-1] == "textebm.cli" and found[-1][2] and not any(lazy for _, _, lazy in found[:-1])
 
@@ -261,7 +266,7 @@ def test_transformers_networks_are_loaded_only_where_one_is_used() -> None:
     run(
         """
 import sys
-import textebm.build, textebm.generation
+import textebm.model.build, textebm.use.writing
 assert "transformers" in sys.modules and "transformers.modeling_utils" not in sys.modules, "seconds at every start"
 """
     )

@@ -10,7 +10,7 @@ from tiny import recipe, sentences, trainer, untrained
 from torch import Tensor
 
 from textebm.errors import RecipeError, TextEBMError
-from textebm.inference import Refinement, Score, ShortRun, langevin_kernel, still, text_noise
+from textebm.model.inference import Refinement, Score, ShortRun, langevin_kernel, still, text_noise
 from textebm.networks.posterior import Posterior, PosteriorHead, TopDownHead
 from textebm.objective.schedules import Weights
 from textebm.text.batches import collate_texts

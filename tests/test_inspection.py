@@ -24,7 +24,7 @@ from textebm.inspection.codes import centroid_cosines, inspect_codes, spreadshee
 from textebm.inspection.paths import compose, diffusions, edits, strength_sweep, walks
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
-from textebm.reading import Encoding
+from textebm.use.reading import Encoding
 
 TEXTS = ["the red car", "the red bus .", "the blue sea", "the blue sky", "a red car", "the sea"]
 COLOUR = LabelColumn(("red", "blue"), np.array([0, 0, 1, 1, 0, -1]))
@@ -126,9 +126,11 @@ def test_duplicates_are_named() -> None:
     model.p = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [0, 0, 1.0], [1.0, 0, 0], [0, 1.0, 0]])
     rows = Rows(["red car", "red car", "sea", "sky", "red bus", "red bus"], {}, 6)
     encoding = Encoding(
-        torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0], [1, 0], [1, 0]]), torch.ones(6, 2),
-        {"code": model.p}, {"code": model.p.argmax(-1)},
-    )  # fmt: skip
+        torch.tensor([[1.0, 0], [1, 0], [-1, 0], [-1, 0], [1, 0], [1, 0]]),
+        torch.ones(6, 2),
+        {"code": model.p},
+        {"code": model.p.argmax(-1)},
+    )
     found = inspect_codes(model, rows, "code", generated=0, encoding=encoding)
     assert [card.duplicates for card in found] == [("cold",), ("warm",), ()]
 
@@ -260,7 +262,7 @@ def test_what_the_model_does_is_shown_for_every_prior(overrides: tuple[str, ...]
 
 
 def test_the_codes_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from textebm.training import report
+    from textebm.runs import report
 
     run = tmp_path / "run"
     run.mkdir()

@@ -54,9 +54,15 @@ def test_annealing_brackets_a_known_partition(dim: int) -> None:
             quadratic, mean, S, direction="forward", temperatures=temperatures, rho=0.6, generator=generator()
         )
         high = log_partition(
-            quadratic, mean, S, direction="reverse", temperatures=temperatures, rho=0.6, start=start,
+            quadratic,
+            mean,
+            S,
+            direction="reverse",
+            temperatures=temperatures,
+            rho=0.6,
+            start=start,
             generator=generator(1),
-        )  # fmt: skip
+        )
         error = 4 * float(low.std() + high.std()) / math.sqrt(n)
         assert low.mean() < truth + error / 2 and high.mean() > truth - error / 2
         gaps.append(float(high.mean() - low.mean()))
@@ -75,9 +81,15 @@ def test_reverse_annealing_needs_a_start() -> None:
 def test_partition_of_a_constant_is_the_constant() -> None:
     for direction in ("forward", "reverse"):
         found = log_partition(
-            lambda w: 0 * w.sum(-1) + 1.7, torch.zeros(5, 2), 1.0, direction=direction, temperatures=7, rho=0.5,
-            start=torch.zeros(5, 2), generator=generator(),
-        )  # fmt: skip
+            lambda w: 0 * w.sum(-1) + 1.7,
+            torch.zeros(5, 2),
+            1.0,
+            direction=direction,
+            temperatures=7,
+            rho=0.5,
+            start=torch.zeros(5, 2),
+            generator=generator(),
+        )
         torch.testing.assert_close(found, torch.full((5,), 1.7))
 
 
@@ -103,9 +115,7 @@ def kl_by_cubature(posterior: Posterior, log_p: Callable[[Tensor], Tensor]) -> T
 def test_zero_net_gives_the_closed_form_kl(levels: int, reference: Reference, direction: str) -> None:
     prior = gaussian_prior(levels, reference)
     posterior = Posterior(torch.tensor([[0.5, -1.0, 0.0]]), torch.tensor([[0.3, 0.8, 1.5]]))
-    found = kl_by_cubature(
-        posterior, lambda z: log_prob_bound(prior, z, direction=direction, generator=generator())
-    )  # fmt: skip
+    found = kl_by_cubature(posterior, lambda z: log_prob_bound(prior, z, direction=direction, generator=generator()))
     torch.testing.assert_close(found, posterior.kl_to_standard_normal().sum(), atol=2e-5, rtol=1e-6)
     z = torch.randn(20, 3, generator=generator())
     torch.testing.assert_close(
@@ -191,9 +201,7 @@ def test_bounds_of_a_three_level_prior(reference: Reference) -> None:
         estimates = {}
         for direction in ("forward", "reverse"):
             for temperatures in (2, 30):
-                values = log_prob_bound(
-                    prior, z, direction=direction, temperatures=temperatures, generator=generator()
-                )  # fmt: skip
+                values = log_prob_bound(prior, z, direction=direction, temperatures=temperatures, generator=generator())
                 estimates[direction, temperatures] = float(values.mean())
                 noise = 4 * float(values.std()) / math.sqrt(n)
                 assert noise < 0.05, "the test must be able to fail"

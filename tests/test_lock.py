@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from textebm.errors import RunInUseError, TextEBMError
-from textebm.training.interrupt import GracefulStop
-from textebm.training.lock import RunLock
+from textebm.runs.interrupt import GracefulStop
+from textebm.runs.lock import RunLock
 
 HOLD = """
 import os, sys, time
-from textebm.training.lock import RunLock
+from textebm.runs.lock import RunLock
 with RunLock(sys.argv[1]):
     child = 0
     if sys.argv[2] == "fork":

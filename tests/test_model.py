@@ -11,7 +11,7 @@ from tiny import recipe as tiny_recipe
 from tiny import splits, untrained
 from torch import Tensor
 
-from textebm.model import LatentBatch, TextEBM, Weights
+from textebm.api import LatentBatch, TextEBM, Weights
 from textebm.text.batches import TokenBatch, collate, special_ids
 
 GRU = ("encoder.kind=gru", "decoder.kind=gru")
@@ -63,10 +63,12 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     weights = Weights(kl=0.5, supervised=2.0, cluster=3.0, mutual_information=0.25)
     terms = model(batch_of(), "autoencoder", weights, targets_of(24), seeded()).terms
     by_hand = (
-        terms["reconstruction"] + 0.5 * terms["kl"]
+        terms["reconstruction"]
+        + 0.5 * terms["kl"]
         + 2.0 * (terms["cross_entropy_sentiment"] + terms["cross_entropy_topic"])
-        + 3.0 * terms["cross_entropy_code"] - 0.25 * terms["mutual_information_code"]
-    )  # fmt: skip
+        + 3.0 * terms["cross_entropy_code"]
+        - 0.25 * terms["mutual_information_code"]
+    )
     assert terms["loss"].item() == pytest.approx(by_hand.item(), rel=1e-6)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.model import TextEBM
+from textebm.api import TextEBM
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder

@@ -30,8 +30,9 @@ from transformers import (
 )
 
 import textebm
-from textebm.build import build_model, build_tokenizer
 from textebm.errors import RecipeError
+from textebm.model.build import build_model, build_tokenizer
+from textebm.model.files import save
 from textebm.networks.pretrained import (
     ContextualEmbedding,
     PretrainedDecoder,
@@ -39,10 +40,9 @@ from textebm.networks.pretrained import (
     load_language_model,
     pretrained_parameters,
 )
-from textebm.pretrained import save
-from textebm.recipe_io import load_recipe
+from textebm.recipe.read import load_recipe
+from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
-from textebm.training import run as runs
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -67,9 +67,13 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special))
     reader = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        tokenizer_object=words,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
         mask_token="[MASK]",
-    )  # fmt: skip
+    )
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         gpt = GPT2Config(
@@ -82,10 +86,14 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         t5 = T5Config(vocab_size=len(writer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
         mamba = MambaConfig(vocab_size=len(writer), hidden_size=16, num_hidden_layers=1, state_size=4)
         made = {
-            "gpt": GPT2LMHeadModel(gpt), "llama": LlamaForCausalLM(llama), "bert": BertModel(bert),
-            "gemma": Gemma2ForCausalLM(gemma), "bert-lm": BertLMHeadModel(bert), "t5": T5Model(t5),
+            "gpt": GPT2LMHeadModel(gpt),
+            "llama": LlamaForCausalLM(llama),
+            "bert": BertModel(bert),
+            "gemma": Gemma2ForCausalLM(gemma),
+            "bert-lm": BertLMHeadModel(bert),
+            "t5": T5Model(t5),
             "mamba": MambaForCausalLM(mamba),
-        }  # fmt: skip
+        }
         for name, network in made.items():
             network.save_pretrained(folder / name)
             (reader if name.startswith("bert") else writer).save_pretrained(folder / name)
@@ -171,8 +179,9 @@ def test_what_is_tuned_has_a_rate_of_its_own_and_the_rest_rests(zoo: Path, tune:
     told = [f"encoder.tune={tune}".lower(), f"decoder.tune={tune}".lower(), "training.pretrained_learning_rate=1e-4"]
     worker = trainer(
         "training.stages=[{name: autoencoder, steps: 3}, {name: joint, steps: 1}]",
-        *options(zoo, "llama", "encoder", "decoder"), *told,
-    )  # fmt: skip
+        *options(zoo, "llama", "encoder", "decoder"),
+        *told,
+    )
     encoder, decoder = parts_of(worker.model)
     rates = [group["lr"] for group in worker.optimizer.param_groups]
     assert rates[2:] == ([1e-4] if tune else [])

@@ -17,14 +17,25 @@ from textebm.objective.schedules import free_bits, kl_weight, learning_rate_fact
 @pytest.mark.parametrize(
     "schedule, progress, expected",
     [
-        ("constant", 0.0, 0.8), ("constant", 1.0, 0.8),
-        ("linear", 0.0, 0.0), ("linear", 0.1, 0.16), ("linear", 0.25, 0.4), ("linear", 0.5, 0.8), ("linear", 1.0, 0.8),
+        ("constant", 0.0, 0.8),
+        ("constant", 1.0, 0.8),
+        ("linear", 0.0, 0.0),
+        ("linear", 0.1, 0.16),
+        ("linear", 0.25, 0.4),
+        ("linear", 0.5, 0.8),
+        ("linear", 1.0, 0.8),
         # four cycles, each a ramp over its first half: one eighth of the whole
-        ("cyclical", 0.0, 0.0), ("cyclical", 0.0625, 0.4), ("cyclical", 0.125, 0.8), ("cyclical", 0.2, 0.8),
-        ("cyclical", 0.25, 0.0), ("cyclical", 0.3125, 0.4), ("cyclical", 0.75, 0.0), ("cyclical", 0.9375, 0.8),
+        ("cyclical", 0.0, 0.0),
+        ("cyclical", 0.0625, 0.4),
+        ("cyclical", 0.125, 0.8),
+        ("cyclical", 0.2, 0.8),
+        ("cyclical", 0.25, 0.0),
+        ("cyclical", 0.3125, 0.4),
+        ("cyclical", 0.75, 0.0),
+        ("cyclical", 0.9375, 0.8),
         ("cyclical", 1.0, 0.8),
     ],
-)  # fmt: skip
+)
 def test_kl_weight(schedule: str, progress: float, expected: float) -> None:
     found = kl_weight(schedule, progress, weight=0.8, warmup=0.5)
     assert found == pytest.approx(expected, abs=1e-12)
@@ -150,9 +161,7 @@ def test_cells_say_of_any_row_which_cluster_it_is_in(whiten: bool) -> None:
     labels = np.random.default_rng(1).integers(3, size=len(means))
     previous = cluster_latents(means, 5, components=4, seed=3)
     for given in (None, [labels]):
-        found, cells = find_clusters(
-            means, 5, components=4, seed=0, whiten=whiten, previous=previous, labels=given
-        )  # fmt: skip
+        found, cells = find_clusters(means, 5, components=4, seed=0, whiten=whiten, previous=previous, labels=given)
         assert (cells.assign(means, given) == found).mean() > 0.99
         assert (found == previous).mean() > 0.95, "named after those before"
         near = means + np.float32(1e-4)

@@ -13,9 +13,9 @@ import pytest
 import torch
 from tiny import run, sentences, trained, untrained
 
+from textebm.api import TextEBM
 from textebm.errors import CheckpointError, TextEBMError
-from textebm.model import TextEBM
-from textebm.pretrained import model_card
+from textebm.model.files import model_card
 
 TEXTS = list(sentences(8))
 EXPECTED = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
@@ -51,7 +51,7 @@ def test_a_fresh_process_says_the_same(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} == EXPECTED
     code = (
         "import sys, json, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "from test_pretrained import everything\nfrom textebm.model import TextEBM\n"
+        "from test_pretrained import everything\nfrom textebm.api import TextEBM\n"
         "print(json.dumps(everything(TextEBM.from_pretrained(sys.argv[2]))))"
     )
     here = Path(__file__).parent

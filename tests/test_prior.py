@@ -230,11 +230,13 @@ def test_symbols_at_all_levels_and_at_the_first_differ() -> None:
     classes = {"a": torch.zeros(6000, dtype=torch.long)}
     means = [
         sample(
-            LatentPrior(1, net, ladder(3), chain=CORRECTED, symbol_levels=levels), 6000,
-            condition=Condition(classes), generator=generator(),
+            LatentPrior(1, net, ladder(3), chain=CORRECTED, symbol_levels=levels),
+            6000,
+            condition=Condition(classes),
+            generator=generator(),
         ).z.mean()
         for levels in ("all", "first")
-    ]  # fmt: skip
+    ]
     assert means[0] > means[1] + 0.1
 
 
@@ -312,9 +314,12 @@ def test_mixture_tilted_by_a_symbol_equals_rejection(strength: float) -> None:
         return torch.stack([2 * u[:, 0] + u[:, 1], -u[:, 0]], dim=-1)
 
     prior = LatentPrior(
-        2, HandSet(2, 1, {"y": 2}, logits), ladder(1), explicit=explicit,
+        2,
+        HandSet(2, 1, {"y": 2}, logits),
+        ladder(1),
+        explicit=explicit,
         chain=ChainSettings(steps=150, metropolis=True),
-    )  # fmt: skip
+    )
     prior.rho.fill_(0.7)
     z = sample(
         prior, 6000, condition=Condition({"y": torch.ones(6000, dtype=torch.long)}, strength), generator=generator()
@@ -450,9 +455,13 @@ def test_recovery_gradients_equal_those_of_the_exact_bound(levels: int, referenc
     found = {}
     for encoder_gradient in ("full", "positive_only"):
         prior = LatentPrior(
-            1, net, schedule, potential_penalty=0.0, encoder_gradient=encoder_gradient,
+            1,
+            net,
+            schedule,
+            potential_penalty=0.0,
+            encoder_gradient=encoder_gradient,
             chain=ChainSettings(steps=30, metropolis=True),
-        )  # fmt: skip
+        )
         prior.rho.fill_(0.5)
         z = torch.full((n, 1), point, requires_grad=True)
         contrast = recovery(prior, z, generator())

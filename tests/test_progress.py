@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from textebm.training.progress import MetricsLog, Progress, health_line
+from textebm.runs.progress import MetricsLog, Progress, health_line
 
 
 def values(step: int) -> dict[str, float]:

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from textebm import recipe_checks, recipe_io, recipe_yaml
 from textebm.errors import RecipeError
-from textebm.recipe import Part, Recipe
-from textebm.recipe_io import describe, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
+from textebm.recipe import checks as recipe_checks
+from textebm.recipe import read as recipe_io
+from textebm.recipe import yaml_text as recipe_yaml
+from textebm.recipe.read import describe, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
+from textebm.recipe.schema import Part, Recipe
 
-PACKAGE = Path(recipe_io.__file__).parent
+PACKAGE = Path(recipe_io.__file__).parents[1]
 SHIPPED = sorted(path.stem for path in recipe_io.recipes_directory().glob("*.yaml"))
 
 
@@ -79,10 +81,22 @@ def test_no_is_a_word_and_only_true_and_false_are_booleans(write: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("0x10", "0x10"), ("010", 10), ("1:30", "1:30"), ("2020-01-01", "2020-01-01"), ("1_000", 1000), ("~", None),
-     ("", None),
-     ("-.5", -0.5), ("3.", 3), ("'3'", "3"), ("[1, {a: yes}]", [1, {"a": "yes"}]), ("é", "é"), ("<<", "<<")],
-)  # fmt: skip
+    [
+        ("0x10", "0x10"),
+        ("010", 10),
+        ("1:30", "1:30"),
+        ("2020-01-01", "2020-01-01"),
+        ("1_000", 1000),
+        ("~", None),
+        ("", None),
+        ("-.5", -0.5),
+        ("3.", 3),
+        ("'3'", "3"),
+        ("[1, {a: yes}]", [1, {"a": "yes"}]),
+        ("é", "é"),
+        ("<<", "<<"),
+    ],
+)
 def test_scalars_follow_yaml_1_2(text: str, value: Any) -> None:
     assert recipe_yaml.read_yaml(text, "x") == recipe_yaml.Reading(value, [])
 
@@ -152,12 +166,18 @@ def test_another_prior_forgets_the_ladder_of_the_last_one(write: Any, shipped: P
         ("heads.1.name=x", "heads.1.name: heads has no item '1'; it has 1 item(s), counted from 0"),
         ("heads.-1.name=x", "heads.-1.name: heads has no item '-1'; it has 1 item(s), counted from 0"),
         ("prior.kind.x=3", "prior.kind.x: prior.kind is a plain value and has no option 'x'"),
-        ("seed=[", "seed, line 1, column 2: not YAML: expected the node content, but found '<stream end>'; "
-                   "quote text with special characters: seed=\"'…'\""),
-        ("training.epochs=3", "training.epochs: unknown option; did you mean 'training.stages.0.epochs'? Known: "
-                              + ", ".join(sorted(type(Recipe(name="a").training).model_fields))),
+        (
+            "seed=[",
+            "seed, line 1, column 2: not YAML: expected the node content, but found '<stream end>'; "
+            "quote text with special characters: seed=\"'…'\"",
+        ),
+        (
+            "training.epochs=3",
+            "training.epochs: unknown option; did you mean 'training.stages.0.epochs'? Known: "
+            + ", ".join(sorted(type(Recipe(name="a").training).model_fields)),
+        ),
     ],
-)  # fmt: skip
+)
 def test_overrides_that_cannot_be_followed(write: Any, override: str, line: str) -> None:
     path = write("prior: {kind: energy}\nheads: [{name: a, classes: 2}]")
     assert refusal(path, [override]) == line
@@ -168,16 +188,30 @@ def test_overrides_that_cannot_be_followed(write: Any, override: str, line: str)
 KINDS = ("gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy")
 KINDS_IN_WORDS = " | ".join(KINDS)
 ERRORS = [
-    ("prior: {num_level: 3}", "prior.num_level: unknown option; did you mean 'num_levels'? Known: "
-     + ", ".join(sorted(type(Recipe(name="a").prior).model_fields))),
-    ("trainin: {}", "trainin: unknown option; did you mean 'training'? Known: "
-     + ", ".join(sorted(Recipe.model_fields))),
-    ("learning_rate: 1", "learning_rate: unknown option; did you mean 'training.learning_rate'? Known: "
-     + ", ".join(sorted(Recipe.model_fields))),
-    ("prior: {kind: energi}", "prior.kind: unknown value 'energi'; did you mean 'energy'? Known: "
-     "diffusion_energy, energy, gaussian, gaussian_mixture, hierarchical_diffusion_energy, joint_energy"),
-    ("prior: {kind: 3}", "prior.kind: expected one of gaussian, gaussian_mixture, energy, diffusion_energy, "
-     "joint_energy, hierarchical_diffusion_energy; got 3"),
+    (
+        "prior: {num_level: 3}",
+        "prior.num_level: unknown option; did you mean 'num_levels'? Known: "
+        + ", ".join(sorted(type(Recipe(name="a").prior).model_fields)),
+    ),
+    (
+        "trainin: {}",
+        "trainin: unknown option; did you mean 'training'? Known: " + ", ".join(sorted(Recipe.model_fields)),
+    ),
+    (
+        "learning_rate: 1",
+        "learning_rate: unknown option; did you mean 'training.learning_rate'? Known: "
+        + ", ".join(sorted(Recipe.model_fields)),
+    ),
+    (
+        "prior: {kind: energi}",
+        "prior.kind: unknown value 'energi'; did you mean 'energy'? Known: "
+        "diffusion_energy, energy, gaussian, gaussian_mixture, hierarchical_diffusion_energy, joint_energy",
+    ),
+    (
+        "prior: {kind: 3}",
+        "prior.kind: expected one of gaussian, gaussian_mixture, energy, diffusion_energy, "
+        "joint_energy, hierarchical_diffusion_energy; got 3",
+    ),
     ("training: {batch_size: many}", "training.batch_size: expected a whole number, got text 'many'"),
     ("training: {batch_size: '5'}", "training.batch_size: expected a whole number, got text '5'"),
     ("training: {batch_size: 2.5}", "training.batch_size: expected a whole number, got 2.5"),
@@ -199,73 +233,128 @@ ERRORS = [
     ("prior: {strength: .nan}", "prior.strength: must be a finite number, got nan"),
     ("prior: {strength: .inf}", "prior.strength: must be a finite number, got inf"),
     ("training: {stages: []}", "training.stages: needs at least 1 item(s), got 0"),
-    ("name: a b", "name: must be a plain name (letters, digits, '_', '-' and '.', starting with a letter or digit), "
-     "got text 'a b'"),
+    (
+        "name: a b",
+        "name: must be a plain name (letters, digits, '_', '-' and '.', starting with a letter or digit), "
+        "got text 'a b'",
+    ),
     # across options
     ("heads: [{name: a}]", "heads.0: give either classes (codes to be found) or labels (a label column), got neither"),
-    ("heads: [{name: a, classes: 2, labels: topic}]",
-     "heads.0: give either classes (codes to be found) or labels (a label column), got both"),
-    ("heads: [{name: a, classes: 2}, {name: a, classes: 3}]",
-     "heads.1.name: 'a' is also the name of heads.0; rename one"),
-    ("heads: [{name: a, classes: 2, label_limit: 3}]",
-     "heads.0.label_limit: needs labels; a head with classes has no labels to limit"),
-    ("heads: [{name: a, labels: sentimant}]", "heads.0.labels: corpus 'grammar' has no label column 'sentimant'; "
-     "did you mean 'sentiment'? Known: sentiment, tense, topic"),
-    ("data: {corpus: ptb}\nheads: [{name: a, labels: x}]",
-     "heads.0.labels: corpus 'ptb' has no labels; give classes instead, or take another corpus"),
-    ("data: {corpus: files, train: a.csv}\nheads: [{name: a, labels: x}]",
-     "heads.0.labels: column 'x' is not in data.label_columns; add it there"),
-    ("data: {corpus: hub, name: a, label_columns: [stars]}\nheads: [{name: a, labels: star}]",
-     "heads.0.labels: column 'star' is not in data.label_columns; did you mean 'stars'? Known: stars"),
-    ("data: {corpus: files}",
-     "data.train: is missing; corpus 'files' needs a txt, csv, tsv, jsonl or parquet file here"),
+    (
+        "heads: [{name: a, classes: 2, labels: topic}]",
+        "heads.0: give either classes (codes to be found) or labels (a label column), got both",
+    ),
+    (
+        "heads: [{name: a, classes: 2}, {name: a, classes: 3}]",
+        "heads.1.name: 'a' is also the name of heads.0; rename one",
+    ),
+    (
+        "heads: [{name: a, classes: 2, label_limit: 3}]",
+        "heads.0.label_limit: needs labels; a head with classes has no labels to limit",
+    ),
+    (
+        "heads: [{name: a, labels: sentimant}]",
+        "heads.0.labels: corpus 'grammar' has no label column 'sentimant'; "
+        "did you mean 'sentiment'? Known: sentiment, tense, topic",
+    ),
+    (
+        "data: {corpus: ptb}\nheads: [{name: a, labels: x}]",
+        "heads.0.labels: corpus 'ptb' has no labels; give classes instead, or take another corpus",
+    ),
+    (
+        "data: {corpus: files, train: a.csv}\nheads: [{name: a, labels: x}]",
+        "heads.0.labels: column 'x' is not in data.label_columns; add it there",
+    ),
+    (
+        "data: {corpus: hub, name: a, label_columns: [stars]}\nheads: [{name: a, labels: star}]",
+        "heads.0.labels: column 'star' is not in data.label_columns; did you mean 'stars'? Known: stars",
+    ),
+    (
+        "data: {corpus: files}",
+        "data.train: is missing; corpus 'files' needs a txt, csv, tsv, jsonl or parquet file here",
+    ),
     ("data: {corpus: hub}", "data.name: is missing; corpus 'hub' needs the data set's name here"),
-    ("tokenizer: {kind: pretrained}",
-     "tokenizer.name: is missing; kind 'pretrained' needs a directory or a Hub id here"),
-    ("encoder: {kind: transformer, hidden_size: 10, num_attention_heads: 4}",
-     "encoder.hidden_size: must be a multiple of num_attention_heads (4), got 10"),
-    ("decoder: {kind: transformer, hidden_size: 10, num_attention_heads: 4}",
-     "decoder.hidden_size: must be a multiple of num_attention_heads (4), got 10"),
-    ("prior: {kind: energy, num_levels: 6}",
-     "prior.num_levels: kind 'energy' has one level, got 6; set it to null, or use kind: diffusion_energy"),
-    ("prior: {kind: joint_energy, num_levels: 2}",
-     "prior.num_levels: kind 'joint_energy' has one level, got 2; set it to null, "
-     "or use kind: hierarchical_diffusion_energy"),
+    (
+        "tokenizer: {kind: pretrained}",
+        "tokenizer.name: is missing; kind 'pretrained' needs a directory or a Hub id here",
+    ),
+    (
+        "encoder: {kind: transformer, hidden_size: 10, num_attention_heads: 4}",
+        "encoder.hidden_size: must be a multiple of num_attention_heads (4), got 10",
+    ),
+    (
+        "decoder: {kind: transformer, hidden_size: 10, num_attention_heads: 4}",
+        "decoder.hidden_size: must be a multiple of num_attention_heads (4), got 10",
+    ),
+    (
+        "prior: {kind: energy, num_levels: 6}",
+        "prior.num_levels: kind 'energy' has one level, got 6; set it to null, or use kind: diffusion_energy",
+    ),
+    (
+        "prior: {kind: joint_energy, num_levels: 2}",
+        "prior.num_levels: kind 'joint_energy' has one level, got 2; set it to null, "
+        "or use kind: hierarchical_diffusion_energy",
+    ),
     ("latent: {layers: 8}", "latent.layers: expected a list of whole numbers, got 8"),
     ("latent: {layers: [0, 32]}", "latent.layers.0: must be at least 1, got 0"),
     ("latent: {dim: 8, layers: [4, 3]}", "latent.layers: must sum to latent.dim (8), got 4 + 3 = 7"),
-    ("latent: {dim: 1}\nprior: {kind: joint_energy}",
-     "latent.dim: kind 'joint_energy' has 2 layers, so it must be at least 2, got 1"),
-    ("heads: [{name: a, classes: 2, layer: 1}]",
-     "heads.0.layer: kind 'diffusion_energy' has one potential for all layers; set it to null, "
-     "or use joint_energy or hierarchical_diffusion_energy"),
-    ("heads: [{name: a, classes: 2, layer: 3}]\nprior: {kind: joint_energy}",
-     "heads.0.layer: must be at most 2, the number of the latent's layers, got 3"),
-    ("prior: {transport: ladder}",
-     "prior.transport: a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null"),
-    ("decoder: {ladder: true, kind: transformer, num_layers: 2}\nprior: {kind: joint_energy}",
-     "decoder.ladder: needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"),
-    ("encoder: {tie_embedding: true, embedding_size: 8}\ndecoder: {embedding_size: 6}",
-     "encoder.tie_embedding: needs encoder.embedding_size and decoder.embedding_size to be the same, got 8 and 6"),
+    (
+        "latent: {dim: 1}\nprior: {kind: joint_energy}",
+        "latent.dim: kind 'joint_energy' has 2 layers, so it must be at least 2, got 1",
+    ),
+    (
+        "heads: [{name: a, classes: 2, layer: 1}]",
+        "heads.0.layer: kind 'diffusion_energy' has one potential for all layers; set it to null, "
+        "or use joint_energy or hierarchical_diffusion_energy",
+    ),
+    (
+        "heads: [{name: a, classes: 2, layer: 3}]\nprior: {kind: joint_energy}",
+        "heads.0.layer: must be at most 2, the number of the latent's layers, got 3",
+    ),
+    (
+        "prior: {transport: ladder}",
+        "prior.transport: a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null",
+    ),
+    (
+        "decoder: {ladder: true, kind: transformer, num_layers: 2}\nprior: {kind: joint_energy}",
+        "decoder.ladder: needs decoder.kind gru or lstm; a transformer reads the whole latent at every block",
+    ),
+    (
+        "encoder: {tie_embedding: true, embedding_size: 8}\ndecoder: {embedding_size: 6}",
+        "encoder.tie_embedding: needs encoder.embedding_size and decoder.embedding_size to be the same, got 8 and 6",
+    ),
     ("latent: {dim: 32, segments: 5}", "latent.segments: must divide latent.dim (32), got 5"),
-    ("latent: {dim: 30, segments: 4}\nprior: {kind: joint_energy}",
-     "latent.segments: must divide each of latent.layers (15, 15), got 4"),
-    ("decoder: {skip: true, kind: transformer}",
-     "decoder.skip: needs decoder.kind gru or lstm; a transformer adds the latent to what every block passes on"),
-    ("decoder: {ladder: true}\nprior: {kind: joint_energy}",
-     "decoder.ladder: needs several latent.layers and decoder.num_layers, got 2 and 1: "
-     "with one of either the whole latent enters the one layer anyway"),
+    (
+        "latent: {dim: 30, segments: 4}\nprior: {kind: joint_energy}",
+        "latent.segments: must divide each of latent.layers (15, 15), got 4",
+    ),
+    (
+        "decoder: {skip: true, kind: transformer}",
+        "decoder.skip: needs decoder.kind gru or lstm; a transformer adds the latent to what every block passes on",
+    ),
+    (
+        "decoder: {ladder: true}\nprior: {kind: joint_energy}",
+        "decoder.ladder: needs several latent.layers and decoder.num_layers, got 2 and 1: "
+        "with one of either the whole latent enters the one layer anyway",
+    ),
     ("prior: {log_snr_max: -4}", "prior.log_snr_max: must be greater than log_snr_min (-4), got -4"),
     ("training: {stages: [{name: prior}]}", "training.stages.0: give either epochs or steps, got neither"),
-    ("training: {stages: [{name: prior, epochs: 1, steps: 2}]}",
-     "training.stages.0: give either epochs or steps, got both (set one to null)"),
+    (
+        "training: {stages: [{name: prior, epochs: 1, steps: 2}]}",
+        "training.stages.0: give either epochs or steps, got both (set one to null)",
+    ),
     # YAML
     ("seed: 1\nseed: 2", "mine.yaml, line 2, column 1: 'seed' is given twice (first in line 1); keep one"),
-    ("seed: !!python/object/apply:os.system [ls]",
-     "mine.yaml, line 1, column 7: the tag 'tag:yaml.org,2002:python/object/apply:os.system' has no place in a recipe"),
+    (
+        "seed: !!python/object/apply:os.system [ls]",
+        "mine.yaml, line 1, column 7: the tag 'tag:yaml.org,2002:python/object/apply:os.system' "
+        "has no place in a recipe",
+    ),
     ("? [a]\n: 3", "mine.yaml, line 1, column 3: an option's name must be a plain word"),
-    ("seed: 12345678901234567890",
-     "mine.yaml, line 1, column 7: the number 12345678901234567890… has more than 15 digits"),
+    (
+        "seed: 12345678901234567890",
+        "mine.yaml, line 1, column 7: the number 12345678901234567890… has more than 15 digits",
+    ),
     ('"\\ud800": 3', "mine.yaml, line 1, column 1: '\\ud800' is not a valid str"),
     ('description: "\\ud800"', "mine.yaml, line 1, column 14: '\\ud800' is not a valid str"),
     ("seed: [1", "mine.yaml, line 1, column 9: not YAML: expected ',' or ']', but got '<stream end>'"),
@@ -274,7 +363,7 @@ ERRORS = [
     ("", "mine.yaml: expected options (name: value), got nothing"),
     ("- 1", "mine.yaml: expected options (name: value), got a list"),
     ("just words", "mine.yaml: expected options (name: value), got a single value"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "line"), ERRORS, ids=[text[:30] for text, _ in ERRORS])
@@ -294,10 +383,21 @@ def test_all_errors_come_at_once(write: Any) -> None:
     first, *lines = message.split("\n  ")
     assert first == "12 problems in mine.yaml:"
     assert sorted(line.partition(":")[0] for line in lines) == sorted(
-        ["seed", "data.corpus", "data.limit", "prior.strenght", "prior.num_levels", "prior.log_snr_max",
-         "encoder.hidden_size",
-         "heads.0.name", "heads.1", "heads.2.name", "training.batch_size", "'x'"]
-    )  # fmt: skip
+        [
+            "seed",
+            "data.corpus",
+            "data.limit",
+            "prior.strenght",
+            "prior.num_levels",
+            "prior.log_snr_max",
+            "encoder.hidden_size",
+            "heads.0.name",
+            "heads.1",
+            "heads.2.name",
+            "training.batch_size",
+            "'x'",
+        ]
+    )
     # heads.2.labels is not judged: which columns there are depends on data.corpus, which is wrong itself
 
 
@@ -338,7 +438,7 @@ BOMBS = {
     "depth": "[" * 100_000,
     "blocks": "".join(" " * depth + "a:\n" for depth in range(900)),
     "width": "a: [" + "x," * 300_000 + "]",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", BOMBS)
@@ -484,11 +584,51 @@ training:
   stages: [{name: autoencoder, epochs: 2}, {name: prior, steps: 9}]
 """
 PIECES = st.sampled_from(
-    [":", "- ", "{", "}", "[", "]", "&a ", "*a", "!!int ", "!x ", "'", '"', "\n", "  ", "\t", "#", "|\n", ">\n", "? ",
-     "---\n", "%YAML 9\n", "\0", "\ufeff", "\u2028", "\U0001f600", "\\ud800", '"\\ud800"', '"\\UFFFFFFFF"', "1e999",
-     "-0", ".nan", "9" * 5000, '"\\ud800": ',
-     "null", "~", "true", "<<: *a", "extends: a", "extends: ../..", "extends: .", "0.0.0", "\x1b"]
-)  # fmt: skip
+    [
+        ":",
+        "- ",
+        "{",
+        "}",
+        "[",
+        "]",
+        "&a ",
+        "*a",
+        "!!int ",
+        "!x ",
+        "'",
+        '"',
+        "\n",
+        "  ",
+        "\t",
+        "#",
+        "|\n",
+        ">\n",
+        "? ",
+        "---\n",
+        "%YAML 9\n",
+        "\0",
+        "\ufeff",
+        "\u2028",
+        "\U0001f600",
+        "\\ud800",
+        '"\\ud800"',
+        '"\\UFFFFFFFF"',
+        "1e999",
+        "-0",
+        ".nan",
+        "9" * 5000,
+        '"\\ud800": ',
+        "null",
+        "~",
+        "true",
+        "<<: *a",
+        "extends: a",
+        "extends: ../..",
+        "extends: .",
+        "0.0.0",
+        "\x1b",
+    ]
+)
 
 
 @st.composite
@@ -556,7 +696,7 @@ def test_mutated_values_are_a_recipe_or_one_recipe_error(changes: list[tuple[str
 class Reads(ast.NodeVisitor):
     """Which options of which sections a module reads, by following where a section goes.
 
-    A section is known by where it comes from (``recipe.prior``) or by an annotation naming a class of textebm.recipe.
+    A section is known by where it comes from (``recipe.prior``) or by an annotation naming a class of recipe.schema.
     Attributes of anything else do not count: ``encoder.dropout`` of a network is not a reading of the recipe.
     """
 
@@ -603,7 +743,7 @@ class Reads(ast.NodeVisitor):
         return next((self.classes[name] for name in inside if name in self.classes), None)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.module == "textebm.recipe":
+        if node.module == "textebm.recipe.schema":
             known = {section.__name__: section for section in sections()}
             self.classes |= {each.asname or each.name: known[each.name] for each in node.names if each.name in known}
 
@@ -692,16 +832,20 @@ def unread_options(found: set[tuple[type[Part], str]]) -> set[str]:
     ],
 )
 def test_the_search_sees_readings(body: str, option: str) -> None:
-    assert option not in unread_options(reads("from textebm.recipe import Recipe, Head as Symbols\n" + body))
+    assert option not in unread_options(reads("from textebm.recipe.schema import Recipe, Head as Symbols\n" + body))
 
 
 @pytest.mark.parametrize(
     "body",
-    ["def f(encoder: Encoder):\n  return encoder.dropout", "def f(encoder):\n  return encoder.dropout",
-     "def f(r: Recipe):\n  encoder = build(r.encoder)\n  return encoder.dropout", "dropout = 1\nself.dropout"],
-)  # fmt: skip
+    [
+        "def f(encoder: Encoder):\n  return encoder.dropout",
+        "def f(encoder):\n  return encoder.dropout",
+        "def f(r: Recipe):\n  encoder = build(r.encoder)\n  return encoder.dropout",
+        "dropout = 1\nself.dropout",
+    ],
+)
 def test_the_search_is_not_fooled_by_the_same_word_elsewhere(body: str) -> None:
-    source = "from textebm.recipe import Recipe\nfrom textebm.networks import Encoder\n" + body
+    source = "from textebm.recipe.schema import Recipe\nfrom textebm.networks import Encoder\n" + body
     assert "Encoder.dropout" in unread_options(reads(source))
 
 
@@ -717,7 +861,7 @@ def test_every_option_is_read_somewhere() -> None:
 
 def test_importing_recipes_is_quick_and_brings_no_torch() -> None:
     code = (
-        "import sys, time; import textebm.recipe, textebm.recipe_io; "
+        "import sys, time; import textebm.recipe.schema, textebm.recipe.read; "
         "print(time.process_time(), any(m in sys.modules for m in ('torch', 'numpy', 'transformers', 'datasets')))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from textebm import TextEBM
-from textebm.recipe_io import list_recipes, load_recipe
+from textebm.recipe.read import list_recipes, load_recipe
+from textebm.runs.train import train
 from textebm.text.corpora import corpus_places
-from textebm.training.run import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml"))

@@ -25,35 +25,62 @@ from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
 from textebm.inspection.report import RunFacts, _options, inspect, page_data, stated_networks, stated_prior
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.runs import report as reports
+from textebm.runs import train as runs
+from textebm.runs.interrupt import GracefulStop
+from textebm.runs.progress import Progress
 from textebm.text.grammar import corpus
-from textebm.training import report as reports
-from textebm.training import run as runs
-from textebm.training.interrupt import GracefulStop
-from textebm.training.progress import Progress
 
 SCRIPT = "fetch('http://127.0.0.1:9/x');alert(1)"
 SHAPES = (
-    "<script>{}</script>", "</script><script>{}</script>", "<img src=x onerror={}>", "<svg onload={}>",
-    "\"><b onclick={}>",
-    "'-{}-'", "javascript:{}", "<iframe srcdoc='<script>{}</script>'>", "</title><script>{}</script>",
+    "<script>{}</script>",
+    "</script><script>{}</script>",
+    "<img src=x onerror={}>",
+    "<svg onload={}>",
+    '"><b onclick={}>',
+    "'-{}-'",
+    "javascript:{}",
+    "<iframe srcdoc='<script>{}</script>'>",
+    "</title><script>{}</script>",
     "</style><img src=http://127.0.0.1:9>{}",
-    "<!--<script>{}", "]]><script>{}</script>", "\u2028{}\u2029", "{{{{constructor.constructor('{}')()}}}}", "${{{}}}",
+    "<!--<script>{}",
+    "]]><script>{}</script>",
+    "\u2028{}\u2029",
+    "{{{{constructor.constructor('{}')()}}}}",
+    "${{{}}}",
     "\\u003cscript\\u003e{}",
-    "<math><mtext></form><form><mglyph><style></math><img src onerror={}>", "%%script%%{}",
+    "<math><mtext></form><form><mglyph><style></math><img src onerror={}>",
+    "%%script%%{}",
     "<base href=http://127.0.0.1:9/>{}",
     "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9'>{}",
-    "<link rel=stylesheet href=http://127.0.0.1:9>{}", 
+    "<link rel=stylesheet href=http://127.0.0.1:9>{}",
     "<a href=javascript:{}>x</a>",
-    "<object data=http://127.0.0.1:9>{}", "<details open ontoggle={}>", "__proto__{}",
-)  # fmt: skip
+    "<object data=http://127.0.0.1:9>{}",
+    "<details open ontoggle={}>",
+    "__proto__{}",
+)
 CODES = (
-    SCRIPT, "throw Error(1)", "window.open('http://127.0.0.1:9')", "document.location='http://127.0.0.1:9'",
-    "console.log('hurt')", "alert`1`", "prompt(1)", "confirm(1)", "print()", "import('http://127.0.0.1:9/x.js')",
-    "new Image().src='http://127.0.0.1:9'", "navigator.sendBeacon('http://127.0.0.1:9')",
-    "new WebSocket('ws://127.0.0.1:9')", "new Worker('data:,alert(1)')", "document.write('<p>hurt')",
-    "setTimeout('alert(1)')", "document.body.innerHTML=''", "history.pushState(0,0,'x')", "self['al'+'ert'](1)",
+    SCRIPT,
+    "throw Error(1)",
+    "window.open('http://127.0.0.1:9')",
+    "document.location='http://127.0.0.1:9'",
+    "console.log('hurt')",
+    "alert`1`",
+    "prompt(1)",
+    "confirm(1)",
+    "print()",
+    "import('http://127.0.0.1:9/x.js')",
+    "new Image().src='http://127.0.0.1:9'",
+    "navigator.sendBeacon('http://127.0.0.1:9')",
+    "new WebSocket('ws://127.0.0.1:9')",
+    "new Worker('data:,alert(1)')",
+    "document.write('<p>hurt')",
+    "setTimeout('alert(1)')",
+    "document.body.innerHTML=''",
+    "history.pushState(0,0,'x')",
+    "self['al'+'ert'](1)",
     "document.title='hurt'",
-)  # fmt: skip
+)
 FOREIGN = "main script, main img, main iframe, main object, main base, main meta, main link, main math, main form"
 PAYLOADS = [shape.format(code) for shape in SHAPES for code in CODES]
 
@@ -71,7 +98,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"step": 7, "stage": "autoencoder", "reconstruction_nll": 9.0, "kl": 1.0, "warnings": ["collapse: 1; x"]},
         {"step": 26, "stage": "autoencoder", "reconstruction_nll": 5.0, "kl": float("nan"), "warnings": []},
         {"step": 38, "stage": "prior", "reconstruction_nll": 4.5, "kl": 2.0, "acceptance": 0.8, "warnings": ["s: y"]},
-    ]  # fmt: skip
+    ]
     (directory / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
     evaluation = Evaluation(seed=0, metrics={"kl": Metric(1.25, "nats/sentence", None, 30)}, notes=["a note"])
     evaluation.add("control_accuracy_sentiment", 0.9, 50)
@@ -114,8 +141,9 @@ def read(page: str) -> Reader:
 def inspected() -> dict[str, Any]:
     """The page data of the tiny model, with everything in it that a page may show."""
     rows = choose_rows(corpus(300)["test"])
-    found = inspect(trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in
-                                                      rows.labels.items()}, 1))  # fmt: skip
+    found = inspect(
+        trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
+    )
     found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))
     evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": Metric(1.0, "nats", True, 3)})
     history = [{"step": 1, "stage": "s", "kl": 2.0, "warnings": ["w: x"], "accuracy_x": 0.5}]
@@ -348,8 +376,10 @@ def shown_title(title: str) -> str:
 
 def use_everything(browser: Browser, *, buttons: bool = True) -> None:
     """Each part that draws later draws now."""
-    browser.js("document.querySelectorAll('select').forEach(s => [...s.options].forEach(o => {"
-               " s.value = o.value; s.dispatchEvent(new Event('change')); }))")  # fmt: skip
+    browser.js(
+        "document.querySelectorAll('select').forEach(s => [...s.options].forEach(o => {"
+        " s.value = o.value; s.dispatchEvent(new Event('change')); }))"
+    )
     if buttons:
         browser.js("document.querySelectorAll('main button, #theme').forEach(b => b.click())")
     browser.js("document.querySelectorAll('.legend .chip, .tabs button').forEach(b => b.click())")

@@ -251,16 +251,22 @@ def many(data: dict[str, Any], n: int, codes: int) -> dict[str, Any]:
         "labels": [{"name": "act", "classes": ["a", "b", "c"]}],
         "points": {
             "text": [" ".join(rng.choice(words, size=14)) for _ in range(n)],
-            "code": {"code": code.tolist()}, "confidence": {"code": rng.random(n).round(3).tolist()},
+            "code": {"code": code.tolist()},
+            "confidence": {"code": rng.random(n).round(3).tolist()},
             "label": {"act": rng.integers(3, size=n).tolist()},
-            "energy": rng.normal(size=n).round(3).tolist(), "loss": (rng.random(n) * 50).round(2).tolist(),
+            "energy": rng.normal(size=n).round(3).tolist(),
+            "loss": (rng.random(n) * 50).round(2).tolist(),
         },
-        "maps": [{"name": name, "note": "", "points": place.ravel().tolist(), "samples": samples} for name in
-                 ("pca", "tsne", "umap")],
+        "maps": [
+            {"name": name, "note": "", "points": place.ravel().tolist(), "samples": samples}
+            for name in ("pca", "tsne", "umap")
+        ],
         "cards": {"code": cards},
         "tables": {"code": {"act": np.bincount(3 * code, minlength=3 * codes).reshape(codes, 3).tolist()}},
-        "control": [{"head": "code", "agreement": [0.5] * codes, "sweep": []}], "composition": None, "edits": [],
-    }  # fmt: skip
+        "control": [{"head": "code", "agreement": [0.5] * codes, "sweep": []}],
+        "composition": None,
+        "edits": [],
+    }
 
 
 def test_twenty_thousand_sentences(browser: Browser, data: dict[str, Any], tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ import pytest
 from tiny import recipe, run, start, write_recipe
 
 from textebm.errors import RunInUseError, TextEBMError
-from textebm.training import checkpoint
-from textebm.training.lock import RunLock
+from textebm.runs import checkpoint
+from textebm.runs.lock import RunLock
 
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -30,10 +30,13 @@ FORKS = multiprocessing.get_context("forkserver")
 # the last epoch's clusters; recovery adapts its chain while it trains.
 PLAIN = ("decoder.word_dropout=0.2", "encoder.dropout=0.1", "encoder.num_layers=2")
 RECOVERY = (
-    "prior.learning=recovery", "prior.steps=2", "objective.cluster_sampling=true", "decoder.dropout=0.1",
+    "prior.learning=recovery",
+    "prior.steps=2",
+    "objective.cluster_sampling=true",
+    "decoder.dropout=0.1",
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",
-)  # fmt: skip
+)
 LAYERS = ("prior.kind=hierarchical_diffusion_energy",)  # the noise of each layer's posterior depends on those above
 SHORT_RUN = ("inference.kind=short_run", "inference.steps=2")  # chains in training, and noise of each text without
 REFINED = ("inference.kind=refined", "inference.steps=2", "prior.kind=joint_energy", "decoder.dropout=0.1")
@@ -52,8 +55,8 @@ def job(directory: Path, overrides: Sequence[str], resume: bool, death: Any, env
     os.environ.update(environment)
     import torch
 
-    from textebm.pretrained import save
-    from textebm.training import run as runs
+    from textebm.model.files import save
+    from textebm.runs import train as runs
     from textebm.training.loop import Trainer
 
     torch.set_num_threads(1)
@@ -288,7 +291,7 @@ DRAWS = ("decoder.word_dropout=0.2", "encoder.dropout=0.1")  # and every stage's
         ("inference.kind=short_run", "inference.steps=2", "prior.kind=energy"),
     ],
     ids=["score matching", "a part of none", "recovery", "layers and views", "segments", "short runs"],
-)  # fmt: skip
+)
 def test_two_processes_do_what_one_does_with_twice_the_batch(overrides: tuple[str, ...], tmp_path: Path) -> None:
     stages = "training.stages=[{name: autoencoder, steps: 7}, {name: prior, steps: 4}, {name: joint, steps: 4}]"
     overrides = (*EACH, *DRAWS, stages, *overrides)
@@ -303,8 +306,14 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(overrides: tuple[st
 
 def test_accumulated_batches_do_what_one_of_twice_the_size_does(tmp_path: Path) -> None:
     """Where there are no statistics of the batch."""
-    overrides = (*EACH, *DRAWS, SHORT, "latent.standardize=false", "objective.mutual_information_weight=0",
-                 "heads=[{name: code, classes: 3}]")  # fmt: skip
+    overrides = (
+        *EACH,
+        *DRAWS,
+        SHORT,
+        "latent.standardize=false",
+        "objective.mutual_information_weight=0",
+        "heads=[{name: code, classes: 3}]",
+    )
     assert child(tmp_path / "two", (*overrides, "training.accumulate=2")) == [0], log_of(tmp_path / "two")
     assert child(tmp_path / "one", (*overrides, *DOUBLED)) == [0], log_of(tmp_path / "one")
     assert child(tmp_path / "other", overrides) == [0], log_of(tmp_path / "other")

@@ -10,8 +10,8 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
-from textebm.rewriting import decode_near
 from textebm.text.batches import collate_texts
+from textebm.use.editing import decode_near
 
 torch.set_num_threads(1)
 TEXTS = list(sentences(12))

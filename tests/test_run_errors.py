@@ -11,8 +11,8 @@ from tiny import recipe, write_recipe
 from typer.testing import CliRunner, Result
 
 from textebm.cli import app
-from textebm.training.lock import RunLock
-from textebm.training.run import train
+from textebm.runs.lock import RunLock
+from textebm.runs.train import train
 
 ROWS = [
     ("the food was great", "good"),
@@ -38,9 +38,13 @@ def own_recipe(
     folder: Path, name: str, heads: str = "[{name: mood, labels: mood}, {name: code, classes: 3}]"
 ) -> list[str]:
     return [
-        str(write_recipe(folder / "tiny.yaml")), "data.corpus=files", f"data.train={folder / name}",
-        "data.text_column=review", "data.label_columns=[mood]", f"heads={heads}",
-    ]  # fmt: skip
+        str(write_recipe(folder / "tiny.yaml")),
+        "data.corpus=files",
+        f"data.train={folder / name}",
+        "data.text_column=review",
+        "data.label_columns=[mood]",
+        f"heads={heads}",
+    ]
 
 
 def write_csv(path: Path, rows: int = 80) -> None:
@@ -114,10 +118,19 @@ def test_own_data_trains_and_generates(finished: Path) -> None:
 def test_own_data_by_the_recipes_options_one_by_one(folder: Path) -> None:
     config = write_recipe(folder / "tiny.yaml", "heads=[{name: code, classes: 2}]", "data.corpus=grammar")
     result = call(
-        "train", config, "data.corpus=files", f"data.train={folder / 'own.csv'}", "data.text_column=review",
-        "data.label_columns=[mood]", "heads.0.name=mood", "heads.0.labels=mood", "heads.0.classes=null",
-        "training.stages=[{name: autoencoder, steps: 3}]", "--out", folder / "run",
-    )  # fmt: skip
+        "train",
+        config,
+        "data.corpus=files",
+        f"data.train={folder / 'own.csv'}",
+        "data.text_column=review",
+        "data.label_columns=[mood]",
+        "heads.0.name=mood",
+        "heads.0.labels=mood",
+        "heads.0.classes=null",
+        "training.stages=[{name: autoencoder, steps: 3}]",
+        "--out",
+        folder / "run",
+    )
     assert result.exit_code == 0, (result.output, result.exception)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny import recipe, splits
 
-from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.text.batches import BatchOrder, Dealt, load_batches
 from textebm.text.corpora import draw_splits
 from textebm.text.shuffle import Shuffle

@@ -22,8 +22,8 @@ from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_parti
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import Ladder
-from textebm.scoring import NllInterval, bounds_from_weights, fit_posterior, fit_scaling, importance_weights
 from textebm.text.batches import TokenBatch, collate_texts
+from textebm.use.likelihood import NllInterval, bounds_from_weights, fit_posterior, fit_scaling, importance_weights
 
 torch.set_num_threads(1)
 NOISE = 0.7  # of the decoder
@@ -47,9 +47,15 @@ def wave(u: Tensor, level: Tensor) -> Tensor:
 
 
 def interval(
-    prior: LatentPrior, x: Tensor, q: Posterior, *, draws: int, annealing: Annealing = PLAIN, rows: int = 400,
+    prior: LatentPrior,
+    x: Tensor,
+    q: Posterior,
+    *,
+    draws: int,
+    annealing: Annealing = PLAIN,
+    rows: int = 400,
     decode: Callable[[Tensor], Tensor] = lambda z: z,
-) -> NllInterval:  # fmt: skip
+) -> NllInterval:
     """Of one x (m,) and its posterior q (1, d), *rows* times over: the mean is the expectation that bounds promise."""
     g = torch.Generator().manual_seed(0)
     wide = Posterior(q.mean.expand(rows, -1), q.stddev.expand(rows, -1))
@@ -196,9 +202,13 @@ def test_weights_that_are_equal_give_their_value() -> None:
 
 
 PRIORS = {
-    "gaussian": (), "gaussian_mixture": (), "energy": ("prior.num_levels=null",), "diffusion_energy": (),
-    "joint_energy": ("prior.num_levels=null",), "hierarchical_diffusion_energy": (),
-}  # fmt: skip
+    "gaussian": (),
+    "gaussian_mixture": (),
+    "energy": ("prior.num_levels=null",),
+    "diffusion_energy": (),
+    "joint_energy": ("prior.num_levels=null",),
+    "hierarchical_diffusion_energy": (),
+}
 
 
 @pytest.mark.parametrize("kind", PRIORS)

@@ -17,14 +17,14 @@ from typer.testing import CliRunner, Result
 from textebm.cli import app
 from textebm.errors import CheckpointError, DivergenceError, RecipeError, TextEBMError
 from textebm.evaluation.metric import Evaluation
-from textebm.recipe import Recipe
-from textebm.recipe_io import dump_recipe
-from textebm.training import checkpoint
-from textebm.training import run as runs
-from textebm.training import sweep as sweeps
-from textebm.training.interrupt import GracefulStop
-from textebm.training.run import Run
-from textebm.training.sweep import plan, split_values, sweep
+from textebm.recipe.read import dump_recipe
+from textebm.recipe.schema import Recipe
+from textebm.runs import checkpoint
+from textebm.runs import sweep as sweeps
+from textebm.runs import train as runs
+from textebm.runs.interrupt import GracefulStop
+from textebm.runs.sweep import plan, split_values, sweep
+from textebm.runs.train import Run
 
 KINDS = "prior.kind=gaussian,energy"
 ELBO = {"gaussian": (-40.0, -43.0, -44.0), "energy": (-30.0, -30.5, -31.0)}  # by seed
@@ -80,8 +80,9 @@ def test_the_last_option_and_then_the_seed_vary_fastest(stand: Stand) -> None:
     assert stand.trained == expected
     assert result.directory == Path("runs/tiny-sweep")
     assert [each.name for each in result.cells][:2] == [
-        "prior.kind-gaussian_latent.dim-4", "prior.kind-gaussian_latent.dim-8",
-    ]  # fmt: skip
+        "prior.kind-gaussian_latent.dim-4",
+        "prior.kind-gaussian_latent.dim-8",
+    ]
     assert Path("runs/tiny-sweep/prior.kind-energy_latent.dim-8/seed1/evaluation.json").is_file()
 
 
@@ -89,8 +90,9 @@ def test_overrides_and_seed_reach_every_recipe() -> None:
     planned = plan(recipe(), [KINDS], seeds=2, overrides=["training.batch_size=16"])
     for each in planned.cells:
         for seed, run in enumerate(each.runs):
-            assert run.recipe == recipe("training.batch_size=16", f"prior.kind={each.values['prior.kind']}",
-                                        f"seed={seed}")  # fmt: skip
+            assert run.recipe == recipe(
+                "training.batch_size=16", f"prior.kind={each.values['prior.kind']}", f"seed={seed}"
+            )
 
 
 def test_values_may_hold_commas_and_folders_are_safe_and_distinct() -> None:
@@ -278,9 +280,12 @@ def test_chosen_metrics_and_json(stand: Stand, tmp_path: Path) -> None:
 # --- with real runs ---------------------------------------------------------------------------------------------------
 
 SHORT = (
-    "training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 4}]", "training.checkpoint_every=3",
-    "heads=[{name: sentiment, labels: sentiment}]", "evaluation.samples=8", "evaluation.limit=10",
-)  # fmt: skip
+    "training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 4}]",
+    "training.checkpoint_every=3",
+    "heads=[{name: sentiment, labels: sentiment}]",
+    "evaluation.samples=8",
+    "evaluation.limit=10",
+)
 
 
 @pytest.fixture

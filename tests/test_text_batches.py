@@ -125,9 +125,7 @@ def test_loading_is_collating_in_order() -> None:
     texts = ["a", "b c", "d e f", "", "f f f f"]
     store = TokenStore.build(texts, tokenizer, 10)
     order = BatchOrder(store.lengths, 2).epoch(0)
-    batches = [
-        batch for (batch,) in load_batches(store, map(Dealt.entire, order), {"y": np.arange(5)}, tokenizer)
-    ]  # fmt: skip
+    batches = [batch for (batch,) in load_batches(store, map(Dealt.entire, order), {"y": np.arange(5)}, tokenizer)]
     assert [batch.index.tolist() for batch in batches] == [rows.tolist() for rows in order]
     assert all(torch.equal(batch.labels["y"], batch.index) for batch in batches)
     assert all(int(batch.tokens[0, 0]) == tokenizer.bos_token_id for batch in batches)

@@ -71,11 +71,7 @@ def test_the_real_corpora(corpora: Path, tmp_path: Path) -> None:
     """The counts of data/README.md."""
     from textebm.text.corpora import load_corpus, load_judge_corpus
 
-    counts = {
-        "ptb": (42_068, 3_370, 3_761),
-        "dailydialog": (87_170, 8_069, 7_740),
-        "yelp": (113_133, 3_000, 1_000),
-    }
+    counts = {"ptb": (42_068, 3_370, 3_761), "dailydialog": (87_170, 8_069, 7_740), "yelp": (113_133, 3_000, 1_000)}
     listed = {entry["name"]: entry["sentences"] for entry in list_corpora(corpora)}
     for name, expected in counts.items():
         splits = load_corpus(name, data_dir=corpora, cache_dir=tmp_path)

@@ -16,12 +16,12 @@ import torch
 from tiny import recipe, splits, trainer
 
 import textebm
+from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
-from textebm.model import TextEBM
 from textebm.networks import hardware
+from textebm.runs import checkpoint
+from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
-from textebm.training import checkpoint
-from textebm.training import run as runs
 from textebm.training.data import known_labels
 from textebm.training.loop import Trainer
 
@@ -29,8 +29,10 @@ from textebm.training.loop import Trainer
 def test_losses_fall_in_every_stage() -> None:
     worker = trainer(
         "training.stages=[{name: autoencoder, steps: 60}, {name: prior, steps: 80}, {name: joint, steps: 30}]",
-        "training.prior_learning_rate=1e-2", "training.learning_rate=1e-2", "objective.kl_weight=0.1",
-    )  # fmt: skip
+        "training.prior_learning_rate=1e-2",
+        "training.learning_rate=1e-2",
+        "objective.kl_weight=0.1",
+    )
     losses: dict[str, list[float]] = {}
     watched = {"autoencoder": "reconstruction", "prior": "loss", "joint": "reconstruction"}
     for step in worker.steps():
@@ -52,22 +54,36 @@ def test_losses_fall_in_every_stage() -> None:
         ("training.mixed_precision=bf16", "objective.cluster_sampling=true", "decoder.kind=lstm"),
         ("heads=[]", "prior.spectral_norm=true", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300"),
         ("prior.kind=joint_energy", "prior.steps=3", "training.mixed_precision=bf16"),
-        ("prior.kind=joint_energy", "prior.learning=recovery", "prior.steps=3", "prior.transport=identity",
-         "decoder.ladder=true", "decoder.num_layers=2"),
+        (
+            "prior.kind=joint_energy",
+            "prior.learning=recovery",
+            "prior.steps=3",
+            "prior.transport=identity",
+            "decoder.ladder=true",
+            "decoder.num_layers=2",
+        ),
         ("prior.kind=hierarchical_diffusion_energy", "latent.layers=[2,3,3]", "heads.0.layer=1"),
-        ("prior.kind=hierarchical_diffusion_energy", "prior.learning=recovery", "encoder.kind=transformer",
-         "decoder.kind=transformer", "latent.standardize=false"),
+        (
+            "prior.kind=hierarchical_diffusion_energy",
+            "prior.learning=recovery",
+            "encoder.kind=transformer",
+            "decoder.kind=transformer",
+            "latent.standardize=false",
+        ),
         ("prior.kind=gaussian", "latent.layers=[4,4]", "prior.transport=ladder"),
         ("latent.segments=4", "encoder.tie_embedding=true", "training.mixed_precision=bf16"),
-        ("latent.segments=2", "prior.kind=joint_energy", "prior.steps=3", "decoder.ladder=true",
-         "decoder.num_layers=2"),
+        (
+            "latent.segments=2",
+            "prior.kind=joint_energy",
+            "prior.steps=3",
+            "decoder.ladder=true",
+            "decoder.num_layers=2",
+        ),
         ("latent.segments=2", "encoder.kind=transformer", "decoder.kind=transformer", "objective.contrastive_weight=1"),
         ("inference.kind=short_run", "inference.steps=2", "latent.segments=2", "encoder.tie_embedding=true"),
     ],
-)  # fmt: skip
-def test_every_system_trains_through_every_stage(
-    overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+)
+def test_every_system_trains_through_every_stage(overrides: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "has_bfloat16_products", lambda device: True)  # slow where they are not in hardware
     stages = "training.stages=[{name: autoencoder, epochs: 1.2}, {name: prior, steps: 3}, {name: joint, steps: 3}]"
     worker = trainer(stages, *overrides)
@@ -254,7 +270,7 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.training.run.Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.runs.train.Run:
     directory = tmp_path_factory.mktemp("finished") / "run"
     return runs.train(recipe(), out=directory, quiet=True)
 

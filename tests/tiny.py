@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model import TextEBM
+from textebm.api import TextEBM
+from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.networks.energy import EnergyNet
-from textebm.recipe import Recipe
-from textebm.recipe_io import load_recipe, parse_recipe
+from textebm.recipe.read import load_recipe, parse_recipe
+from textebm.recipe.schema import Recipe
 from textebm.training.data import Split, label_names, read_split
 from textebm.training.loop import Trainer
 
@@ -95,7 +95,7 @@ def sentences(n: int = 40) -> tuple[str, ...]:
 
 def save_trained(directory: Path) -> Path:
     """The tiny recipe's trained model, saved in *directory* as a run has it."""
-    from textebm.pretrained import save
+    from textebm.model.files import save
 
     directory.mkdir()
     model = trained()
@@ -106,7 +106,7 @@ def save_trained(directory: Path) -> Path:
 
 def write_recipe(path: Path, *overrides: str) -> Path:
     """The tiny recipe as a file, for the command line."""
-    from textebm.recipe_io import dump_recipe
+    from textebm.recipe.read import dump_recipe
 
     path.write_text(dump_recipe(recipe(*overrides)), encoding="utf-8")
     assert load_recipe(path) == recipe(*overrides)

@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from textebm.api import TextEBM
     from textebm.errors import TextEBMError
     from textebm.evaluation.suite import evaluate
-    from textebm.model import TextEBM
-    from textebm.reading import Encoding
-    from textebm.recipe import Recipe
-    from textebm.recipe_io import load_recipe
-    from textebm.training.run import Run, train
+    from textebm.recipe.read import load_recipe
+    from textebm.recipe.schema import Recipe
+    from textebm.runs.train import Run, train
+    from textebm.use.reading import Encoding
 
 __version__ = "0.1.0"
 
 __all__ = ["Encoding", "Recipe", "Run", "TextEBM", "TextEBMError", "evaluate", "load_recipe", "train"]
 
 _HOME = {
-    "Encoding": "textebm.reading",
-    "Recipe": "textebm.recipe",
-    "Run": "textebm.training.run",
-    "TextEBM": "textebm.model",
+    "Encoding": "textebm.use.reading",
+    "Recipe": "textebm.recipe.schema",
+    "Run": "textebm.runs.train",
+    "TextEBM": "textebm.api",
     "TextEBMError": "textebm.errors",
     "evaluate": "textebm.evaluation.suite",
-    "load_recipe": "textebm.recipe_io",
-    "train": "textebm.training.run",
+    "load_recipe": "textebm.recipe.read",
+    "train": "textebm.runs.train",
 }
 
 

@@ -30,20 +30,27 @@ from torch.profiler import ProfilerActivity, profile
 
 from textebm.bench.setting import Sizes, build_setting
 from textebm.bench.timing import Work, alternate
-from textebm.build import build_corpus
+from textebm.model.build import build_corpus
 from textebm.prior.learning import recovery
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import compile_chain, sample
-from textebm.recipe_io import load_recipe
+from textebm.recipe.read import load_recipe
+from textebm.runs.train import build_trainer
 from textebm.training.loop import Step
-from textebm.training.run import build_trainer
 
 CUDA = torch.device("cuda")
 PYTHON = [sys.executable, "-m"]
 FILES = [
-    "test_fixed", "test_chain_kernel", "test_sampler", "test_decoding", "test_best_word", "test_drawn_word",
-    "test_checkpoint", "test_resume", "benchmarks/test_bench",
-]  # fmt: skip
+    "test_fixed",
+    "test_chain_kernel",
+    "test_sampler",
+    "test_decoding",
+    "test_best_word",
+    "test_drawn_word",
+    "test_checkpoint",
+    "test_resume",
+    "benchmarks/test_bench",
+]
 
 
 class CapturedDraw:
@@ -100,14 +107,20 @@ def draws() -> dict[str, Any]:
         capture = time.perf_counter() - began
         a, b = eager(), captured(1)
         found[str(n)] = {
-            "bitwise_equal": bool(torch.equal(a, b)), "largest_difference": float((a - b).abs().max()),
+            "bitwise_equal": bool(torch.equal(a, b)),
+            "largest_difference": float((a - b).abs().max()),
             "replays_differ_by_seed": not torch.equal(captured(1), captured(2)),
             "replay_repeats": bool(torch.equal(captured(1), captured(1))),
             "rows_that_fused_chains_draw_the_same": float(((a - c).abs().amax(-1) < 0.05).float().mean()),
-            "stddev_eager": float(a.std()), "stddev_graph": float(b.std()), "stddev_fused": float(c.std()),
-            "seconds_fused": seconds_fused, "seconds_compile": compiled,
-            "seconds_eager": timed(eager), "seconds_graph": timed(lambda c=captured: c(1)), "seconds_capture": capture,
-        }  # fmt: skip
+            "stddev_eager": float(a.std()),
+            "stddev_graph": float(b.std()),
+            "stddev_fused": float(c.std()),
+            "seconds_fused": seconds_fused,
+            "seconds_compile": compiled,
+            "seconds_eager": timed(eager),
+            "seconds_graph": timed(lambda c=captured: c(1)),
+            "seconds_capture": capture,
+        }
     return found
 
 
@@ -122,10 +135,14 @@ def epochs() -> dict[str, float]:
     _take(steps, 20)
     prior, share_prior = _take(steps, 200), _busy(steps, 20)
     return {
-        "seconds_first_epoch": first, "seconds_epoch": second * epoch / (epoch - 20), "steps_an_epoch": epoch,
-        "seconds_prior_step": prior / 200, "gpu_share_text": share_text, "gpu_share_prior": share_prior,
+        "seconds_first_epoch": first,
+        "seconds_epoch": second * epoch / (epoch - 20),
+        "steps_an_epoch": epoch,
+        "seconds_prior_step": prior / 200,
+        "gpu_share_text": share_text,
+        "gpu_share_prior": share_prior,
         "peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20,
-    }  # fmt: skip
+    }
 
 
 def _take(steps: Iterator[Step], n: int) -> float:

@@ -16,13 +16,13 @@ import math
 import torch
 from torch import Tensor
 
-from textebm.build import build_corpus
+from textebm.model.build import build_corpus
+from textebm.model.files import load
 from textebm.networks.posterior import Posterior
-from textebm.pretrained import load
 from textebm.prior.likelihood import log_prob_bound
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import sample
-from textebm.recipe import Recipe
+from textebm.recipe.schema import Recipe
 
 SENTENCES, SEED = 3000, 0
 

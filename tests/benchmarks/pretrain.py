@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from textebm.build import build_corpus, build_tokenizer
-from textebm.recipe_io import load_recipe
+from textebm.model.build import build_corpus, build_tokenizer
+from textebm.recipe.read import load_recipe
 from textebm.text.batches import BatchOrder, collate, special_ids
 from textebm.text.tokenizer import encode_corpus
 
@@ -48,10 +48,15 @@ def main() -> None:
     stores = encode_corpus(corpus, tokenizer, longest)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(tokenizer), n_positions=2 * longest, n_embd=options.size, n_layer=2, n_head=4,
-            bos_token_id=ids["bos"], eos_token_id=ids["eos"],
+            vocab_size=len(tokenizer),
+            n_positions=2 * longest,
+            n_embd=options.size,
+            n_layer=2,
+            n_head=4,
+            bos_token_id=ids["bos"],
+            eos_token_id=ids["eos"],
         )
-    )  # fmt: skip
+    )
     order = BatchOrder(stores["train"].lengths, 128)
     steps = options.epochs * math.ceil(len(stores["train"]) / 128)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)

@@ -81,8 +81,8 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
     os.environ["TEXTEBM_CACHE"] = str(Path(folder) / f"cache-{n}")
     import torch
 
-    from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
-    from textebm.recipe_io import parse_recipe
+    from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
+    from textebm.recipe.read import parse_recipe
     from textebm.text.batches import Dealt, load_batches
     from textebm.training.data import read_split, words_of
     from textebm.training.loop import Trainer
@@ -90,17 +90,21 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
     torch.set_num_threads(1)
     recipe = parse_recipe(
         {
-            "name": "scale", "data": {"corpus": "files", "train": str(path)},
+            "name": "scale",
+            "data": {"corpus": "files", "train": str(path)},
             "tokenizer": {"vocabulary_size": WORDS + 1},
-            "encoder": {"embedding_size": 32, "hidden_size": 32}, "decoder": {"embedding_size": 32, "hidden_size": 32},
-            "latent": {"dim": 40}, "heads": [{"name": "code", "classes": 20}],
+            "encoder": {"embedding_size": 32, "hidden_size": 32},
+            "decoder": {"embedding_size": 32, "hidden_size": 32},
+            "latent": {"dim": 40},
+            "heads": [{"name": "code", "classes": 20}],
             "prior": {"hidden_size": 32, "num_blocks": 1, "num_levels": 4},
             "training": {
                 "stages": [{"name": "autoencoder", "steps": STEPS}, {"name": "prior", "steps": STEPS}],
                 "workers": workers,
             },
-        }, (),
-    )  # fmt: skip
+        },
+        (),
+    )
     meter = Meter()
     with meter.part("read"):
         corpus = build_corpus(recipe.data)

@@ -14,13 +14,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from textebm.build import build_corpus, build_judge_corpus
 from textebm.evaluation.control import ClassifierJudge, Judge, ParserJudge, control_accuracy
 from textebm.evaluation.fluency import wkl, word_counts
 from textebm.evaluation.interpretability import code_agreement
-from textebm.pretrained import load
+from textebm.model.build import build_corpus, build_judge_corpus
+from textebm.model.files import load
 from textebm.prior.sampling import calibrate, sample
-from textebm.recipe import Recipe
+from textebm.recipe.schema import Recipe
 from textebm.text import grammar
 
 FREE, PER_CLASS, PER_CODE, SEED = 2000, 500, 100, 0

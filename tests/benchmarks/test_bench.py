@@ -24,9 +24,16 @@ TINY = Sizes(
     Published(
         dim=6, levels=3, chain_steps=2, blocks=2, width=8, classes=3, vocabulary=60, embedding=12, hidden=16, batch=8
     ),
-    latents=5, sentences=20, reference_sentences=10, corpus=400, epoch_steps=4, repeats=1, prior_batch=16,
-    energy_width=8, report_sentences=12,
-)  # fmt: skip
+    latents=5,
+    sentences=20,
+    reference_sentences=10,
+    corpus=400,
+    epoch_steps=4,
+    repeats=1,
+    prior_batch=16,
+    energy_width=8,
+    report_sentences=12,
+)
 RATIOS = {"contrastive_step", "energy_learning_step", "prior_sampling", "training_step", "generation"}
 
 

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from textebm.api import TextEBM
 from textebm.bench.reference import PlainModel, Published
-from textebm.build import build_heads, build_model
-from textebm.model import TextEBM
+from textebm.model.build import build_heads, build_model
 from textebm.networks.decoder import RecurrentDecoder
 from textebm.networks.energy import EnergyNet
 from textebm.prior.noise import NoiseSchedule, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
-from textebm.recipe import Recipe
-from textebm.recipe_io import load_recipe
+from textebm.recipe.read import load_recipe
+from textebm.recipe.schema import Recipe
 from textebm.text.batches import TokenBatch, collate
 from textebm.text.tokenizer import TokenStore, train_word
 
@@ -70,14 +70,22 @@ class Setting:
         """Our prior at the published settings: six levels, 50 Langevin steps, 12 layers of 200, spectral norm."""
         size = self.sizes.published
         net = EnergyNet(
-            size.dim, size.levels, {"code": size.classes}, hidden_size=size.width,
-            num_blocks=max(1, size.blocks // 2), spectral_norm=True,  # a block of ours has two layers
-        )  # fmt: skip
+            size.dim,
+            size.levels,
+            {"code": size.classes},
+            hidden_size=size.width,
+            num_blocks=max(1, size.blocks // 2),
+            spectral_norm=True,  # a block of ours has two layers
+        )
         # step² = 2e−3 σ², as the yardstick's
         chain = ChainSettings(
-            "langevin", size.chain_steps, math.sqrt(2e-3), start="reference",
-            dtype=self.model.prior.chain.dtype, fused=self.model.prior.chain.fused,
-        )  # fmt: skip
+            "langevin",
+            size.chain_steps,
+            math.sqrt(2e-3),
+            start="reference",
+            dtype=self.model.prior.chain.dtype,
+            fused=self.model.prior.chain.fused,
+        )
         prior = LatentPrior(size.dim, net, NoiseSchedule(published_ladder(size.levels), "flat"), chain=chain)
         return _awake(prior).to(self.device)
 
@@ -105,12 +113,17 @@ def _of(sizes: Sizes) -> list[str]:
     size = sizes.published
     width = [f"prior.hidden_size={sizes.energy_width}"] if sizes.energy_width else []
     return [
-        f"tokenizer.vocabulary_size={size.vocabulary}", f"data.max_tokens={size.max_tokens}",
+        f"tokenizer.vocabulary_size={size.vocabulary}",
+        f"data.max_tokens={size.max_tokens}",
         *(f"{side}.embedding_size={size.embedding}" for side in ("encoder", "decoder")),
         *(f"{side}.hidden_size={size.hidden}" for side in ("encoder", "decoder")),
-        f"latent.dim={size.dim}", "latent.segments=1", f"heads.0.classes={size.classes}",
-        f"training.batch_size={size.batch}", f"training.prior_batch_size={sizes.prior_batch}", *width,
-    ]  # fmt: skip
+        f"latent.dim={size.dim}",
+        "latent.segments=1",
+        f"heads.0.classes={size.classes}",
+        f"training.batch_size={size.batch}",
+        f"training.prior_batch_size={sizes.prior_batch}",
+        *width,
+    ]
 
 
 def _awake(prior: Any) -> Any:
@@ -134,8 +147,12 @@ def _ending(decoder: Any, size: Published, eos: int) -> None:
         vectors, project, bias = decoder.embedding.weight, decoder.project, decoder.output_bias
     else:
         core, initial, vectors, project, bias = (
-            decoder.decoder, decoder.initial, decoder.outputs.weight, decoder.project, decoder.outputs.bias,
-        )  # fmt: skip
+            decoder.decoder,
+            decoder.initial,
+            decoder.outputs.weight,
+            decoder.project,
+            decoder.outputs.bias,
+        )
     width, unit, decay = size.hidden, 0, 0.9 ** (40 / size.max_tokens)
     initial.weight[unit], initial.bias[unit] = 0, 0
     initial.weight[unit, 0] = 2.0

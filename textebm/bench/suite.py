@@ -21,12 +21,11 @@ from torch import Tensor
 from textebm import __version__
 from textebm.bench.setting import Setting, Sizes, build_setting
 from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, peak_memory, seconds
-from textebm.build import build_weights
-from textebm.companions import LatentBatch
-from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.inspection.page import render
 from textebm.inspection.report import RunFacts, inspect, page_data
 from textebm.inspection.rows import Rows
+from textebm.model.build import build_weights
+from textebm.model.companions import LatentBatch
 from textebm.networks.hardware import autocast, rows_at_once
 from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
@@ -35,6 +34,7 @@ from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import sample
 from textebm.text.batches import BatchOrder, padding_share
 from textebm.text.tokenizer import decode
+from textebm.use.decoding import DecodingOptions, decode_tokens
 
 Progress = Callable[[str], None]
 
@@ -74,17 +74,26 @@ class Benchmark:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "ratios": self.ratios, "rows": [asdict(row) for row in self.rows], "training_step_parts": self.parts,
-            "facts": self.facts, "machine": asdict(self.machine), "skipped": self.skipped, "device": self.device,
-            "device_name": self.name, "threads": self.threads,
+            "ratios": self.ratios,
+            "rows": [asdict(row) for row in self.rows],
+            "training_step_parts": self.parts,
+            "facts": self.facts,
+            "machine": asdict(self.machine),
+            "skipped": self.skipped,
+            "device": self.device,
+            "device_name": self.name,
+            "threads": self.threads,
             "versions": {"textebm": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        }  # fmt: skip
+        }
 
 
 def run(
-    sizes: Sizes | None = None, device: torch.device | None = None, *, progress: Progress = lambda name: None,
+    sizes: Sizes | None = None,
+    device: torch.device | None = None,
+    *,
+    progress: Progress = lambda name: None,
     overrides: tuple[str, ...] = (),
-) -> Benchmark:  # fmt: skip
+) -> Benchmark:
     """Measure everything on *device* (default: the CPU). Random numbers do not depend on the caller's."""
     device = device or torch.device("cpu")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -134,13 +143,17 @@ def _energy(setting: Setting, result: Benchmark) -> None:
         return lambda: score_matching(prior, posterior).loss.mean().backward()
 
     works: dict[str, Work] = {
-        "reference": lambda: plain.contrastive(z).backward(), "default": ours(model.prior),
-        "equal_steps": ours(published), "matching": matching(model.prior), "matching_equal": matching(published),
-    }  # fmt: skip
+        "reference": lambda: plain.contrastive(z).backward(),
+        "default": ours(model.prior),
+        "equal_steps": ours(published),
+        "matching": matching(model.prior),
+        "matching_equal": matching(published),
+    }
     took = alternate(works, setting.sizes.repeats, setting.device)
     for name, default, equal in (
-        ("contrastive_step", "default", "equal_steps"), ("energy_learning_step", "matching", "matching_equal"),
-    ):  # fmt: skip
+        ("contrastive_step", "default", "equal_steps"),
+        ("energy_learning_step", "matching", "matching_equal"),
+    ):
         result.rows.append(
             Row(name, took.median["reference"], took.median[default], took.median[equal], took.warm_up[default])
         )
@@ -150,9 +163,13 @@ def _sampling(setting: Setting, result: Benchmark) -> None:
     model, plain, n = setting.model.eval(), setting.plain.eval(), setting.sizes.latents
     published = setting.published_prior().eval()
     _pair(
-        result, setting, "prior_sampling", reference=lambda: plain.sample(n),
-        default=lambda: sample(model.prior, n), equal_steps=lambda: sample(published, n),
-    )  # fmt: skip
+        result,
+        setting,
+        "prior_sampling",
+        reference=lambda: plain.sample(n),
+        default=lambda: sample(model.prior, n),
+        equal_steps=lambda: sample(published, n),
+    )
     result.facts["evaluations_reference"] = setting.sizes.published.levels * setting.sizes.published.chain_steps
     result.facts["evaluations_default"] = sample(model.prior, 2).evaluations
 
@@ -221,13 +238,19 @@ def _training(setting: Setting, result: Benchmark) -> None:
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-4)
     tokens, sizes = training.batch.tokens, training.batch.lengths
     row = _pair(
-        result, setting, "training_step", reference=lambda: plain.training_step(optimizer, tokens, sizes),
-        default=training.whole, equal_steps=training.joint,
-    )  # fmt: skip
+        result,
+        setting,
+        "training_step",
+        reference=lambda: plain.training_step(optimizer, tokens, sizes),
+        default=training.whole,
+        equal_steps=training.joint,
+    )
     _memory(
-        result, setting, training_step_reference=lambda: plain.training_step(optimizer, tokens, sizes),
+        result,
+        setting,
+        training_step_reference=lambda: plain.training_step(optimizer, tokens, sizes),
         training_step=training.whole,
-    )  # fmt: skip
+    )
     words = float(sizes.sum() - len(sizes))
     result.facts["tokens_per_second_reference"] = words / (row.reference or 1.0)
     result.facts["tokens_per_second"] = words / (row.default or 1.0)
@@ -275,10 +298,14 @@ def _parts(setting: Setting, training: _Training, result: Benchmark) -> None:
 
     chains = setting.published_prior().train()
     works: dict[str, Work] = {
-        "encoder": encoder, "decoder": decoder, "softmax": softmax, "prior_stage": training.prior,
+        "encoder": encoder,
+        "decoder": decoder,
+        "softmax": softmax,
+        "prior_stage": training.prior,
         "chains": lambda: recovery(model.prior, z).energy_loss.mean().backward(),
-        "chains_equal_steps": lambda: recovery(chains, z).energy_loss.mean().backward(), "optimizer": optimizer,
-    }  # fmt: skip
+        "chains_equal_steps": lambda: recovery(chains, z).energy_loss.mean().backward(),
+        "optimizer": optimizer,
+    }
     result.parts.update(alternate(works, setting.sizes.repeats, setting.device).median)
 
 
@@ -341,18 +368,23 @@ def _generation(setting: Setting, result: Benchmark) -> None:
         "decode": lambda: decode("default", n, "greedy"),
         "drawn_reference": lambda: reference_decode("drawn_reference", drawn_few, True),
         "drawn": lambda: decode("drawn", drawn_n, "sample"),
-        "reference": lambda: plain.generate(few, bos, eos), "default": lambda: model.generate(n), "equal": equal,
-    }  # fmt: skip
+        "reference": lambda: plain.generate(few, bos, eos),
+        "default": lambda: model.generate(n),
+        "equal": equal,
+    }
     took = alternate(works, max(1, sizes.repeats // 3), setting.device)
     median, warm_up, scale = took.median, took.warm_up, n / few
     result.rows += [
         Row("decoding", median["decode_reference"] * scale, median["decode"], None, warm_up["decode"]),
         Row(
-            "decoding_drawn_words", median["drawn_reference"] * drawn_n / drawn_few, median["drawn"], None,
+            "decoding_drawn_words",
+            median["drawn_reference"] * drawn_n / drawn_few,
+            median["drawn"],
+            None,
             warm_up["drawn"],
         ),
         Row("generation", median["reference"] * scale, median["default"], median["equal"], warm_up["default"]),
-    ]  # fmt: skip
+    ]
     _memory(result, setting, generation=works["default"])
     result.facts["reference_sentences"] = few
     for side, rows in found.items():
@@ -374,6 +406,10 @@ def _report(setting: Setting, result: Benchmark) -> None:
 
 
 _MEASURES: dict[str, Callable[[Setting, Benchmark], None]] = {
-    "energy learning": _energy, "prior sampling": _sampling, "training step": _training, "clustering": _clustering,
-    "generation": _generation, "report": _report,
-}  # fmt: skip
+    "energy learning": _energy,
+    "prior sampling": _sampling,
+    "training step": _training,
+    "clustering": _clustering,
+    "generation": _generation,
+    "report": _report,
+}

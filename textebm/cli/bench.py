@@ -40,9 +40,11 @@ def bench(
             raise TextEBMError("--fused measures kernels on a GPU; give --device cuda with it")
         sizes = Sizes(repeats=repeats, sentences=sentences, reference_sentences=reference_sentences)
         result = suite.run(
-            sizes, torch.device(device), progress=progress or (lambda name: None),
+            sizes,
+            torch.device(device),
+            progress=progress or (lambda name: None),
             overrides=("prior.fused_chains=true",) if fused else (),
-        )  # fmt: skip
+        )
     if as_json:
         emit(result.to_json(), indent=2)
     else:
@@ -59,10 +61,14 @@ def _show(result: Benchmark) -> None:
     for row in result.rows:
         ratios = row.ratios()
         rows.add_row(
-            row.name, _time(row.reference), _time(row.default), _times(ratios.get(row.name)),
-            _time(row.equal_steps), _times(ratios.get(f"{row.name}_equal_steps")),
+            row.name,
+            _time(row.reference),
+            _time(row.default),
+            _times(ratios.get(row.name)),
+            _time(row.equal_steps),
+            _times(ratios.get(f"{row.name}_equal_steps")),
             "–" if row.warm_up is None else f"+{_time(row.warm_up)}",
-        )  # fmt: skip
+        )
     out.print(rows)
     out.print()
     parts = Table("a training step's parts", "textebm", box=None, pad_edge=False)

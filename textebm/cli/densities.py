@@ -14,9 +14,20 @@ if TYPE_CHECKING:
     from textebm.densities.bench import Row
 
 HEADER = (
-    "target", "prior", "diverged", "masses", "variance", "in plane", "across", "×2: variance", "×2: in plane",
-    "1000 MMD²", "log p(x)", "evaluations", "seconds",
-)  # fmt: skip
+    "target",
+    "prior",
+    "diverged",
+    "masses",
+    "variance",
+    "in plane",
+    "across",
+    "×2: variance",
+    "×2: in plane",
+    "1000 MMD²",
+    "log p(x)",
+    "evaluations",
+    "seconds",
+)
 
 
 def densities(
@@ -62,9 +73,16 @@ def densities(
         for name, density, kind, setting in asked:
             kept: list[Any] = []
             row = bench(
-                name, density, kind, setting, seeds=range(seeds), iterations=iterations, samples=samples,
-                progress=progress, keep=kept.append,
-            )  # fmt: skip
+                name,
+                density,
+                kind,
+                setting,
+                seeds=range(seeds),
+                iterations=iterations,
+                samples=samples,
+                progress=progress,
+                keep=kept.append,
+            )
             rows.append(row)
             if out is not None:
                 path = out / f"{name}-{kind}.png"
@@ -96,15 +114,31 @@ def _lines(row: Row, seeds: int) -> list[tuple[str, ...]]:
     floor = [f"{value:.3f}" for value in (exact.variance, exact.in_plane, exact.across)]
     return [
         (
-            row.target, row.prior, f"{row.diverged} of {seeds}", f"{least:.2f}–{most:.2f}", *figures, *doubled,
-            f"{row.mean('mmd'):.2f}", f"{row.mean('log_density'):.2f}", f"{row.mean('evaluations'):.0f}",
+            row.target,
+            row.prior,
+            f"{row.diverged} of {seeds}",
+            f"{least:.2f}–{most:.2f}",
+            *figures,
+            *doubled,
+            f"{row.mean('mmd'):.2f}",
+            f"{row.mean('log_density'):.2f}",
+            f"{row.mean('evaluations'):.0f}",
             f"{seconds:.0f}",
         ),
         (
-            row.target, "(exact draws)", "", f"{exact.mass_least:.2f}–{exact.mass_most:.2f}", *floor, "", "",
-            f"{exact.mmd:.2f}", f"{exact.log_density:.2f}", "", "",
+            row.target,
+            "(exact draws)",
+            "",
+            f"{exact.mass_least:.2f}–{exact.mass_most:.2f}",
+            *floor,
+            "",
+            "",
+            f"{exact.mmd:.2f}",
+            f"{exact.log_density:.2f}",
+            "",
+            "",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def register(app: Any) -> None:

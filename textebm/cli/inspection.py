@@ -45,7 +45,7 @@ def report(
     """Make one HTML page of what a run learned, to open from disk."""
     check_run(run)
     with stdout_kept_clean(), spinner("report") as progress:
-        from textebm.training.report import report_run
+        from textebm.runs.report import report_run
 
         path = report_run(
             run, out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress
@@ -75,7 +75,7 @@ def codes(
         problem = "it is a directory" if csv_file.is_dir() else "its folder does not exist"
         raise TextEBMError(f"cannot write {str(csv_file)!r}: {problem}")
     with stdout_kept_clean(), spinner("looking at the codes"):
-        from textebm.training.report import codes_of_run
+        from textebm.runs.report import codes_of_run
 
         cards = codes_of_run(run, head=head, split=split, limit=limit, seed=seed, data_dir=data)
     if csv_file is not None:
@@ -113,12 +113,22 @@ def figure(
     """Draw the latent map, the codes or codes against labels for a paper; needs matplotlib."""
     check_run(run)
     with stdout_kept_clean(), spinner("drawing"):
-        from textebm.training.report import figure_of_run
+        from textebm.runs.report import figure_of_run
 
         path = figure_of_run(
-            run, what, out, by=by, head=head, layout=layout, samples=samples, limit=limit, split=split, seed=seed,
-            width=width, data_dir=data,
-        )  # fmt: skip
+            run,
+            what,
+            out,
+            by=by,
+            head=head,
+            layout=layout,
+            samples=samples,
+            limit=limit,
+            split=split,
+            seed=seed,
+            width=width,
+            data_dir=data,
+        )
     print(path)
 
 
@@ -152,12 +162,13 @@ def _show(cards: list[CodeCard]) -> None:
         sentences = Text("\n".join(_printable(each.text) for each in card.typical[:2]))
         sentences.append("".join(f"\n→ {_printable(text)}" for text in card.generated[:1]), style="dim")
         table.add_row(
-            Text(_printable(card.name), style="bold"), f"{card.size:,}",
+            Text(_printable(card.name), style="bold"),
+            f"{card.size:,}",
             "" if card.confidence is None else f"{card.confidence:.2f}",
             Text(_printable(" ".join(word.text for word in card.words[:8]))),
             *(Text(_share(share)) for share in shares),
             sentences,
-        )  # fmt: skip
+        )
     out = console()
     out.print(table)
     if unused := [card.name for card in cards if card.unused]:

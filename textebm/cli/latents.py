@@ -29,7 +29,7 @@ from textebm.cli.shared import (
 from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
-    from textebm.model import TextEBM
+    from textebm.api import TextEBM
 
 
 def encode(

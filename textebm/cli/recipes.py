@@ -17,7 +17,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A shipped rec
 @app.command("list", epilog="Example: textebm recipes list")
 def list_(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
-    from textebm.recipe_io import list_recipes
+    from textebm.recipe.read import list_recipes
 
     found = list_recipes()
     if as_json:
@@ -35,7 +35,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Print a shipped recipe."""
-    from textebm.recipe_io import dump_recipe, load_recipe, recipe_path, recipe_text
+    from textebm.recipe.read import dump_recipe, load_recipe, recipe_path, recipe_text
 
     if as_json:
         emit(load_recipe(recipe_path(name)).model_dump(mode="json"), indent=2)
@@ -49,7 +49,7 @@ def copy(
     to: Annotated[Path | None, typer.Argument(metavar="FILE", help="NAME.yaml unless given.")] = None,
 ) -> None:
     """Copy a shipped recipe to a file of your own, to be changed."""
-    from textebm.recipe_io import recipe_text
+    from textebm.recipe.read import recipe_text
 
     text, target = recipe_text(name), to or Path(f"{name}.yaml")
     if target.is_dir():
@@ -71,7 +71,7 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a recipe; every problem is named at once."""
-    from textebm.recipe_io import load_recipe
+    from textebm.recipe.read import load_recipe
 
     found = load_recipe(recipe, overrides or ())
     if as_json:
@@ -87,7 +87,7 @@ def options(
     as_json: JsonOption = False,
 ) -> None:
     """List every option of a recipe with what it takes and its default."""
-    from textebm.recipe_io import describe
+    from textebm.recipe.read import describe
 
     found = describe()
     if section is not None:

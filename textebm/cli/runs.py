@@ -24,7 +24,7 @@ from textebm.errors import CheckpointError, TextEBMError
 
 if TYPE_CHECKING:
     from textebm.evaluation.metric import Evaluation
-    from textebm.training.run import Run
+    from textebm.runs.train import Run
 
 SHOWN_SAMPLES = 10
 
@@ -42,7 +42,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe, then measure and save it."""
-    from textebm.recipe_io import load_recipe
+    from textebm.recipe.read import load_recipe
 
     resolved = load_recipe(recipe, overrides or ())
     directory = out or Path("runs") / resolved.name
@@ -51,7 +51,7 @@ def train(
     if first and not resume:
         _refuse_used(directory)
     with stdout_kept_clean():
-        from textebm.training.run import train as run_training
+        from textebm.runs.train import train as run_training
 
         run = run_training(resolved, out=directory, data_dir=data, resume=resume)
     if first and as_json:
@@ -139,7 +139,7 @@ def evaluate(
         options["overrides"] = change
     if len(runs) > 1 or saved:
         with stdout_kept_clean(), spinner("measuring") as progress:
-            from textebm.training.measure import evaluate_runs
+            from textebm.runs.evaluate import evaluate_runs
 
             given = {} if saved else options
             summary = evaluate_runs(runs, saved=saved, progress=progress, **given)
@@ -151,7 +151,7 @@ def evaluate(
             note(f"note: {text}")
         return
     with stdout_kept_clean(), spinner("measuring") as progress:
-        from textebm.training.run import evaluate_run
+        from textebm.runs.train import evaluate_run
 
         evaluation = evaluate_run(runs[0], progress=progress, **options)
     if as_json:

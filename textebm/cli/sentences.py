@@ -152,10 +152,7 @@ def reconstruct(
     model = load_model(run, device)
     lines = sentences if sentences else read_sentences()
     _rewrite(
-        lines,
-        lambda texts: model.reconstruct(as_read(model, texts), seed=seed, **options),
-        "reconstruction",
-        as_json,
+        lines, lambda texts: model.reconstruct(as_read(model, texts), seed=seed, **options), "reconstruction", as_json
     )
 
 

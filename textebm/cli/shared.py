@@ -18,7 +18,7 @@ from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_m
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from textebm.model import TextEBM
+    from textebm.api import TextEBM
 
 T = TypeVar("T")
 BATCH = 256  # sentences given to the model at once: enough to be fast, little enough that a pipe keeps flowing
@@ -141,7 +141,7 @@ def load_model(directory: Path, device: str = "cpu") -> TextEBM:
     check_run(directory)
     with stdout_kept_clean():
         check_device(device)
-        from textebm.model import TextEBM
+        from textebm.api import TextEBM
 
         return TextEBM.from_pretrained(directory).to(device)
 

@@ -36,12 +36,18 @@ def sweep(
     if names is not None and not all(names):
         raise TextEBMError(f"--metrics {metrics!r}: a name is empty; expected names with commas between, as elbo,ppl")
     with stdout_kept_clean():
-        from textebm.training.sweep import sweep as run_sweep
+        from textebm.runs.sweep import sweep as run_sweep
 
         result = run_sweep(
-            recipe, vary, seeds=seeds, out=out, overrides=overrides or (), data_dir=data, metrics=names or (),
+            recipe,
+            vary,
+            seeds=seeds,
+            out=out,
+            overrides=overrides or (),
+            data_dir=data,
+            metrics=names or (),
             progress=note,
-        )  # fmt: skip
+        )
     if as_json:
         emit(result.to_json(), indent=2)
     elif not result.stopped:

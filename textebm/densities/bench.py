@@ -103,9 +103,15 @@ class Trained:
 
 
 def train(
-    setting: Setting, target: Target, *, iterations: int = 4000, batch: int = 256, smoothing: float = SMOOTHING,
-    seed: int = 0, progress: Callable[[str], None] | None = None,
-) -> Trained:  # fmt: skip
+    setting: Setting,
+    target: Target,
+    *,
+    iterations: int = 4000,
+    batch: int = 256,
+    smoothing: float = SMOOTHING,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Trained:
     """*iterations* steps of Adam on fresh draws, with the learning rate's schedule of training on text.
 
     A ladder belongs to the generator, which is not here: it is fitted first, by the exact likelihood of a flow,
@@ -156,9 +162,12 @@ def train(
 
 
 def _descend(
-    loss: Callable[[], Tensor], parameters: Sequence[Tensor], steps: int, rate: float,
+    loss: Callable[[], Tensor],
+    parameters: Sequence[Tensor],
+    steps: int,
+    rate: float,
     progress: Callable[[str], None] | None,
-) -> bool:  # fmt: skip
+) -> bool:
     """False if the loss or a gradient stopped being finite."""
     if not parameters:
         return True
@@ -197,9 +206,15 @@ def measure(target: Target, x: Tensor, reference: Tensor, evaluations: int = 0) 
     absolute = found.residual.square().sum() / len(x) / (ideal.residual.square().sum() / len(reference))
     half = min(len(x), 2000)
     return Draws(
-        mass.min().item(), mass.max().item(), absolute.item(), square[:2].mean().item(), square[2:].mean().item(),
-        1000 * squared_mmd(x[:half], reference[:half]), target.log_prob(x).mean().item(), evaluations,
-    )  # fmt: skip
+        mass.min().item(),
+        mass.max().item(),
+        absolute.item(),
+        square[:2].mean().item(),
+        square[2:].mean().item(),
+        1000 * squared_mmd(x[:half], reference[:half]),
+        target.log_prob(x).mean().item(),
+        evaluations,
+    )
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
@@ -218,10 +233,18 @@ def squared_mmd(x: Tensor, y: Tensor) -> float:
 
 
 def bench(
-    target_name: str, target: Target, prior_name: str, setting: Setting, *, seeds: Sequence[int] = (0,),
-    iterations: int = 4000, samples: int = 8192, smoothing: float = SMOOTHING,
-    progress: Callable[[str], None] | None = None, keep: Callable[[Tensor], None] | None = None,
-) -> Row:  # fmt: skip
+    target_name: str,
+    target: Target,
+    prior_name: str,
+    setting: Setting,
+    *,
+    seeds: Sequence[int] = (0,),
+    iterations: int = 4000,
+    samples: int = 8192,
+    smoothing: float = SMOOTHING,
+    progress: Callable[[str], None] | None = None,
+    keep: Callable[[Tensor], None] | None = None,
+) -> Row:
     """Train and measure once a seed. *keep* is given the samples of the first seed, for a figure."""
     if samples < 100:
         raise TextEBMError(f"samples must be at least 100, got {samples}")

@@ -61,13 +61,21 @@ SETTINGS: dict[str, Setting] = {
         num_levels=6, steps=7, learning="recovery", metropolis=False, acceptance=0.8, log_snr_max=4.0, log_snr_min=-3.0
     ),
     "diffusion_energy-published": Setting(
-        num_levels=6, steps=50, learning="recovery", schedule="published", reference="flat", sampler="langevin",
-        step_size=2e-3**0.5, start="reference", metropolis=False, learning_rate=1e-3,
+        num_levels=6,
+        steps=50,
+        learning="recovery",
+        schedule="published",
+        reference="flat",
+        sampler="langevin",
+        step_size=2e-3**0.5,
+        start="reference",
+        metropolis=False,
+        learning_rate=1e-3,
     ),
     "joint_energy": Setting(density="layers", num_levels=1, steps=40),
     "hierarchical_diffusion_energy": Setting(density="layers", num_levels=8, steps=5),
     "exact": Setting(density="exact"),
-}  # fmt: skip
+}
 
 
 def setting_of(name: str, changes: Mapping[str, str] | None = None) -> Setting:
@@ -142,20 +150,34 @@ def build_prior(setting: Setting, target: Target, *, smoothing: float, seed: int
             energy = ExactNet(target, schedule, smoothing)
         elif layered:
             energy = LayeredEnergyNet(
-                layers, setting.num_levels, {}, hidden_size=setting.hidden_size, num_blocks=setting.num_blocks,
+                layers,
+                setting.num_levels,
+                {},
+                hidden_size=setting.hidden_size,
+                num_blocks=setting.num_blocks,
                 spectral_norm=setting.spectral_norm,
-            )  # fmt: skip
+            )
         else:
             energy = EnergyNet(
-                target.dim, setting.num_levels, {}, hidden_size=setting.hidden_size, num_blocks=setting.num_blocks,
+                target.dim,
+                setting.num_levels,
+                {},
+                hidden_size=setting.hidden_size,
+                num_blocks=setting.num_blocks,
                 spectral_norm=setting.spectral_norm,
-            )  # fmt: skip
+            )
         explicit = EXPLICIT[setting.density](target.dim) if setting.density in EXPLICIT else None
         transport = Ladder(layers, setting.hidden_size) if layered else Identity()
     chain = ChainSettings(
         setting.sampler, setting.steps, setting.step_size, setting.acceptance, setting.metropolis, setting.start
     )
     return LatentPrior(
-        target.dim, energy, schedule, transport=transport, layers=layers if layered else (), explicit=explicit,
-        chain=chain, potential_penalty=setting.potential_penalty,
-    )  # fmt: skip
+        target.dim,
+        energy,
+        schedule,
+        transport=transport,
+        layers=layers if layered else (),
+        explicit=explicit,
+        chain=chain,
+        potential_penalty=setting.potential_penalty,
+    )

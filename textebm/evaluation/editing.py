@@ -1,6 +1,6 @@
 """Rewriting real sentences into the other class: does it have it, and what is left of the sentence?
 
-By the least change that is read (`textebm.rewriting`; at several prices of a changed word), and written anew from
+By the least change that is read (`textebm.use.editing`; at several prices of a changed word), and written anew from
 every second level of noise. For heads of two classes. BLEU is corpus BLEU of tokenised text, as for reconstructions: to
 the input, and to the human rewrites where the corpus has them (column `reference`). Beside it what copying the input
 and the humans get.
@@ -64,9 +64,14 @@ def _edit(run: Setting, head: str, suffix: str) -> None:
 
 
 def _judge_edits(
-    run: Setting, edited: Sequence[str], texts: Sequence[str], references: Sequence[str] | None, target: Sequence[str],
-    judge: control.Judge, suffix: str,
-) -> None:  # fmt: skip
+    run: Setting,
+    edited: Sequence[str],
+    texts: Sequence[str],
+    references: Sequence[str] | None,
+    target: Sequence[str],
+    judge: control.Judge,
+    suffix: str,
+) -> None:
     n = len(texts)
     run.result.add(f"edit_accuracy{suffix}", control.accuracy(judge.predict(edited), target), n)
     run.result.add(f"edit_input_bleu{suffix}", reconstruction_bleu(edited, texts).score, n)

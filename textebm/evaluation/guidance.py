@@ -29,9 +29,14 @@ class Likeness:
 
 
 def likeness(
-    model: Model, examples: Sequence[str], reconstructions: Sequence[str], train: Sequence[str], *,
-    per_example: int = 2, seed: int = 0,
-) -> Likeness:  # fmt: skip
+    model: Model,
+    examples: Sequence[str],
+    reconstructions: Sequence[str],
+    train: Sequence[str],
+    *,
+    per_example: int = 2,
+    seed: int = 0,
+) -> Likeness:
     """Generate *per_example* sentences by each example; TF-IDF over whitespace-separated words, fitted on *train*.
 
     reconstructions: what the model makes of each example when it reconstructs it.
@@ -52,6 +57,9 @@ def likeness(
     shift = int(np.random.default_rng(seed).integers(1, len(examples)))  # every example gets one that is not itself
     others = [*examples[shift:], *examples[:shift]]
     return Likeness(
-        cosine(generated, repeated), cosine(model.generate(len(repeated), seed=seed), repeated),
-        cosine(others, examples), cosine(reconstructions, examples), len(repeated),
-    )  # fmt: skip
+        cosine(generated, repeated),
+        cosine(model.generate(len(repeated), seed=seed), repeated),
+        cosine(others, examples),
+        cosine(reconstructions, examples),
+        len(repeated),
+    )

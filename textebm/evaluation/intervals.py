@@ -1,4 +1,4 @@
-"""The likelihood interval of the evaluated sentences (`textebm.scoring` says what its ends promise).
+"""The likelihood interval of the evaluated sentences (`textebm.use.likelihood` says what its ends promise).
 
 Its q has the scale and the width that suit other sentences best: those of validation, or of train where validation is
 what is evaluated. From there `evaluation.q_steps` gradient steps fit each sentence's own.
@@ -20,10 +20,15 @@ def measure(run: Setting, encoding: Encoding) -> None:
     run.progress("likelihood interval")
     effort, texts = run.effort, run.texts
     found = run.model.nll_interval(
-        texts, draws=effort.draws, temperatures=effort.temperatures, chains=effort.chains, seed=run.seed,
+        texts,
+        draws=effort.draws,
+        temperatures=effort.temperatures,
+        chains=effort.chains,
+        seed=run.seed,
         progress=lambda done, n: run.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
-        scaling_texts=_others(run), q_steps=effort.q_steps,
-    )  # fmt: skip
+        scaling_texts=_others(run),
+        q_steps=effort.q_steps,
+    )
     lower, upper, tokens = found.lower.double(), found.upper.double(), float(found.num_tokens.sum())
     result, n = run.result, len(texts)
     result.add("nll_upper", float(upper.mean()), n)

@@ -53,9 +53,11 @@ def measure(run: Setting, encoding: Encoding) -> None:
 
     real = _real(run, wanted)
     for name, texts in (
-        ("reverse_ppl", sampled), ("reverse_ppl_greedy", greedy), ("rnn_lm_reverse_ppl", theirs),
+        ("reverse_ppl", sampled),
+        ("reverse_ppl_greedy", greedy),
+        ("rnn_lm_reverse_ppl", theirs),
         ("reverse_ppl_floor", real),
-    ):  # fmt: skip
+    ):
         result.measure(name, len(texts), reverse_perplexity, run, texts, name)
 
 
@@ -70,9 +72,14 @@ def train_model(run: Setting) -> LanguageModel:
 def fit(run: Setting, texts: Sequence[str], name: str) -> LanguageModel:
     assert run.tokenizer is not None, "suites have the tokenizer"
     return fit_language_model(
-        texts, run.tokenizer, run.max_tokens, settings=run.effort.language_model, seed=run.seed, name=name,
+        texts,
+        run.tokenizer,
+        run.max_tokens,
+        settings=run.effort.language_model,
+        seed=run.seed,
+        name=name,
         progress=run.progress,
-    )  # fmt: skip
+    )
 
 
 def forward_perplexity(model: LanguageModel, texts: Sequence[str]) -> float:

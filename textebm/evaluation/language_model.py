@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
-from textebm.decoding import DecodingOptions, decode_tokens
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.networks.hardware import Precision, autocast, rows_at_once
 from textebm.networks.part import Dropout
@@ -27,6 +26,7 @@ from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.text.batches import BatchOrder, TokenBatch, collate, special_ids
 from textebm.text.tokenizer import TokenStore, decode
+from textebm.use.decoding import DecodingOptions, decode_tokens
 
 HELD_OUT = 20  # every so many sentences decide when to stop
 Progress = Callable[[str], None]
@@ -50,9 +50,8 @@ class LanguageModel(nn.Module):
     """p(x) = ∏ p(x_l | x_<l), with the protocol of `networks.decoder` for a latent of no dimensions."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, max_tokens: int,
-        settings: LanguageModelSettings | None = None,
-    ):  # fmt: skip
+        self, tokenizer: PreTrainedTokenizerFast, max_tokens: int, settings: LanguageModelSettings | None = None
+    ):
         super().__init__()
         settings = settings or LanguageModelSettings()
         size, hidden = settings.embedding_size, settings.hidden_size
@@ -151,10 +150,16 @@ class TextScores:
 
 
 def fit_language_model(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int, *,
-    settings: LanguageModelSettings | None = None, seed: int = 0, device: torch.device | str = "cpu",
-    progress: Progress | None = None, name: str = "language model",
-) -> LanguageModel:  # fmt: skip
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    *,
+    settings: LanguageModelSettings | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    name: str = "language model",
+) -> LanguageModel:
     """A language model of *texts*. Global random state is left as it was. Undefined for fewer than 40 sentences."""
     settings = settings or LanguageModelSettings()
     written = [text for text in texts if text.strip()]
@@ -173,9 +178,15 @@ def fit_language_model(
 
 
 def _train(
-    model: LanguageModel, store: TokenStore, rows: np.ndarray, held: np.ndarray, settings: LanguageModelSettings,
-    seed: int, progress: Progress | None, name: str,
-) -> None:  # fmt: skip
+    model: LanguageModel,
+    store: TokenStore,
+    rows: np.ndarray,
+    held: np.ndarray,
+    settings: LanguageModelSettings,
+    seed: int,
+    progress: Progress | None,
+    name: str,
+) -> None:
     ids = special_ids(model.tokenizer)
     order = BatchOrder(store.lengths[rows], settings.batch_size, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))

@@ -54,7 +54,7 @@ def _few(run: Setting, encoding: Encoding, label: str) -> None:
             words = make_pipeline(
                 TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), sublinear_tf=True),
                 LogisticRegression(C=10.0, max_iter=1000),
-            ).fit(texts, labels[rows])  # fmt: skip
+            ).fit(texts, labels[rows])
             scores["tfidf"].append(float(words.score([run.texts[i] for i in test], truth[test])))
             latent = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
             latent.fit(run.model.encode(texts).mean.numpy(), labels[rows])

@@ -90,16 +90,27 @@ class Setting:
         return metric if self.unsupervised[:1] == [head] else f"{metric}_{head}"
 
     def write(
-        self, n: int, symbols: dict[str, str | int], *, strength: float | None = None, seed: int,
-        confidence: float | None = None, temperature: float | None = None,
-    ) -> list[str]:  # fmt: skip
+        self,
+        n: int,
+        symbols: dict[str, str | int],
+        *,
+        strength: float | None = None,
+        seed: int,
+        confidence: float | None = None,
+        temperature: float | None = None,
+    ) -> list[str]:
         """n sentences under *symbols*, decoded as the recipe says, or with words drawn at *temperature*. confidence: a
         sentence that the model's own encoder does not read as asked is drawn again."""
         decoding = self.effort.decoding if temperature is None else "sample"
         return self.model.generate(
-            n, symbols=symbols, strength=strength, seed=seed, decoding=decoding, confidence=confidence,
+            n,
+            symbols=symbols,
+            strength=strength,
+            seed=seed,
+            decoding=decoding,
+            confidence=confidence,
             temperature=self.effort.temperature if temperature is None else temperature,
-        )  # fmt: skip
+        )
 
 
 def texts_of(data: Dataset) -> Iterator[str]:

@@ -40,22 +40,28 @@ class Summary:
     def to_json(self) -> dict[str, Any]:
         metrics = {
             name: {
-                "mean": each.mean, "stddev": each.stddev, "values": list(each.values), "unit": each.unit,
+                "mean": each.mean,
+                "stddev": each.stddev,
+                "values": list(each.values),
+                "unit": each.unit,
                 "higher_is_better": each.higher_is_better,
             }
             for name, each in self.metrics.items()
-        }  # fmt: skip
+        }
         return {"runs": list(self.runs), "metrics": metrics, "partial": list(self.partial), "notes": list(self.notes)}
 
     def rows(self) -> list[tuple[str, ...]]:
         """(metric, arrow, mean ± standard deviation, unit, each run's value)."""
         return [
             (
-                name, ARROWS[each.higher_is_better], each.shown(), each.unit,
+                name,
+                ARROWS[each.higher_is_better],
+                each.shown(),
+                each.unit,
                 " ".join(number(value) for value in each.values),
             )
             for name, each in self.metrics.items()
-        ]  # fmt: skip
+        ]
 
     def render(self) -> Table:
         table = Table("metric", "", "mean ± sd", "unit", "runs", title=f"{len(self.runs)} runs")

@@ -29,7 +29,7 @@ from textebm.evaluation import (
     semisupervised,
     steering,
     symbols,
-)  # fmt: skip
+)
 from textebm.evaluation.metric import Evaluation
 from textebm.evaluation.protocols import Encoding, Model
 from textebm.evaluation.setting import Effort, Setting
@@ -105,9 +105,21 @@ def evaluate(
     result = Evaluation(seed=seed, split=split, versions=_versions())
     data = _choose(corpus[split], limit, seed, result)
     run = Setting(
-        model, corpus, data, texts_of(data), result, seed, effort, judge_corpus, parser,
-        progress or (lambda name: None), tokenizer, max_tokens, label_limits or {}, other_texts or {},
-    )  # fmt: skip
+        model,
+        corpus,
+        data,
+        texts_of(data),
+        result,
+        seed,
+        effort,
+        judge_corpus,
+        parser,
+        progress or (lambda name: None),
+        tokenizer,
+        max_tokens,
+        label_limits or {},
+        other_texts or {},
+    )
     result.sizes = {
         "train": len(corpus["train"]),
         "split": len(corpus[split]),

@@ -17,9 +17,15 @@ from textebm.evaluation.setting import Setting, judge_of, texts_of
 KEPT_PER_CLASS, KEPT_PER_CODE = 10, 3
 MAX_EXAMPLES = 100  # to generate by
 MATCHES = (
-    "homogeneity", "v_measure", "ami", "purity", "mutual_information", "permuted_homogeneity", "permuted_v_measure",
+    "homogeneity",
+    "v_measure",
+    "ami",
+    "purity",
+    "mutual_information",
+    "permuted_homogeneity",
+    "permuted_v_measure",
     "permuted_purity",
-)  # fmt: skip
+)
 
 
 def add_match(run: Setting, match: CodeLabelMatch, label: str, head: str) -> None:

@@ -98,18 +98,30 @@ DAILYDIALOG = FieldTable(
     ),
     (
         (
-            "this run", "mutual_information_zy", "reconstruction_bleu", "homogeneity_act", "v_measure_act", "ami_act",
-            "homogeneity_emotion", "ami_emotion",
+            "this run",
+            "mutual_information_zy",
+            "reconstruction_bleu",
+            "homogeneity_act",
+            "v_measure_act",
+            "ami_act",
+            "homogeneity_emotion",
+            "ami_emotion",
         ),
         (
-            "this run, codes shuffled", "–", "–", "permuted_homogeneity_act", "permuted_v_measure_act", "–",
-            "permuted_homogeneity_emotion", "–",
+            "this run, codes shuffled",
+            "–",
+            "–",
+            "permuted_homogeneity_act",
+            "permuted_v_measure_act",
+            "–",
+            "permuted_homogeneity_emotion",
+            "–",
         ),
         ("k-means, words", "–", "–", *_kmeans("words")),
         ("k-means, 1–3-grams", "–", "–", *_kmeans("ngrams")),
         ("k-means, first and last two words", "–", "–", *_kmeans("ends")),
     ),
-)  # fmt: skip
+)
 YELP = FieldTable(
     "Yelp, sentiment control",
     "LatentOps, thesis tables 4.1 and 4.3 (another classifier, and self-BLEU of another number of samples).",
@@ -122,48 +134,67 @@ YELP = FieldTable(
     ),
     (
         (
-            "this run", "control_accuracy_sentiment", "control_self_bleu_sentiment", "control_forward_ppl_sentiment",
+            "this run",
+            "control_accuracy_sentiment",
+            "control_self_bleu_sentiment",
+            "control_forward_ppl_sentiment",
             "control_seconds_sentiment",
         ),
         (
-            "… read back by its own encoder", "checked_accuracy_sentiment", "checked_self_bleu_sentiment",
-            "checked_forward_ppl_sentiment", "–",
+            "… read back by its own encoder",
+            "checked_accuracy_sentiment",
+            "checked_self_bleu_sentiment",
+            "checked_forward_ppl_sentiment",
+            "–",
         ),
         (
-            "… and as diverse as real ones", "diverse_accuracy_sentiment", "diverse_self_bleu_sentiment",
-            "diverse_forward_ppl_sentiment", "–",
+            "… and as diverse as real ones",
+            "diverse_accuracy_sentiment",
+            "diverse_self_bleu_sentiment",
+            "diverse_forward_ppl_sentiment",
+            "–",
         ),
         *(
             (
-                f"… at strength {strength}", f"sweep_accuracy_sentiment_strength{strength}",
-                f"sweep_self_bleu_sentiment_strength{strength}", f"sweep_forward_ppl_sentiment_strength{strength}", "–",
+                f"… at strength {strength}",
+                f"sweep_accuracy_sentiment_strength{strength}",
+                f"sweep_self_bleu_sentiment_strength{strength}",
+                f"sweep_forward_ppl_sentiment_strength{strength}",
+                "–",
             )
             for strength in ("0.5", "1", "2", "4", "8")
         ),
-        ("LSTM-LM of each class", "class_lm_accuracy_sentiment", "class_lm_self_bleu_sentiment",
-         "class_lm_forward_ppl_sentiment", "–"),
+        (
+            "LSTM-LM of each class",
+            "class_lm_accuracy_sentiment",
+            "class_lm_self_bleu_sentiment",
+            "class_lm_forward_ppl_sentiment",
+            "–",
+        ),
         ("real sentences", "judge_accuracy_sentiment", "real_self_bleu_sentiment", "real_forward_ppl_sentiment", "–"),
     ),
-)  # fmt: skip
+)
 YELP_EDITS = FieldTable(
     "Yelp, sentiment edits of the 1,000 test sentences",
     "LatentOps, thesis (another classifier).",
     ("accuracy ↑", "input BLEU ↑", "reference BLEU ↑"),
-    (
-        ("LatentOps", ".95", "54.0", "24.3"), ("DiRR", ".96", "61.5", "29.8"), ("FUDGE", ".40", "57.0", "18.0"),
-    ),
+    (("LatentOps", ".95", "54.0", "24.3"), ("DiRR", ".96", "61.5", "29.8"), ("FUDGE", ".40", "57.0", "18.0")),
     (
         ("this run, least change", "edit_accuracy", "edit_input_bleu", "edit_reference_bleu"),
         *(
             (
-                f"… another word {keep} nats likelier", f"edit_accuracy_keep{keep}", f"edit_input_bleu_keep{keep}",
+                f"… another word {keep} nats likelier",
+                f"edit_accuracy_keep{keep}",
+                f"edit_input_bleu_keep{keep}",
                 f"edit_reference_bleu_keep{keep}",
             )
             for keep in (0, 3, 10)
         ),
         *(
             (
-                f"written anew from level {level}", f"edit_accuracy_level{level}", f"edit_input_bleu_level{level}",
+                f"written anew from level {level}",
+                f"edit_accuracy_level{level}",
+                f"edit_input_bleu_level{level}",
                 f"edit_reference_bleu_level{level}",
             )
             for level in range(2, 65, 2)
@@ -171,7 +202,7 @@ YELP_EDITS = FieldTable(
         ("human rewrites", "edit_human_accuracy", "edit_human_input_bleu", "–"),
         ("unchanged input", "–", "'100'", "edit_copy_reference_bleu"),
     ),
-)  # fmt: skip
+)
 TABLES: dict[str, tuple[FieldTable, ...]] = {
     "ptb": (PTB, PTB_PPL),
     "dailydialog": (DAILYDIALOG,),
@@ -241,6 +272,8 @@ def _labels(evaluation: Evaluation) -> list[str]:
     for label in _suffixes(evaluation, "few_labels_base_"):
         rows += [(f"{label}, {name}", *(make(label, n) for n in numbers), "–") for name, make in names.items()]
         rows.append((f"{label}, commonest", "–", "–", "–", f"few_labels_base_{label}"))
-    rows += [(f"{head}, the model's own", "–", "–", "–", f"head_accuracy_{head}")
-             for head in _suffixes(evaluation, "head_accuracy_")]  # fmt: skip
+    rows += [
+        (f"{head}, the model's own", "–", "–", "–", f"head_accuracy_{head}")
+        for head in _suffixes(evaluation, "head_accuracy_")
+    ]
     return _pairs(evaluation, ("accuracy", *(f"{n} labels" for n in numbers), "all, or none"), rows)

@@ -16,8 +16,8 @@ from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from textebm.model import TextEBM
-    from textebm.reading import Encoding
+    from textebm.api import TextEBM
+    from textebm.use.reading import Encoding
 
 NEIGHBOURS = 3
 DUPLICATE_COSINE, DUPLICATE_WORDS = 0.9, 0.5
@@ -76,9 +76,15 @@ class CodeCard:
 
 
 def inspect_codes(
-    model: TextEBM, dataset: Dataset | Rows, head: str, *, generated: int = 5, typical: int = 5, seed: int = 0,
+    model: TextEBM,
+    dataset: Dataset | Rows,
+    head: str,
+    *,
+    generated: int = 5,
+    typical: int = 5,
+    seed: int = 0,
     encoding: Encoding | None = None,
-) -> list[CodeCard]:  # fmt: skip
+) -> list[CodeCard]:
     """A card for each code (or class) of *head*, in the head's order, from the sentences of *dataset*.
 
     generated: sentences to write for each code. typical: sentences of highest p(code|z) to show. encoding: what
@@ -107,7 +113,11 @@ def inspect_codes(
         ]
         cards.append(
             CodeCard(
-                head=head, code=code, name=name, size=len(own), share=len(own) / len(rows),
+                head=head,
+                code=code,
+                name=name,
+                size=len(own),
+                share=len(own) / len(rows),
                 confidence=float(confidence.mean()) if len(own) else None,
                 words=words[code],
                 typical=_distinct(((rows.texts[i], float(probabilities[i, code])) for i in order), typical),
@@ -116,7 +126,7 @@ def inspect_codes(
                 nearest=tuple(Neighbour(classes[o], float(cosines[code, o])) for o in near[:NEIGHBOURS]),
                 duplicates=tuple(twins),
             )
-        )  # fmt: skip
+        )
     return cards
 
 
@@ -153,9 +163,7 @@ def label_shares(labels: Mapping[str, LabelColumn], own: NDArray[np.integer[Any]
             if counts[value]:
                 share = counts[value] / known
                 lift = share / (all_counts[value] / everybody)
-                found.append(
-                    LabelShare(label, column.classes[value], int(counts[value]), float(share), float(lift))
-                )  # fmt: skip
+                found.append(LabelShare(label, column.classes[value], int(counts[value]), float(share), float(lift)))
     return tuple(found)
 
 
@@ -190,10 +198,15 @@ def to_rows(cards: Sequence[CodeCard]) -> list[dict[str, str | int | float | Non
     rows = []
     for card in cards:
         row: dict[str, str | int | float | None] = {
-            "head": card.head, "code": card.name, "size": card.size, "share": card.share,
-            "confidence": card.confidence, "unused": int(card.unused), "duplicates": " ".join(card.duplicates),
+            "head": card.head,
+            "code": card.name,
+            "size": card.size,
+            "share": card.share,
+            "confidence": card.confidence,
+            "unused": int(card.unused),
+            "duplicates": " ".join(card.duplicates),
             "words": " ".join(word.text for word in card.words),
-        }  # fmt: skip
+        }
         for label in labels:
             best = next((share for share in card.labels if share.label == label), None)
             row[f"{label}"] = best.name if best else None

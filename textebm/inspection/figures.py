@@ -28,14 +28,27 @@ MISSING = "#b9bdc4"
 FORMATS = ("pdf", "svg", "png")
 LEGEND = 24  # more names than this would be a page of their own
 STYLE = {
-    "font.size": 8, "axes.titlesize": 9, "axes.linewidth": 0.6, "font.family": ["sans-serif"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.linewidth": 0.6,
+    "font.family": ["sans-serif"],
     # what is there is taken, glyph by glyph: Latin, then Chinese, Japanese, Korean, Arabic, Devanagari
-    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Arabic",
-                        "Noto Sans Devanagari", "Arial Unicode MS"],
-    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "textebm",
+    "font.sans-serif": [
+        "DejaVu Sans",
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "WenQuanYi Zen Hei",
+        "Noto Sans Arabic",
+        "Noto Sans Devanagari",
+        "Arial Unicode MS",
+    ],
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "textebm",
     "text.parse_math": False,  # a label may hold dollars
-    "figure.dpi": 200, "savefig.dpi": 300,
-}  # fmt: skip
+    "figure.dpi": 200,
+    "savefig.dpi": 300,
+}
 
 
 def find_matplotlib() -> Any:
@@ -72,9 +85,14 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def draw_map(
-    layout: Layout, names: Sequence[str], values: NDArray[Any], *, title: str = "", samples: bool = False,
+    layout: Layout,
+    names: Sequence[str],
+    values: NDArray[Any],
+    *,
+    title: str = "",
+    samples: bool = False,
     width: float = 5.0,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """The sentences on a map, coloured by class. values (n,): class of each point, −1 for none. samples: with the
     prior's samples as open diamonds. width: inches."""
     with _style():
@@ -90,15 +108,27 @@ def draw_map(
                 own = layout.points[values == index]
                 colour, shape = mark(index)
                 axes.scatter(
-                    *own.T, s=size, c=colour, marker=shape, linewidths=0, alpha=0.85,
-                    label=f"{name} ({counts[index]:,})", rasterized=len(values) > 5000,
+                    *own.T,
+                    s=size,
+                    c=colour,
+                    marker=shape,
+                    linewidths=0,
+                    alpha=0.85,
+                    label=f"{name} ({counts[index]:,})",
+                    rasterized=len(values) > 5000,
                     zorder=2 + 1 / (1 + counts[index]),
-                )  # fmt: skip
+                )
         if samples and len(layout.samples):
             axes.scatter(
-                *layout.samples.T, s=9, marker="D", facecolors="none", edgecolors="#1d2126", linewidths=0.5,
-                zorder=4, label=f"prior samples ({len(layout.samples)})",
-            )  # fmt: skip
+                *layout.samples.T,
+                s=9,
+                marker="D",
+                facecolors="none",
+                edgecolors="#1d2126",
+                linewidths=0.5,
+                zorder=4,
+                label=f"prior samples ({len(layout.samples)})",
+            )
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_xticks([])
         axes.set_yticks([])
@@ -109,9 +139,17 @@ def draw_map(
         handles, written = axes.get_legend_handles_labels()
         if handles and len(handles) <= LEGEND:
             axes.legend(
-                handles, written, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, markerscale=1.6,
-                fontsize=7, ncols=1 + (len(handles) > 14), handletextpad=0.2, labelspacing=0.35,
-            )  # fmt: skip
+                handles,
+                written,
+                loc="center left",
+                bbox_to_anchor=(1.01, 0.5),
+                frameon=False,
+                markerscale=1.6,
+                fontsize=7,
+                ncols=1 + (len(handles) > 14),
+                handletextpad=0.2,
+                labelspacing=0.35,
+            )
     return figure
 
 
@@ -136,18 +174,28 @@ def draw_codes(cards: Sequence[CodeCard], *, width: float = 6.5, words: int = 6,
             axes.text(1.03, place, said, transform=axes.get_yaxis_transform(), va="center", fontsize=7)
             if best is not None:
                 axes.text(
-                    1.03 + 1.15 * 6.5 / width, place, f"{best.name} {best.share:.0%} ×{best.lift:.1f}",
-                    transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, color="#5f6670",
-                )  # fmt: skip
+                    1.03 + 1.15 * 6.5 / width,
+                    place,
+                    f"{best.name} {best.share:.0%} ×{best.lift:.1f}",
+                    transform=axes.get_yaxis_transform(),
+                    va="center",
+                    fontsize=6.5,
+                    color="#5f6670",
+                )
         title = f"{shown[0].head}: {len(cards)} classes" if shown else "no codes"
         axes.set_title(title + (f", the {most} largest" if len(cards) > most else ""), loc="left")
     return figure
 
 
 def draw_heatmap(
-    counts: NDArray[np.int64], rows: Sequence[str], columns: Sequence[str], *, head: str, label: str,
+    counts: NDArray[np.int64],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    head: str,
+    label: str,
     width: float | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Codes against a label's classes: the shade is the share of the row, the number the count. counts (K, L)"""
     order = np.argsort(-counts.sum(1), kind="stable")
     counts = counts[order]
@@ -158,8 +206,15 @@ def draw_heatmap(
         axes.invert_yaxis()
         for row, column in np.ndindex(*counts.shape):
             dark = shares[row, column] > 0.65
-            axes.text(column + 0.5, row + 0.5, f"{counts[row, column]:,}", ha="center", va="center", fontsize=6,
-                      color="white" if dark else "#1d2126")  # fmt: skip
+            axes.text(
+                column + 0.5,
+                row + 0.5,
+                f"{counts[row, column]:,}",
+                ha="center",
+                va="center",
+                fontsize=6,
+                color="white" if dark else "#1d2126",
+            )
         axes.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35 if len(columns) > 3 else 0, ha="left")
         if len(columns) <= 3:
             axes.set_xticklabels(columns, ha="center")

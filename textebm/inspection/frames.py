@@ -76,10 +76,16 @@ def energies(found: Inspection) -> pd.DataFrame:
         edges = np.linspace(each.low, each.high, len(each.draws) + 1)
         pieces.append(
             pd.DataFrame(
-                {"level": each.level, "from": edges[:-1], "to": edges[1:], "means": each.means, "draws": each.draws,
-                 "samples": each.samples}
+                {
+                    "level": each.level,
+                    "from": edges[:-1],
+                    "to": edges[1:],
+                    "means": each.means,
+                    "draws": each.draws,
+                    "samples": each.samples,
+                }
             )
-        )  # fmt: skip
+        )
     columns = ["level", "from", "to", "means", "draws", "samples"]
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
-from textebm.reading import SymbolHead
+from textebm.use.reading import SymbolHead
 
 if TYPE_CHECKING:
-    from textebm.model import TextEBM
+    from textebm.api import TextEBM
 
 STRENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0)
 SENTENCES_PER_STRENGTH = 60
@@ -188,7 +188,7 @@ def edits(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[Edit]:
             tuple(levels),
             tuple(each[i] for each in written),
             tuple(each[i] for each in named),
-        )  # fmt: skip
+        )
         for i, text in enumerate(texts)
     ]
 
@@ -218,11 +218,15 @@ def layers(model: TextEBM, rows: Rows, *, seed: int = 0) -> Layers | None:
         agreed = {head: own_agreement(model, head, new, wanted[head]) for head in heads}
         found.append(
             Layer(
-                number, sizes[-number], _shared_words(texts, new), _shared_words(texts, [*new[1:], *new[:1]]),
-                {head: sum(each) / len(each) for head, each in agreed.items()}, len(texts),
+                number,
+                sizes[-number],
+                _shared_words(texts, new),
+                _shared_words(texts, [*new[1:], *new[:1]]),
+                {head: sum(each) / len(each) for head, each in agreed.items()},
+                len(texts),
                 tuple(tuple(shown[i : i + PER_LAYER]) for i in range(0, len(shown), PER_LAYER)),
             )
-        )  # fmt: skip
+        )
     return Layers(tuple(texts[:LAYERED]), tuple(heads), tuple(found))
 
 

@@ -71,9 +71,15 @@ def projection_key(identity: str, texts: Sequence[str], num_samples: int, seed: 
 
 
 def project(
-    mean: NDArray[np.floating[Any]], samples: NDArray[np.floating[Any]], *, key: str = "", seed: int = 0,
-    tsne: bool = True, umap: bool = False, known: Projection | None = None,
-) -> Projection:  # fmt: skip
+    mean: NDArray[np.floating[Any]],
+    samples: NDArray[np.floating[Any]],
+    *,
+    key: str = "",
+    seed: int = 0,
+    tsne: bool = True,
+    umap: bool = False,
+    known: Projection | None = None,
+) -> Projection:
     """Maps of the posterior means (n, d) and prior samples (m, d), rounded to what a screen shows.
 
     PCA is fitted on the means alone, so that a sample far from all of them lies far from them on the map too. t-SNE

@@ -22,8 +22,8 @@ from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from textebm.model import TextEBM
-    from textebm.reading import Encoding
+    from textebm.api import TextEBM
+    from textebm.use.reading import Encoding
 
 PRIOR_SAMPLES = 400
 SWEEP_CLASSES = 20  # heads with more classes would need more sentences than a page is worth
@@ -91,9 +91,14 @@ class RunFacts:
 
 
 def inspect(
-    model: TextEBM, rows: Rows, *, seed: int = 0, umap: bool = False, identity: str = "",
+    model: TextEBM,
+    rows: Rows,
+    *,
+    seed: int = 0,
+    umap: bool = False,
+    identity: str = "",
     stored: Projection | None = None,
-) -> Inspection:  # fmt: skip
+) -> Inspection:
     """Look at *model* through *rows*. umap: with a UMAP map too. stored: an earlier projection, used if it was made
     from the same model (*identity*, its checksum), sentences and seed. Raises TextEBMError where UMAP is not there.
     """
@@ -103,7 +108,7 @@ def inspect(
     assert path is not None
     projection = projection_of(
         model, rows, encoding, samples=samples, seed=seed, umap=umap, identity=identity, stored=stored
-    )  # fmt: skip
+    )
     cards = {
         head.name: inspect_codes(model, rows, head.name, seed=seed, encoding=encoding)
         for head in paths.sorted_heads(model)
@@ -111,18 +116,24 @@ def inspect(
     acceptance = paths.shares_of(drawn.acceptance)
     draws = model.posterior_draws(rows.texts, seed=seed)
     return Inspection(
-        rows=rows, encoding=encoding,
+        rows=rows,
+        encoding=encoding,
         energies=model.energies(encoding.mean).tolist(),
         losses=model.reconstruction_losses(rows.texts).tolist(),
-        cards=cards, projection=projection,
-        sample_texts=model.decode(samples), sample_energies=model.energies(samples).tolist(),
+        cards=cards,
+        projection=projection,
+        sample_texts=model.decode(samples),
+        sample_energies=model.energies(samples).tolist(),
         control=[_control(model, own, seed) for own in cards.values()],
-        composition=paths.compose(model, seed=seed), walks=paths.walks(model, rows, seed=seed),
-        edits=paths.edits(model, rows, seed=seed), layers=paths.layers(model, rows, seed=seed),
-        diffusions=paths.of_path(model, path), acceptance=acceptance,
+        composition=paths.compose(model, seed=seed),
+        walks=paths.walks(model, rows, seed=seed),
+        edits=paths.edits(model, rows, seed=seed),
+        layers=paths.layers(model, rows, seed=seed),
+        diffusions=paths.of_path(model, path),
+        acceptance=acceptance,
         chains=sampler.chains(model, acceptance, seed=seed),
         energy_levels=sampler.energies(model, encoding.mean, draws, path, seed=seed),
-    )  # fmt: skip
+    )
 
 
 def inspect_data(
@@ -139,9 +150,16 @@ def inspect_data(
 
 
 def projection_of(
-    model: TextEBM, rows: Rows, encoding: Encoding, *, samples: torch.Tensor | None = None, seed: int = 0,
-    umap: bool = False, identity: str = "", stored: Projection | None = None,
-) -> Projection:  # fmt: skip
+    model: TextEBM,
+    rows: Rows,
+    encoding: Encoding,
+    *,
+    samples: torch.Tensor | None = None,
+    seed: int = 0,
+    umap: bool = False,
+    identity: str = "",
+    stored: Projection | None = None,
+) -> Projection:
     """The stored maps if they fit, else new ones; arguments as in `inspect`. samples: of the prior, if they are there
     already."""
     key = projection_key(identity, rows.texts, PRIOR_SAMPLES, seed)
@@ -271,7 +289,7 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         ("Training", "; then ".join(stages) or "?"),
         ("Shown here", f"{len(found.rows):,} of {found.rows.total:,} sentences of {facts.split}"),
         ("Seed", str(recipe.get("seed", "?"))),
-    ]  # fmt: skip
+    ]
     return {
         "name": facts.name,
         "recipe": str(recipe.get("name", facts.name)),

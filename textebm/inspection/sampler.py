@@ -16,7 +16,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.sampling import run_chain
 
 if TYPE_CHECKING:
-    from textebm.model import TextEBM
+    from textebm.api import TextEBM
 
 GROUPS, CHAINS, STEPS, WARM = 6, 4, 120, 20  # 6 conditionals a level, 4 chains each
 MAX_DRAWS = 2000
@@ -124,9 +124,7 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
         model.train(was_training)
     position, energy = (_by_level(torch.stack(kept)) for kept in (points, energies))
     signal = prior.schedule.alpha_bar.tolist()
-    return [
-        Chain(t, signal[t], acceptance[t], prior.chain.steps, position[t], energy[t]) for t in range(count)
-    ]  # fmt: skip
+    return [Chain(t, signal[t], acceptance[t], prior.chain.steps, position[t], energy[t]) for t in range(count)]
 
 
 def _by_level(kept: Tensor) -> list[float]:
@@ -165,10 +163,17 @@ def energies(model: TextEBM, mean: Tensor, draw: Tensor, path: Tensor, *, seed: 
         of_means, of_draws, of_samples = (tuple(each.tolist()) for each in shares)
         found.append(
             Energies(
-                level, signal, float(edges[0]), float(edges[-1]), of_means, of_draws, of_samples,
-                overlap=float(np.minimum(shares[1], shares[2]).sum()), chance_overlap=float(np.minimum(*twins).sum()),
+                level,
+                signal,
+                float(edges[0]),
+                float(edges[-1]),
+                of_means,
+                of_draws,
+                of_samples,
+                overlap=float(np.minimum(shares[1], shares[2]).sum()),
+                chance_overlap=float(np.minimum(*twins).sum()),
             )
-        )  # fmt: skip
+        )
     return found
 
 

@@ -124,10 +124,21 @@ class RecurrentDecoder(WritesWords):
     initial_seen: Tensor
 
     def __init__(
-        self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 1, dropout: float = 0.0, latent_layers: Sequence[int] = (), skip: bool = False,
-        segments: int = 1, segmented: Sequence[int] = (), num_heads: int = 4,
-    ):  # fmt: skip
+        self,
+        cell: Cell,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        latent_dim: int,
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        latent_layers: Sequence[int] = (),
+        skip: bool = False,
+        segments: int = 1,
+        segmented: Sequence[int] = (),
+        num_heads: int = 4,
+    ):
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
         self.rungs = _rungs(latent_layers, num_layers) if latent_layers else [slice(0, latent_dim)] * num_layers
@@ -206,9 +217,18 @@ class TransformerDecoder(WritesWords):
     (`LatentPrefix`), and is added at every step."""
 
     def __init__(
-        self, vocabulary_size: int, embedding_size: int, hidden_size: int, latent_dim: int, *,
-        num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1, segmented: Sequence[int] = (),
-    ):  # fmt: skip
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        latent_dim: int,
+        *,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        dropout: float = 0.0,
+        segments: int = 1,
+        segmented: Sequence[int] = (),
+    ):
         super().__init__()
         self.segments = segments
         self.embedding = _embedding(vocabulary_size, embedding_size)

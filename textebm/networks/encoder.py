@@ -51,10 +51,18 @@ class RecurrentEncoder(EncoderHeads):
     """
 
     def __init__(
-        self, cell: Cell, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
-        head: Head | None = None, num_layers: int = 1, bidirectional: bool = True, dropout: float = 0.0,
+        self,
+        cell: Cell,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        *,
+        head: Head | None = None,
+        num_layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.0,
         segments: int = 1,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
         directions = 2 if bidirectional else 1
@@ -105,9 +113,17 @@ class TransformerEncoder(EncoderHeads):
     as above."""
 
     def __init__(
-        self, vocabulary_size: int, embedding_size: int, hidden_size: int, *,
-        head: Head | None = None, num_layers: int = 2, num_heads: int = 4, dropout: float = 0.0, segments: int = 1,
-    ):  # fmt: skip
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        *,
+        head: Head | None = None,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        dropout: float = 0.0,
+        segments: int = 1,
+    ):
         super().__init__()
         self.embedding = _embedding(vocabulary_size, embedding_size)
         self.inputs = nn.Linear(embedding_size, hidden_size)

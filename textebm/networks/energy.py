@@ -26,10 +26,17 @@ class EnergyNet(nn.Module):
     """
 
     def __init__(
-        self, dim: int, num_levels: int, head_sizes: Mapping[str, int], *,
-        hidden_size: int = 256, num_blocks: int = 3, spectral_norm: bool = False, view_size: int = 0,
+        self,
+        dim: int,
+        num_levels: int,
+        head_sizes: Mapping[str, int],
+        *,
+        hidden_size: int = 256,
+        num_blocks: int = 3,
+        spectral_norm: bool = False,
+        view_size: int = 0,
         context_size: int = 0,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.head_sizes = dict(head_sizes)
         self.view_size = view_size
@@ -99,10 +106,18 @@ class LayeredEnergyNet(nn.Module):
     """
 
     def __init__(
-        self, sizes: Sequence[int], num_levels: int, head_sizes: Mapping[str, int], *,
-        head_layers: Mapping[str, int] | None = None, hidden_size: int = 256, num_blocks: int = 3,
-        spectral_norm: bool = False, view_size: int = 0, context_size: int = 0,
-    ):  # fmt: skip
+        self,
+        sizes: Sequence[int],
+        num_levels: int,
+        head_sizes: Mapping[str, int],
+        *,
+        head_layers: Mapping[str, int] | None = None,
+        hidden_size: int = 256,
+        num_blocks: int = 3,
+        spectral_norm: bool = False,
+        view_size: int = 0,
+        context_size: int = 0,
+    ):
         super().__init__()
         self.sizes = tuple(sizes)
         self.head_sizes = dict(head_sizes)
@@ -112,12 +127,17 @@ class LayeredEnergyNet(nn.Module):
         seen = [*self.sizes, sum(self.sizes)] if everything in self._place.values() else list(self.sizes)
         nets = [
             EnergyNet(
-                size, num_levels, {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
-                hidden_size=hidden_size, num_blocks=num_blocks, spectral_norm=spectral_norm, view_size=view_size,
+                size,
+                num_levels,
+                {name: k for name, k in self.head_sizes.items() if self._place[name] == place},
+                hidden_size=hidden_size,
+                num_blocks=num_blocks,
+                spectral_norm=spectral_norm,
+                view_size=view_size,
                 context_size=context_size,
             )
             for place, size in enumerate(seen)
-        ]  # fmt: skip
+        ]
         self.layers = cast("Sequence[EnergyNet]", nn.ModuleList(nets))
 
     def all_logits(self, z: Tensor, level: Tensor, context: Tensor | None = None) -> list[Tensor]:

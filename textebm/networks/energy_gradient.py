@@ -74,5 +74,6 @@ def fix(
     return FixedEnergy(
         (cast(net.inputs.weight.t()), cast(bias)),
         [(cast(w1), cast(b1), cast(w2), cast(b2)) for w1, b1, w2, b2 in blocks],
-        (cast(net.outputs.weight.t()), cast(net.outputs.bias)), net._sizes,
-    )  # fmt: skip
+        (cast(net.outputs.weight.t()), cast(net.outputs.bias)),
+        net._sizes,
+    )

@@ -97,9 +97,7 @@ def normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return normal(x.shape, device=x.device, generator=generator)
 
 
-def normal(
-    shape: Sequence[int], *, device: torch.device, generator: torch.Generator | None, dim: int = 0
-) -> Tensor:  # fmt: skip
+def normal(shape: Sequence[int], *, device: torch.device, generator: torch.Generator | None, dim: int = 0) -> Tensor:
     """N(0, I) of this shape."""
     return _own_rows(torch.empty(_whole_shape(shape, dim), device=device).normal_(generator=generator), dim)
 

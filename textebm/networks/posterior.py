@@ -71,7 +71,7 @@ class Posterior:
 
     def moved(self, by: Affine) -> Posterior:
         """Another q of the same texts. A bound holds with any, and one trained with a small KL weight is narrower than
-        the true posterior (`textebm.scoring`)."""
+        the true posterior (`textebm.use.likelihood`)."""
         return Posterior(*by(self.mean, self.stddev))
 
     @property
@@ -179,9 +179,15 @@ class PosteriorHead(nn.Module):
     """
 
     def __init__(
-        self, features: int, dim: int, *, standardize: bool = True, max_stddev: float | None = None,
-        segments: int = 1, context: int = 0,
-    ):  # fmt: skip
+        self,
+        features: int,
+        dim: int,
+        *,
+        standardize: bool = True,
+        max_stddev: float | None = None,
+        segments: int = 1,
+        context: int = 0,
+    ):
         super().__init__()
         self.max_stddev = max_stddev
         self.mean, self.raw_stddev = _read_off(features, (dim,), segments, context)
@@ -213,9 +219,16 @@ class TopDownHead(nn.Module):
     """
 
     def __init__(
-        self, features: int, sizes: Sequence[int], *, standardize: bool = True, max_stddev: float | None = None,
-        hidden_size: int = 64, segments: int = 1, context: int = 0,
-    ):  # fmt: skip
+        self,
+        features: int,
+        sizes: Sequence[int],
+        *,
+        standardize: bool = True,
+        max_stddev: float | None = None,
+        hidden_size: int = 64,
+        segments: int = 1,
+        context: int = 0,
+    ):
         super().__init__()
         self.sizes = tuple(sizes)
         self.max_stddev = max_stddev
@@ -224,11 +237,12 @@ class TopDownHead(nn.Module):
         self.norms = cast("Sequence[nn.BatchNorm1d]", nn.ModuleList(norms))
         steps = [
             nn.Sequential(
-                nn.Linear(2 * size + sum(self.sizes[: place + 1]), hidden_size), nn.SiLU(),
+                nn.Linear(2 * size + sum(self.sizes[: place + 1]), hidden_size),
+                nn.SiLU(),
                 nn.Linear(hidden_size, 2 * size),
             )
             for place, size in enumerate(self.sizes[1:])
-        ]  # fmt: skip
+        ]
         self.steps = cast("Sequence[nn.Sequential]", nn.ModuleList(steps))
         for step in self.steps:
             last = cast(nn.Linear, step[-1])

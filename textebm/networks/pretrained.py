@@ -77,9 +77,15 @@ class PretrainedDecoder(WritesWords, _Rests):
     scale: Tensor
 
     def __init__(
-        self, network: PreTrainedModel, head: nn.Linear, latent_dim: int, *, tune: bool, segments: int = 1,
+        self,
+        network: PreTrainedModel,
+        head: nn.Linear,
+        latent_dim: int,
+        *,
+        tune: bool,
+        segments: int = 1,
         segmented: Sequence[int] = (),
-    ):  # fmt: skip
+    ):
         super().__init__(network, tune=tune)
         self.segments = segments
         size = self.embedding.embedding_dim
@@ -164,7 +170,7 @@ def load_encoder(source: Source, *, vocabulary_size: int, positions: int, option
 
 def load_language_model(
     source: Source, *, vocabulary_size: int, positions: int, option: str
-) -> tuple[PreTrainedModel, nn.Linear]:  # fmt: skip
+) -> tuple[PreTrainedModel, nn.Linear]:
     """The network behind `PretrainedDecoder`, and its output layer; as above.
 
     Raises RecipeError, also where its logits are more than a product of the last states with that layer.

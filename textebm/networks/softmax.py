@@ -61,9 +61,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _chunked(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype, row_weight: Tensor | None,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    dtype: torch.dtype,
+    row_weight: Tensor | None,
     wanted: bool,
-) -> tuple[Tensor, list[Tensor]]:  # fmt: skip
+) -> tuple[Tensor, list[Tensor]]:
     """Losses (N,), and if wanted the gradients of their (weighted) sum in hidden, weight and bias."""
     n = len(hidden)
     most = max(ROWS, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES_GPU) // (4 * len(weight)))

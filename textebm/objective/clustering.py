@@ -20,9 +20,14 @@ MINI_BATCH_ROWS = 200_000
 
 
 def cluster_latents(
-    means: NDArray[np.float32], classes: int, *, components: int, seed: int, whiten: bool = False,
+    means: NDArray[np.float32],
+    classes: int,
+    *,
+    components: int,
+    seed: int,
+    whiten: bool = False,
     previous: NDArray[np.int64] | None = None,
-) -> NDArray[np.int64]:  # fmt: skip
+) -> NDArray[np.int64]:
     """Cluster of each posterior mean, (n, d) -> (n,) int64 in 0 … classes − 1.
 
     PCA to *components* dimensions, L2 normalisation, k-means. Whitening, as published, gives directions of noise the
@@ -31,9 +36,7 @@ def cluster_latents(
     after the old ones that they share most rows with, so that a head's targets do not permute between epochs. There are
     fewer clusters than *classes* if there are fewer rows.
     """
-    found = find_clusters(
-        means, classes, components=components, seed=seed, whiten=whiten, previous=previous
-    )  # fmt: skip
+    found = find_clusters(means, classes, components=components, seed=seed, whiten=whiten, previous=previous)
     return found[0]
 
 
@@ -54,7 +57,7 @@ class Cells:
 
     def assign(
         self, means: NDArray[np.floating], labels: Sequence[NDArray[np.integer]] | None = None
-    ) -> NDArray[np.int64]:  # fmt: skip
+    ) -> NDArray[np.int64]:
         """means (n, d), labels (n,) each as when they were found -> (n,)"""
         if labels is not None:
             means = without_labels(means, labels, self.sizes, self.effects)
@@ -64,9 +67,15 @@ class Cells:
 
 
 def find_clusters(
-    means: NDArray[np.float32], classes: int, *, components: int, seed: int, whiten: bool = False,
-    previous: NDArray[np.integer] | None = None, labels: Sequence[NDArray[np.integer]] | None = None,
-) -> tuple[NDArray[np.int64], Cells]:  # fmt: skip
+    means: NDArray[np.float32],
+    classes: int,
+    *,
+    components: int,
+    seed: int,
+    whiten: bool = False,
+    previous: NDArray[np.integer] | None = None,
+    labels: Sequence[NDArray[np.integer]] | None = None,
+) -> tuple[NDArray[np.int64], Cells]:
     """`cluster_latents` of what the *labels* leave unexplained, and the cells."""
     sizes = [int(values.max(initial=-1)) + 1 for values in labels or ()]
     effects: NDArray[np.floating] = np.zeros((0, means.shape[1]))
@@ -123,9 +132,7 @@ def align(assignment: NDArray[np.int64], previous: NDArray[np.int64], classes: i
     return renaming(assignment, previous, classes)[assignment]
 
 
-def renaming(
-    assignment: NDArray[np.int64], previous: NDArray[np.integer], classes: int
-) -> NDArray[np.int64]:  # fmt: skip
+def renaming(assignment: NDArray[np.int64], previous: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
     """The new name of each cluster, (classes,): of `align`."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     known = previous >= 0

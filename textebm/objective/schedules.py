@@ -21,9 +21,13 @@ class Weights:
 
 
 def kl_weight(
-    schedule: Literal["constant", "linear", "cyclical"], progress: float, *, weight: float, warmup: float,
+    schedule: Literal["constant", "linear", "cyclical"],
+    progress: float,
+    *,
+    weight: float,
+    warmup: float,
     cycles: int = 4,
-) -> float:  # fmt: skip
+) -> float:
     """The weight of the KL at *progress* (0 … 1) through the stage.
 
     linear: from 0 to *weight* over the first *warmup* (Bowman et al. 2016). cyclical: the same ramp in each of

@@ -54,10 +54,22 @@ def _rows_times(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _energy(  # type: ignore[no-untyped-def]
-    w, row, inside, scratch, residual, weights, classes, strengths, n,
-    hidden: tl.constexpr, blocks: tl.constexpr, chunk: tl.constexpr, dim: tl.constexpr, width: tl.constexpr,
+    w,
+    row,
+    inside,
+    scratch,
+    residual,
+    weights,
+    classes,
+    strengths,
+    n,
+    hidden: tl.constexpr,
+    blocks: tl.constexpr,
+    chunk: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
     heads: tl.constexpr,
-):  # fmt: skip
+):
     """F (M,), up to its constant, and ∇F (M, dim) at w (M, dim). The backward pass is `energy_gradient`'s.
 
     scratch: (rows, 2 blocks + 3, hidden), the inputs of each SiLU and two layers' outputs; residual (rows, hidden).
@@ -154,11 +166,34 @@ def _energy(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["n", "steps"])
 def _chain(  # type: ignore[no-untyped-def]
-    start, mean, stddev, length, spread, noise, uniforms, scratch, residual, weights, classes, strengths,
-    end, end_gradient, acceptance, n, steps,
-    size: tl.constexpr, hidden: tl.constexpr, blocks: tl.constexpr, chunk: tl.constexpr, dim: tl.constexpr,
-    width: tl.constexpr, heads: tl.constexpr, metropolis: tl.constexpr, langevin: tl.constexpr, rows: tl.constexpr,
-):  # fmt: skip
+    start,
+    mean,
+    stddev,
+    length,
+    spread,
+    noise,
+    uniforms,
+    scratch,
+    residual,
+    weights,
+    classes,
+    strengths,
+    end,
+    end_gradient,
+    acceptance,
+    n,
+    steps,
+    size: tl.constexpr,
+    hidden: tl.constexpr,
+    blocks: tl.constexpr,
+    chunk: tl.constexpr,
+    dim: tl.constexpr,
+    width: tl.constexpr,
+    heads: tl.constexpr,
+    metropolis: tl.constexpr,
+    langevin: tl.constexpr,
+    rows: tl.constexpr,
+):
     """The chain of `rows` points. *length* (n,): ρ of each row, or ε of a Langevin chain."""
     row = tl.program_id(0) * rows + tl.arange(0, rows)
     inside = row < n
@@ -182,9 +217,22 @@ def _chain(  # type: ignore[no-untyped-def]
             step_noise = tl.load(noise + (step - 1) * n * size + place, real, 0.0)
             new = centre + scale * step_noise
         new_value, new_gradient = _energy(
-            new, row, inside, scratch, residual, weights, classes, strengths, n,
-            hidden, blocks, chunk, dim, width, heads,
-        )  # fmt: skip
+            new,
+            row,
+            inside,
+            scratch,
+            residual,
+            weights,
+            classes,
+            strengths,
+            n,
+            hidden,
+            blocks,
+            chunk,
+            dim,
+            width,
+            heads,
+        )
         away = new - middle
         if langevin:
             new_centre = new + 0.5 * step_length * step_length * (new_gradient - away / (s * s))
@@ -214,17 +262,32 @@ def _chain(  # type: ignore[no-untyped-def]
 
 
 def semi_implicit(
-    potential: FixedPotential, w: Tensor, mean: Tensor, stddev: Tensor | float, rho: Tensor | float, steps: int, *,
-    spread: Tensor | float = 1.0, generator: torch.Generator | None = None, metropolis: bool = False,
-) -> ChainResult:  # fmt: skip
+    potential: FixedPotential,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor | float,
+    rho: Tensor | float,
+    steps: int,
+    *,
+    spread: Tensor | float = 1.0,
+    generator: torch.Generator | None = None,
+    metropolis: bool = False,
+) -> ChainResult:
     """What `sampler.semi_implicit` gives; stddev and rho are numbers, (1,) or (B, 1), spread a number or (d,)."""
     return _run(potential, w, mean, stddev, rho, spread, steps, generator, metropolis=metropolis, langevin=False)
 
 
 def langevin(
-    potential: FixedPotential, w: Tensor, mean: Tensor, stddev: Tensor | float, step_size: float, steps: int, *,
-    generator: torch.Generator | None = None, metropolis: bool = False,
-) -> ChainResult:  # fmt: skip
+    potential: FixedPotential,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor | float,
+    step_size: float,
+    steps: int,
+    *,
+    generator: torch.Generator | None = None,
+    metropolis: bool = False,
+) -> ChainResult:
     """What `sampler.langevin` gives; stddev is a number, (1,) or (B, 1)."""
     epsilon = step_size * stddev
     return _run(potential, w, mean, stddev, epsilon, 1.0, steps, generator, metropolis=metropolis, langevin=True)
@@ -232,9 +295,18 @@ def langevin(
 
 @torch.no_grad()
 def _run(
-    potential: FixedPotential, w: Tensor, mean: Tensor, stddev: Tensor | float, length: Tensor | float,
-    spread: Tensor | float, steps: int, generator: torch.Generator | None, *, metropolis: bool, langevin: bool,
-) -> ChainResult:  # fmt: skip
+    potential: FixedPotential,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor | float,
+    length: Tensor | float,
+    spread: Tensor | float,
+    steps: int,
+    generator: torch.Generator | None,
+    *,
+    metropolis: bool,
+    langevin: bool,
+) -> ChainResult:
     n, size = w.shape
     noise, uniforms = w.new_empty(steps, n, size), w.new_empty(steps, n)
     for step in range(steps):
@@ -248,10 +320,26 @@ def _run(
     end, gradient, acceptance = torch.empty_like(w), torch.empty_like(w), w.new_empty(n)
     arguments, constants = packed(potential, n, w.device)
     _chain[(triton.cdiv(n, ROWS),)](
-        w.contiguous(), mean.contiguous(), filled(stddev, n), filled(length, n), filled(spread, size), noise, uniforms,
-        *arguments, end, gradient, acceptance, n, steps,
-        size=size, **constants, metropolis=metropolis, langevin=langevin, rows=ROWS, num_warps=WARPS,
-    )  # fmt: skip
+        w.contiguous(),
+        mean.contiguous(),
+        filled(stddev, n),
+        filled(length, n),
+        filled(spread, size),
+        noise,
+        uniforms,
+        *arguments,
+        end,
+        gradient,
+        acceptance,
+        n,
+        steps,
+        size=size,
+        **constants,
+        metropolis=metropolis,
+        langevin=langevin,
+        rows=ROWS,
+        num_warps=WARPS,
+    )
     return ChainResult(end, gradient, acceptance, steps + 1)
 
 
@@ -266,21 +354,27 @@ def packed(potential: FixedPotential, n: int, device: torch.device) -> tuple[tup
     filled = partial(_filled, dtype=weight.dtype)
     first, shift, second, shift2 = ([block[i] for block in energy.blocks] for i in range(4))
     weights = (
-        filled(weight, dim, hidden), filled(bias.expand(n, -1), n, hidden),
+        filled(weight, dim, hidden),
+        filled(bias.expand(n, -1), n, hidden),
         torch.stack([filled(x, hidden, hidden) for x in first]),
         torch.stack([filled(x.expand(n, -1), n, hidden) for x in shift]),
         torch.stack([filled(x, hidden, hidden) for x in second]),
         torch.stack([filled(x, None, hidden) for x in shift2]),
-        filled(energy.outputs[0], hidden, width), filled(energy.outputs[1], None, width),
-    )  # fmt: skip
+        filled(energy.outputs[0], hidden, width),
+        filled(energy.outputs[1], None, width),
+    )
     classes = torch.zeros(len(energy.sizes), n, dtype=torch.int32, device=device)
     strengths = torch.zeros(len(energy.sizes), n, device=device)
     for place, (chosen, strength) in potential.asked.items():
         classes[place], strengths[place] = chosen[:, 0].to(torch.int32), strength[:, 0]
     constants = {
-        "hidden": hidden, "blocks": len(energy.blocks), "chunk": chunk, "dim": dim, "width": width,
+        "hidden": hidden,
+        "blocks": len(energy.blocks),
+        "chunk": chunk,
+        "dim": dim,
+        "width": width,
         "heads": tuple(energy.sizes),
-    }  # fmt: skip
+    }
     whole_rows = ROWS * triton.cdiv(n, ROWS)
     scratch = torch.empty(whole_rows, 2 * len(energy.blocks) + 3, hidden, dtype=weight.dtype, device=device)
     residual = torch.empty(whole_rows, hidden, device=device)

@@ -54,10 +54,11 @@ class Condition:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
         return replace(
-            self, symbols={head: change(classes) for head, classes in self.symbols.items()},
+            self,
+            symbols={head: change(classes) for head, classes in self.symbols.items()},
             like=None if self.like is None else change(self.like),
             context=None if self.context is None else change(self.context),
-        )  # fmt: skip
+        )
 
 
 FREE = Condition()

@@ -129,10 +129,12 @@ def recovery(
         pull = pull - (mean * ((chain.w - mean) / stddev.square()).detach()).sum(-1)
     per_sentence = (pull * weight).view(-1, b).sum(0) + schedule.expected_log_reference(z)
     return Recovery(
-        energy_loss.view(-1, b).sum(0), per_sentence,
+        energy_loss.view(-1, b).sum(0),
+        per_sentence,
         (f_positive - f_negative).detach().view(-1, b).mean(0),
-        value_positive.abs().view(-1, b).mean(0), chain.acceptance.view(-1, b).mean(0),
-    )  # fmt: skip
+        value_positive.abs().view(-1, b).mean(0),
+        chain.acceptance.view(-1, b).mean(0),
+    )
 
 
 def score_cross_entropy(prior: LatentPrior, z: Tensor, context: Tensor | None = None) -> Tensor:

@@ -27,9 +27,16 @@ POOLED_TEMPERATURES = 20
 
 @torch.no_grad()
 def log_partition(
-    potential: Potential, mean: Tensor, stddev: Tensor | float, *, direction: Literal["forward", "reverse"],
-    temperatures: int, rho: Tensor | float, start: Tensor | None = None, generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
+    potential: Potential,
+    mean: Tensor,
+    stddev: Tensor | float,
+    *,
+    direction: Literal["forward", "reverse"],
+    temperatures: int,
+    rho: Tensor | float,
+    start: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """A stochastic bound of log E_{N(mean, stddev²)} e^F for each row. mean (B, d) -> (B,) nats.
 
     Temperatures rise from 0 to 1 in equal steps with one Metropolis-corrected semi-implicit step at each. "reverse"
@@ -59,7 +66,7 @@ def log_partition(
             beta * (new_value - value)
             - 0.5 * (((new - mean) / stddev).square() - ((w - mean) / stddev).square()).sum(-1)
             - 0.5 * (((w - centre(new, new_gradient, beta)) / noise_scale).square() - noise.square()).sum(-1)
-        )  # fmt: skip
+        )
         probability = log_ratio.clamp_max(0).exp().nan_to_num(0.0)
         take = torch.rand(len(w), device=w.device, generator=generator) < probability
         w, gradient = torch.where(take[:, None], new, w), torch.where(take[:, None], new_gradient, gradient)
@@ -70,9 +77,15 @@ def log_partition(
 
 @torch.no_grad()
 def log_prob_bound(
-    prior: LatentPrior, z: Tensor, *, direction: Literal["forward", "reverse"] = "reverse", temperatures: int = 10,
-    burn_in: int = 10, condition: Condition = FREE, generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
+    prior: LatentPrior,
+    z: Tensor,
+    *,
+    direction: Literal["forward", "reverse"] = "reverse",
+    temperatures: int = 10,
+    burn_in: int = 10,
+    condition: Condition = FREE,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """A draw whose mean bounds E_q[log p(u_0 … u_{T−1})/q(u_1 … u_{T−1} | z)], z = u_0, nats. z (B, d) -> (B,).
 
     That expectation over the forward chain is itself at most log p(z), and equal to it for one level or a prior that
@@ -103,9 +116,15 @@ def log_prob_bound(
         if direction == "reverse":
             start = semi_implicit(potential, u, mean, stddev, rho, burn_in, generator=generator, metropolis=True).w
         log_z = log_partition(
-            potential, mean, stddev, direction=direction, temperatures=temperatures, rho=rho, start=start,
+            potential,
+            mean,
+            stddev,
+            direction=direction,
+            temperatures=temperatures,
+            rho=rho,
+            start=start,
             generator=generator,
-        )  # fmt: skip
+        )
         if t == schedule.num_levels - 1 and condition.context is None:
             # the top's log Z is then one number, the same for every row: E e^w (forward) or 1/E e^−w (reverse) is
             # tighter
@@ -118,18 +137,29 @@ def log_prob_bound(
 
 
 def latent_log_prob_bound(
-    prior: LatentPrior, z: Tensor, *, direction: Literal["forward", "reverse"] = "reverse", temperatures: int = 10,
-    burn_in: int = 10, condition: Condition = FREE, generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
+    prior: LatentPrior,
+    z: Tensor,
+    *,
+    direction: Literal["forward", "reverse"] = "reverse",
+    temperatures: int = 10,
+    burn_in: int = 10,
+    condition: Condition = FREE,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """`log_prob_bound` for z = T(u) itself: log p(z) = log p(u) − log|det ∂T/∂u|, nats. z (B, d) -> (B,)
 
     With the identity transport it is `log_prob_bound`. The ELBO needs only the density of u: see `prior.transport`.
     """
     u = prior.transport.inverse(z)
     log_p = log_prob_bound(
-        prior, u, direction=direction, temperatures=temperatures, burn_in=burn_in, condition=condition,
+        prior,
+        u,
+        direction=direction,
+        temperatures=temperatures,
+        burn_in=burn_in,
+        condition=condition,
         generator=generator,
-    )  # fmt: skip
+    )
     return log_p - prior.transport.log_det(u)
 
 
@@ -156,9 +186,13 @@ class ChainWeights:
 
 @torch.no_grad()
 def chain_log_weights(
-    prior: LatentPrior, u: Tensor, top_log_z: tuple[Tensor, Tensor], annealing: Annealing = Annealing(), *,
+    prior: LatentPrior,
+    u: Tensor,
+    top_log_z: tuple[Tensor, Tensor],
+    annealing: Annealing = Annealing(),
+    *,
     generator: torch.Generator | None = None,
-) -> ChainWeights:  # fmt: skip
+) -> ChainWeights:
     """Importance weights of u_0 and of the levels above it. u = u_0 (B, d); top_log_z from `top_log_partition`.
 
     Let w be the weight with exact log Z_t. Then E_q[w] = p(u_0) for *every* T: the chain u_1 … u_{T−1} is importance
@@ -246,12 +280,23 @@ def _both_sides(
         potential, u.repeat_interleave(m, 0), mean, stddev, rho, annealing.burn_in, generator=generator, metropolis=True
     ).w
     high = known + log_partition(
-        residual, shifted, stddev, direction="reverse", temperatures=annealing.temperatures, rho=rho, start=start,
+        residual,
+        shifted,
+        stddev,
+        direction="reverse",
+        temperatures=annealing.temperatures,
+        rho=rho,
+        start=start,
         generator=generator,
-    )  # fmt: skip
+    )
     low = known + log_partition(
-        residual, shifted, stddev, direction="forward", temperatures=annealing.temperatures, rho=rho,
+        residual,
+        shifted,
+        stddev,
+        direction="forward",
+        temperatures=annealing.temperatures,
+        rho=rho,
         generator=generator,
-    )  # fmt: skip
+    )
     count = math.log(m)
     return count - torch.logsumexp(-high.view(n, m), 1), torch.logsumexp(low.view(n, m), 1) - count

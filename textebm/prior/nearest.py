@@ -1,4 +1,4 @@
-"""The shortest way to the symbols asked for: how `textebm.rewriting` moves a latent."""
+"""The shortest way to the symbols asked for: how `textebm.use.editing` moves a latent."""
 
 from __future__ import annotations
 

@@ -63,12 +63,21 @@ class LatentPrior(nn.Module):
     score_square: Tensor
 
     def __init__(
-        self, dim: int, energy: EnergyNet | LayeredEnergyNet, schedule: NoiseSchedule, *,
-        transport: Transport | None = None, layers: Sequence[int] = (),
-        explicit: StandardNormal | GaussianMixture | None = None, chain: ChainSettings = ChainSettings(),
-        symbol_levels: Literal["all", "first"] = "all", strength: float = 1.0, potential_penalty: float = 1e-3,
-        encoder_gradient: Literal["full", "positive_only"] = "full", like_strength: float = 1.0,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        energy: EnergyNet | LayeredEnergyNet,
+        schedule: NoiseSchedule,
+        *,
+        transport: Transport | None = None,
+        layers: Sequence[int] = (),
+        explicit: StandardNormal | GaussianMixture | None = None,
+        chain: ChainSettings = ChainSettings(),
+        symbol_levels: Literal["all", "first"] = "all",
+        strength: float = 1.0,
+        potential_penalty: float = 1e-3,
+        encoder_gradient: Literal["full", "positive_only"] = "full",
+        like_strength: float = 1.0,
+    ):
         super().__init__()
         self.dim = dim
         self.layers = tuple(layers) or (dim,)

@@ -58,10 +58,18 @@ def tame(drift: Tensor, limit: Tensor | float) -> Tensor:
 
 @torch.no_grad()
 def semi_implicit(
-    potential: Potential, w: Tensor, mean: Tensor, stddev: Tensor | float, rho: Tensor | float, steps: int, *,
-    spread: Tensor | float = 1.0, generator: torch.Generator | None = None, metropolis: bool = False,
+    potential: Potential,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor | float,
+    rho: Tensor | float,
+    steps: int,
+    *,
+    spread: Tensor | float = 1.0,
+    generator: torch.Generator | None = None,
+    metropolis: bool = False,
     tamed: bool = True,
-) -> ChainResult:  # fmt: skip
+) -> ChainResult:
     """*steps* pCN-Langevin steps from w (B, d). mean (B, d); stddev and rho are numbers or (B, 1); spread is κ, a
     number, (d,) or (B, d)."""
     stddev = torch.as_tensor(stddev, dtype=w.dtype, device=w.device)
@@ -80,9 +88,16 @@ def semi_implicit(
 
 @torch.no_grad()
 def langevin(
-    potential: Potential, w: Tensor, mean: Tensor, stddev: Tensor | float, step_size: float, steps: int, *,
-    generator: torch.Generator | None = None, metropolis: bool = False,
-) -> ChainResult:  # fmt: skip
+    potential: Potential,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor | float,
+    step_size: float,
+    steps: int,
+    *,
+    generator: torch.Generator | None = None,
+    metropolis: bool = False,
+) -> ChainResult:
     """*steps* Langevin steps ``w' = w + ε²/2 ∇log π(w) + ε ξ`` with ε = step_size · stddev. Arguments as above."""
     stddev = torch.as_tensor(stddev, dtype=w.dtype, device=w.device)
     epsilon = step_size * stddev
@@ -94,9 +109,16 @@ def langevin(
 
 
 def _chain(
-    potential: Potential, w: Tensor, proposal_mean: Callable[[Tensor, Tensor], Tensor], noise_scale: Tensor,
-    mean: Tensor, stddev: Tensor, steps: int, generator: torch.Generator | None, metropolis: bool,
-) -> ChainResult:  # fmt: skip
+    potential: Potential,
+    w: Tensor,
+    proposal_mean: Callable[[Tensor, Tensor], Tensor],
+    noise_scale: Tensor,
+    mean: Tensor,
+    stddev: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    metropolis: bool,
+) -> ChainResult:
     """The loop that both proposals share. Acceptance costs one evaluation more than the steps: the last point's."""
     value, gradient = potential_and_gradient(potential, w)
     centre = proposal_mean(w, gradient)
@@ -107,10 +129,11 @@ def _chain(
         new_value, new_gradient = potential_and_gradient(potential, new)
         new_centre = proposal_mean(new, new_gradient)
         log_ratio = (
-            new_value - value
+            new_value
+            - value
             - 0.5 * (((new - mean) / stddev).square() - ((w - mean) / stddev).square()).sum(-1)
             - 0.5 * (((w - new_centre) / noise_scale).square() - noise.square()).sum(-1)
-        )  # fmt: skip
+        )
         probability = log_ratio.clamp_max(0).exp().nan_to_num(0.0)
         accepted += probability
         if metropolis:

@@ -38,10 +38,17 @@ class LatentSample:
 
 
 def sample(
-    prior: LatentPrior, n: int, *, condition: Condition = FREE, steps_factor: int = 1,
-    generator: torch.Generator | None = None, start: tuple[int, Tensor] | None = None, adapt: bool = False,
-    held: Tensor | None = None, keep_path: bool = False,
-) -> LatentSample:  # fmt: skip
+    prior: LatentPrior,
+    n: int,
+    *,
+    condition: Condition = FREE,
+    steps_factor: int = 1,
+    generator: torch.Generator | None = None,
+    start: tuple[int, Tensor] | None = None,
+    adapt: bool = False,
+    held: Tensor | None = None,
+    keep_path: bool = False,
+) -> LatentSample:
     """n draws of u_0, top level first. ``start=(t, u)`` begins below level t at u (n, d) instead (editing).
 
     *held* (n, k) keeps the first k coordinates of u_0 (upper layers) at these values and draws the others given
@@ -82,9 +89,17 @@ def sample(
                 free = mean[:, k:] + _tweedie_shift(prior, u[:, k:], t, score)
                 w = torch.cat([w[:, :k], free + stddev * spread[t, k:].sqrt() * noise[:, k:]], dim=-1)
             chain = run_chain(
-                prior, w, mean, stddev, level, condition, steps, generator, None if path is None else path[t],
+                prior,
+                w,
+                mean,
+                stddev,
+                level,
+                condition,
+                steps,
+                generator,
+                None if path is None else path[t],
                 spread[t, k:],
-            )  # fmt: skip
+            )
             u, gradient = chain.w, chain.gradient
             if keep_path:
                 visited.append(u)
@@ -135,9 +150,13 @@ def _forward_path(prior: LatentPrior, u: Tensor, generator: torch.Generator | No
 
 
 def perturb(
-    prior: LatentPrior, z: Tensor, condition: Condition, *, steps: int | None = None,
+    prior: LatentPrior,
+    z: Tensor,
+    condition: Condition,
+    *,
+    steps: int | None = None,
     generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Move z (B, d) towards the condition by *steps* of the level-0 chain of a one-level or closed-form prior."""
     level = torch.zeros(len(z), dtype=torch.long, device=z.device)
     steps = prior.chain.steps if steps is None else steps
@@ -157,9 +176,17 @@ def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) ->
 
 
 def run_chain(
-    prior: LatentPrior, w: Tensor, mean: Tensor, stddev: Tensor, level: Tensor, condition: Condition, steps: int,
-    generator: torch.Generator | None, held: Tensor | None = None, spread: Tensor | float = 1.0,
-) -> ChainResult:  # fmt: skip
+    prior: LatentPrior,
+    w: Tensor,
+    mean: Tensor,
+    stddev: Tensor,
+    level: Tensor,
+    condition: Condition,
+    steps: int,
+    generator: torch.Generator | None,
+    held: Tensor | None = None,
+    spread: Tensor | float = 1.0,
+) -> ChainResult:
     """The chain from w; with *held* (B, k), the first k coordinates stand there and the chain moves the others, to
     which *spread* (d − k,) belongs. Recovery's chains have none: an F half learned does not bear such long steps."""
     k = 0 if held is None else held.shape[-1]
@@ -175,14 +202,27 @@ def run_chain(
     moves = _kernel() if _fused(prior, w, potential) else sampler
     if prior.chain.sampler == "langevin":
         chain = moves.langevin(
-            potential, w, mean, stddev, prior.chain.step_size, steps,
-            generator=generator, metropolis=prior.chain.metropolis,
-        )  # fmt: skip
+            potential,
+            w,
+            mean,
+            stddev,
+            prior.chain.step_size,
+            steps,
+            generator=generator,
+            metropolis=prior.chain.metropolis,
+        )
     else:
         chain = moves.semi_implicit(
-            potential, w, mean, stddev, prior.rho[level][:, None], steps, spread=spread,
-            generator=generator, metropolis=prior.chain.metropolis,
-        )  # fmt: skip
+            potential,
+            w,
+            mean,
+            stddev,
+            prior.rho[level][:, None],
+            steps,
+            spread=spread,
+            generator=generator,
+            metropolis=prior.chain.metropolis,
+        )
     return replace(chain, w=whole(chain.w))
 
 
@@ -243,9 +283,13 @@ def observe_scores(prior: LatentPrior, level: Tensor, score: Tensor, rate: float
 
 
 def calibrate(
-    prior: LatentPrior, *, n: int = 256, rounds: int = 40, generator: torch.Generator | None = None,
+    prior: LatentPrior,
+    *,
+    n: int = 256,
+    rounds: int = 40,
+    generator: torch.Generator | None = None,
     context: Tensor | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Adapt ρ on free samples: after score matching, which runs no chains of its own. context (n, C)"""
     for _ in range(rounds):
         if prior.explicit is None:

@@ -53,7 +53,7 @@ class Ladder(nn.Module):
                 nn.Linear(sum(self.sizes[: place + 1]), hidden_size), nn.SiLU(), nn.Linear(hidden_size, 2 * size)
             )
             for place, size in enumerate(self.sizes[1:])
-        ]  # fmt: skip
+        ]
         self.steps = cast("Sequence[nn.Sequential]", nn.ModuleList(steps))
         for step in self.steps:
             nn.init.zeros_(cast(nn.Linear, step[-1]).weight)

@@ -67,9 +67,16 @@ class TokenBatch:
 
 
 def collate(
-    store: TokenStore, indices: ArrayLike, labels: Mapping[str, ArrayLike], *, pad: int, bos: int, eos: int,
-    contexts: TokenStore | None = None, beside: Rows | None = None,
-) -> TokenBatch:  # fmt: skip
+    store: TokenStore,
+    indices: ArrayLike,
+    labels: Mapping[str, ArrayLike],
+    *,
+    pad: int,
+    bos: int,
+    eos: int,
+    contexts: TokenStore | None = None,
+    beside: Rows | None = None,
+) -> TokenBatch:
     """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name.
     contexts: the turns before each row. beside: rows of which these are a part, and as wide as which it is padded."""
     rows = np.asarray(indices, dtype=np.int64)
@@ -123,9 +130,7 @@ class BatchOrder:
     seed: int = 0
     large: int = LARGE
 
-    def batches(
-        self, epoch: int, first: int, last: int, clusters: NDArray[np.integer] | None = None
-    ) -> Iterator[Rows]:  # fmt: skip
+    def batches(self, epoch: int, first: int, last: int, clusters: NDArray[np.integer] | None = None) -> Iterator[Rows]:
         """The batches number *first* to *last* − 1 of an epoch: those of `epoch`, but where there are many rows each
         pool is drawn, sorted and shuffled for itself; with clusters, its rows are drawn again among themselves, those
         without a cluster (−1) as one more.
@@ -257,9 +262,14 @@ class Collation:
 
 
 def load_batches(
-    store: TokenStore, order: Iterable[Dealt], labels: Mapping[str, ArrayLike], tokenizer: PreTrainedTokenizerFast,
-    ahead: int = 2, contexts: TokenStore | None = None, workers: int = 0,
-) -> Iterator[list[TokenBatch]]:  # fmt: skip
+    store: TokenStore,
+    order: Iterable[Dealt],
+    labels: Mapping[str, ArrayLike],
+    tokenizer: PreTrainedTokenizerFast,
+    ahead: int = 2,
+    contexts: TokenStore | None = None,
+    workers: int = 0,
+) -> Iterator[list[TokenBatch]]:
     """The parts of each batch of *order*, collated in a background thread, or in *workers* processes: the same ones."""
     collation = Collation(store, labels, special_ids(tokenizer), contexts)
     if workers:
@@ -267,16 +277,18 @@ def load_batches(
     return prefetch((collation[dealt] for dealt in order), ahead)
 
 
-def _in_processes(
-    collation: Collation, order: Iterable[Dealt], ahead: int, workers: int
-) -> Iterator[list[TokenBatch]]:  # fmt: skip
+def _in_processes(collation: Collation, order: Iterable[Dealt], ahead: int, workers: int) -> Iterator[list[TokenBatch]]:
     loader = DataLoader(
-        cast("Dataset[list[TokenBatch]]", collation), batch_size=None, sampler=order, num_workers=workers,
-        prefetch_factor=max(1, ahead), worker_init_fn=_leave_signals_to_the_parent,
+        cast("Dataset[list[TokenBatch]]", collation),
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        prefetch_factor=max(1, ahead),
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # its seed for the workers, who draw nothing, is not taken from ours
         # a fork shares the token store; nothing but NumPy runs in it
         multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
-    )  # fmt: skip
+    )
     signals = (signal.SIGINT, signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
     try:

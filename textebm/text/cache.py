@@ -90,9 +90,13 @@ def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) 
 
 
 def cached_as(
-    name: str, key: object, build: Callable[[Path], None], root: Path, open_folder: Callable[[Path], T],
+    name: str,
+    key: object,
+    build: Callable[[Path], None],
+    root: Path,
+    open_folder: Callable[[Path], T],
     modules: Iterable[str],
-) -> T:  # fmt: skip
+) -> T:
     """What *open_folder* makes of a folder that *build* writes. modules: those of ours that its content depends on."""
     code = content_hashes(Path(__file__).with_name(f"{module}.py") for module in modules)
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True, default=str).encode()).hexdigest()[:20]

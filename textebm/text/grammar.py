@@ -71,22 +71,14 @@ class Topic(NamedTuple):
 
 TOPICS = {
     "food": Topic(
-        nouns=(
-            "pizza",
-            "burger",
-            "sandwich",
-            "pie",
-        ),
+        nouns=("pizza", "burger", "sandwich", "pie"),
         parts=("sauce", "filling", "topping", "seasoning"),
         people=("diners", "customers"),
         uses=(Verb("ate", "eat", "will eat"), Verb("ordered", "order", "will order")),
         places=("at the diner", "for lunch", "for dinner"),
         makers=("the chef", "the cook"),
         makes=(Verb("served", "serves", "will serve"), Verb("prepared", "prepares", "will prepare")),
-        adjectives={
-            "negative": ("bland", "tasteless", "salty"),
-            "positive": ("tasty", "delicious", "fresh"),
-        },
+        adjectives={"negative": ("bland", "tasteless", "salty"), "positive": ("tasty", "delicious", "fresh")},
     ),
     "hotel": Topic(
         nouns=("hotel", "hostel", "motel", "guesthouse"),
@@ -96,10 +88,7 @@ TOPICS = {
         places=("near the beach", "by the lake", "in the mountains"),
         makers=("the owner", "the landlord"),
         makes=(Verb("opened", "opens", "will open"), Verb("ran", "runs", "will run")),
-        adjectives={
-            "negative": ("filthy", "shabby", "dirty"),
-            "positive": ("comfortable", "spotless", "charming"),
-        },
+        adjectives={"negative": ("filthy", "shabby", "dirty"), "positive": ("comfortable", "spotless", "charming")},
     ),
     "film": Topic(
         nouns=("film", "movie", "comedy", "thriller"),
@@ -109,10 +98,7 @@ TOPICS = {
         places=("at the cinema", "at the festival", "on television"),
         makers=("the director", "the studio"),
         makes=(Verb("made", "makes", "will make"), Verb("released", "releases", "will release")),
-        adjectives={
-            "negative": ("boring", "predictable", "silly"),
-            "positive": ("gripping", "funny", "touching"),
-        },
+        adjectives={"negative": ("boring", "predictable", "silly"), "positive": ("gripping", "funny", "touching")},
     ),
     "book": Topic(
         nouns=("book", "novel", "memoir", "biography"),
@@ -122,10 +108,7 @@ TOPICS = {
         places=("in the library", "before bed", "on the train"),
         makers=("the author", "the journalist"),
         makes=(Verb("wrote", "writes", "will write"), Verb("published", "publishes", "will publish")),
-        adjectives={
-            "negative": ("tedious", "clumsy", "confusing"),
-            "positive": ("witty", "absorbing", "clever"),
-        },
+        adjectives={"negative": ("tedious", "clumsy", "confusing"), "positive": ("witty", "absorbing", "clever")},
     ),
     "phone": Topic(
         nouns=("phone", "smartphone", "handset", "tablet"),
@@ -135,10 +118,7 @@ TOPICS = {
         places=("at work", "at the office", "for messages"),
         makers=("the company", "the engineer"),
         makes=(Verb("designed", "designs", "will design"), Verb("launched", "launches", "will launch")),
-        adjectives={
-            "negative": ("faulty", "fragile", "slow"),
-            "positive": ("responsive", "reliable", "handy"),
-        },
+        adjectives={"negative": ("faulty", "fragile", "slow"), "positive": ("responsive", "reliable", "handy")},
     ),
     "car": Topic(
         nouns=("car", "van", "truck", "jeep"),
@@ -148,10 +128,7 @@ TOPICS = {
         places=("on the motorway", "in the city", "in the snow"),
         makers=("the dealer", "the garage"),
         makes=(Verb("sold", "sells", "will sell"), Verb("repaired", "repairs", "will repair")),
-        adjectives={
-            "negative": ("noisy", "rusty", "rough"),
-            "positive": ("smooth", "quiet", "sturdy"),
-        },
+        adjectives={"negative": ("noisy", "rusty", "rough"), "positive": ("smooth", "quiet", "sturdy")},
     ),
 }
 

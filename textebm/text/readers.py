@@ -224,9 +224,12 @@ def file_kind(path: Path) -> str:
 
 
 def file_rows(
-    path: Path, text_column: str, label_columns: tuple[str, ...] = (), report: Report | None = None,
+    path: Path,
+    text_column: str,
+    label_columns: tuple[str, ...] = (),
+    report: Report | None = None,
     context_column: str | None = None,
-) -> Iterator[tuple[int, Row]]:  # fmt: skip
+) -> Iterator[tuple[int, Row]]:
     """(line, {"text", labels as strings or None, "context" as a list of turns}) of one file; "context" only with a
     *context_column*. The text's white space is made single spaces.
 
@@ -265,9 +268,12 @@ def check_not_empty(path: Path) -> None:
 
 
 def _chosen(
-    rows: Iterator[tuple[int, Row]], text_column: str, label_columns: tuple[str, ...], context_column: str | None,
+    rows: Iterator[tuple[int, Row]],
+    text_column: str,
+    label_columns: tuple[str, ...],
+    context_column: str | None,
     problem: Report,
-) -> Iterator[tuple[int, Row]]:  # fmt: skip
+) -> Iterator[tuple[int, Row]]:
     for number, row in rows:
         text = row.get(text_column)
         if text is None:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.companions import Targets
+from textebm.model.companions import Targets
 from textebm.objective.clustering import Cells, find_clusters
 
 Rows = NDArray[np.int64]
@@ -26,10 +26,20 @@ class Classes:
     """
 
     def __init__(
-        self, n: int, sample: Rows, dim: int, labels: Mapping[str, NDArray[np.integer]], codes: Mapping[str, int], *,
-        components: int, whiten: bool = False, residual: bool = True, drawn: bool = False, seed: int = 0,
+        self,
+        n: int,
+        sample: Rows,
+        dim: int,
+        labels: Mapping[str, NDArray[np.integer]],
+        codes: Mapping[str, int],
+        *,
+        components: int,
+        whiten: bool = False,
+        residual: bool = True,
+        drawn: bool = False,
+        seed: int = 0,
         answers: NDArray[np.float32] | None = None,
-    ):  # fmt: skip
+    ):
         self.sample, self.labels, self.codes = sample, dict(labels), dict(codes)
         self.all, self.answers = len(sample) == n, answers
         assert answers is None or self.all
@@ -84,9 +94,14 @@ class Classes:
             previous = self.clusters.get(name)
             assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
             assignment[seen], self.cells[name] = find_clusters(
-                means[seen], classes, components=self.components, seed=self.seed, whiten=self.whiten,
-                previous=None if previous is None else previous[seen], labels=self._explained(self.sample[seen]),
-            )  # fmt: skip
+                means[seen],
+                classes,
+                components=self.components,
+                seed=self.seed,
+                whiten=self.whiten,
+                previous=None if previous is None else previous[seen],
+                labels=self._explained(self.sample[seen]),
+            )
             self.clusters[name] = assignment
         if len(self.finding):
             self.finding[self.sample] = next(iter(self.clusters.values()))

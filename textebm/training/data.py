@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import CorpusError
 from textebm.objective.answers import answer_features
-from textebm.recipe import Head
+from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.history import COLUMN, encode_histories
 from textebm.text.shuffle import LARGE
@@ -38,9 +38,15 @@ class Split:
 
 
 def read_split(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_tokens: int, *, context_turns: int = 0,
-    context_tokens: int = 0, answers: bool = False, large: int = LARGE,
-) -> Split:  # fmt: skip
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    *,
+    context_turns: int = 0,
+    context_tokens: int = 0,
+    answers: bool = False,
+    large: int = LARGE,
+) -> Split:
     """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone.
 
     context_turns: how many of the turns before each sentence to encode, at most context_tokens tokens of them.
@@ -59,19 +65,21 @@ def read_split(
             return TokenStore.joined(encoded())
         key = [[file["filename"] for file in files], rows._fingerprint, tokenizer.backend_tokenizer.to_str(), options]
         return cached_as(
-            name, key, lambda folder: TokenStore.write(folder / name, encoded()), cache_root(),
-            lambda folder: TokenStore.open(folder / name), ("tokenizer", "history"),
-        )  # fmt: skip
+            name,
+            key,
+            lambda folder: TokenStore.write(folder / name, encoded()),
+            cache_root(),
+            lambda folder: TokenStore.open(folder / name),
+            ("tokenizer", "history"),
+        )
 
     contexts = None
     if context_turns:
         contexts = store(
             "contexts",
-            lambda: encode_histories(
-                _column(rows, COLUMN), tokenizer, turns=context_turns, max_tokens=context_tokens
-            ),
+            lambda: encode_histories(_column(rows, COLUMN), tokenizer, turns=context_turns, max_tokens=context_tokens),
             [context_turns, context_tokens],
-        )  # fmt: skip
+        )
     tokens = store("tokens", lambda: encode_chunks(_column(rows, "text"), tokenizer, max_tokens), [max_tokens])
     return Split(tokens, labels, contexts, _answers(rows) if answers else None)
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.companions import LatentBatch
-from textebm.inference import ShortRun
-from textebm.model import TextEBM
+from textebm.api import TextEBM
+from textebm.model.companions import LatentBatch
+from textebm.model.inference import ShortRun
 from textebm.networks.posterior import Posterior
 from textebm.text.batches import Collation, Dealt, special_ids
 from textebm.training.data import Split

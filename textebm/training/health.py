@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from textebm.companions import StageName
+from textebm.api import TextEBM
 from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
-from textebm.model import TextEBM
+from textebm.model.companions import StageName
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids

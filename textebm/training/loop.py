@@ -21,16 +21,16 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_ob
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.build import build_weights
-from textebm.companions import LatentBatch, StageName
+from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
-from textebm.model import Objective, TextEBM
+from textebm.model.build import build_weights
+from textebm.model.companions import LatentBatch, StageName
 from textebm.networks.hardware import autocast
 from textebm.networks.part import Part, whole
 from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
-from textebm.recipe import Recipe, Stage
+from textebm.recipe.schema import Recipe, Stage
 from textebm.text.batches import BatchOrder, Dealt, TokenBatch, load_batches
 from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
@@ -86,10 +86,7 @@ class Trainer:
             {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
             *([{"params": tuned, "lr": options.pretrained_learning_rate}] if tuned else []),
         ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True,
-        )  # fmt: skip
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
         # A step's batch is dealt out to `accumulate` turns of all processes. Every part draws from the same noise its
         # own rows (`textebm.networks.part`), so that the number of parts changes nothing.
@@ -101,12 +98,18 @@ class Trainer:
         self.stage_index = self.stage_step = self.number = 0
         objective = recipe.objective
         self.classes = Classes(
-            len(train), self._some_rows(large if train.answers is None else len(train)), recipe.latent.dim,
+            len(train),
+            self._some_rows(large if train.answers is None else len(train)),
+            recipe.latent.dim,
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
-            components=objective.cluster_pca, whiten=objective.cluster_whiten, residual=objective.cluster_residual,
-            drawn=objective.cluster_sampling, seed=recipe.seed, answers=train.answers,
-        )  # fmt: skip
+            components=objective.cluster_pca,
+            whiten=objective.cluster_whiten,
+            residual=objective.cluster_residual,
+            drawn=objective.cluster_sampling,
+            seed=recipe.seed,
+            answers=train.answers,
+        )
         self._latents: LatentBatch | None = None
 
     def _plan(self, stage: Stage) -> StagePlan:
@@ -149,9 +152,13 @@ class Trainer:
             for rows in self.order.batches(number, first, last, clusters)
         )
         loaded = load_batches(
-            self.train.store, order, {}, self.model.tokenizer, contexts=self.train.contexts,
+            self.train.store,
+            order,
+            {},
+            self.model.tokenizer,
+            contexts=self.train.contexts,
             workers=self.recipe.training.workers,
-        )  # fmt: skip
+        )
         for rows, held in zip(self.order.batches(number, first, last, clusters), loaded, strict=True):
             yield self._step(stage, rows, self._parts(rows), [batch.to(self.device) for batch in held])
 
@@ -177,7 +184,7 @@ class Trainer:
                 held = [
                     self._latent_batch(latents, packed, places[here][part.rows], rows[here][part.rows])
                     for part in dealt
-                ]  # fmt: skip
+                ]
                 yield self._step(stage, rows[here], dealt, held)
 
     def _parts(self, rows: NDArray[np.int64]) -> list[Part]:
@@ -197,9 +204,12 @@ class Trainer:
         return LatentBatch(posterior, targets(posterior.mean) if callable(targets) else targets, views, context)
 
     def _step(
-        self, stage: StagePlan, rows: NDArray[np.int64], dealt: Sequence[Part],
+        self,
+        stage: StagePlan,
+        rows: NDArray[np.int64],
+        dealt: Sequence[Part],
         batches: Sequence[TokenBatch | LatentBatch],
-    ) -> Step:  # fmt: skip
+    ) -> Step:
         """One update from the parts of the batch *rows* that are this process's; the gradient is that of the whole
         batch's mean."""
         self.wrapped.train()
@@ -246,7 +256,7 @@ class Trainer:
 
     def _add_gradient(
         self, stage: StagePlan, batch: TokenBatch | LatentBatch, rows: NDArray[np.int64], weights: Weights, part: Part
-    ) -> dict[str, float]:  # fmt: skip
+    ) -> dict[str, float]:
         """Backward through one part of the batch *rows*; its terms."""
         text = isinstance(batch, TokenBatch)
         targets = self.classes.targets(rows[part.rows], self.device) if isinstance(batch, TokenBatch) else None
@@ -354,14 +364,19 @@ class Trainer:
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
         processes = gather_object([pack_random({"noise": self.generator})])
         tensors = {
-            "model": dict(self.model.state_dict()), "optimizer": optimizer, **self.classes.state(),
+            "model": dict(self.model.state_dict()),
+            "optimizer": optimizer,
+            **self.classes.state(),
             **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
-        }  # fmt: skip
+        }
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
         return tensors, {
-            "position": position, "optimizer": optimizer_json, "random": [packed for _, packed in processes],
-            "processes": self.accelerator.num_processes, "rows": len(self.train),
-        }  # fmt: skip
+            "position": position,
+            "optimizer": optimizer_json,
+            "random": [packed for _, packed in processes],
+            "processes": self.accelerator.num_processes,
+            "rows": len(self.train),
+        }
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
         """Take back what `state` gave. Raises CheckpointError if the corpus or the number of processes changed."""
@@ -381,7 +396,5 @@ class Trainer:
         unpack_random(own, state["random"][rank], {"noise": self.generator})
         self.classes.restore(tensors)
         position = state["position"]
-        self.stage_index, self.stage_step, self.number = (
-            position["stage"], position["stage_step"], position["number"],
-        )  # fmt: skip
+        self.stage_index, self.stage_step, self.number = (position["stage"], position["stage_step"], position["number"])
         self._latents = None

@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
-from textebm import recipe_checks, recipe_yaml
 from textebm.errors import RecipeError, did_you_mean
-from textebm.recipe import Part, Recipe
+from textebm.recipe import checks as recipe_checks
+from textebm.recipe import yaml_text as recipe_yaml
+from textebm.recipe.schema import Part, Recipe
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parents[1]  # the package
 _MISSING = object()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 
-from textebm.build import build_corpus, build_judge_corpus
+from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, TextEBMError
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
@@ -18,15 +18,15 @@ from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
-from textebm.model import TextEBM
-from textebm.pretrained import load, model_card
-from textebm.recipe import Recipe
-from textebm.recipe_io import parse_recipe
+from textebm.model.build import build_corpus, build_judge_corpus
+from textebm.model.files import load, model_card
+from textebm.recipe.read import parse_recipe
+from textebm.recipe.schema import Recipe
+from textebm.runs import checkpoint
+from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
 from textebm.text.history import histories_of, texts_of
-from textebm.training import checkpoint
-from textebm.training.lock import RunLock
 
 Progress = Callable[[str], None]
 OUTLIERS = 2000  # sentences of each other corpus
@@ -34,10 +34,16 @@ UNFINISHED = "evaluation.unfinished.json"
 
 
 def evaluate_run(
-    directory: str | Path, *, limit: int | None = None, seed: int = 0, data_dir: str | Path | None = None,
-    progress: Progress | None = None, suite: str | None = None, samples: int | None = None,
+    directory: str | Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    progress: Progress | None = None,
+    suite: str | None = None,
+    samples: int | None = None,
     overrides: Sequence[str] = (),
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """Measure the model of a run directory on its corpus's test split and write evaluation.json there.
 
     suite: ptb, dailydialog, yelp or all; then tables.md is written, too. samples: for the perplexities of a suite,
@@ -59,9 +65,17 @@ def evaluate_run(
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     unfinished = directory / UNFINISHED
     evaluation = measure(
-        model, recipe, corpus, data_dir, seed=seed, progress=progress, limit=limit, suite=suite, samples=samples,
+        model,
+        recipe,
+        corpus,
+        data_dir,
+        seed=seed,
+        progress=progress,
+        limit=limit,
+        suite=suite,
+        samples=samples,
         so_far=lambda found: _keep(found, unfinished),
-    )  # fmt: skip
+    )
     with RunLock(directory):
         write_evaluation(evaluation, model, directory)
         unfinished.unlink(missing_ok=True)
@@ -120,10 +134,18 @@ def check_suite(suite: str | None, recipe: Recipe) -> None:
 
 
 def measure(
-    model: TextEBM, recipe: Recipe, corpus: DatasetDict, data_dir: str | Path | None, *, seed: int,
-    progress: Progress | None, limit: int | None = None, suite: str | None = None, samples: int | None = None,
+    model: TextEBM,
+    recipe: Recipe,
+    corpus: DatasetDict,
+    data_dir: str | Path | None,
+    *,
+    seed: int,
+    progress: Progress | None,
+    limit: int | None = None,
+    suite: str | None = None,
+    samples: int | None = None,
     so_far: Callable[[Evaluation], object] | None = None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation:
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
     if model.reads_context and suite is not None:
@@ -134,13 +156,21 @@ def measure(
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
     with model.answering(drawn):
         evaluation = evaluate(
-            model, corpus, judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)), seed=seed,
-            limit=limit or recipe.evaluation.limit, effort=effort_of(recipe, samples),
-            parser=grammar.parse if recipe.data.corpus == "grammar" else None, progress=progress, suite=suite,
-            tokenizer=model.tokenizer, max_tokens=model.max_tokens,
+            model,
+            corpus,
+            judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
+            seed=seed,
+            limit=limit or recipe.evaluation.limit,
+            effort=effort_of(recipe, samples),
+            parser=grammar.parse if recipe.data.corpus == "grammar" else None,
+            progress=progress,
+            suite=suite,
+            tokenizer=model.tokenizer,
+            max_tokens=model.max_tokens,
             label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
-            other_texts={} if suite is None else other_texts(recipe, data_dir), so_far=so_far,
-        )  # fmt: skip
+            other_texts={} if suite is None else other_texts(recipe, data_dir),
+            so_far=so_far,
+        )
     if model.reads_context:
         evaluation.note(
             f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
@@ -153,9 +183,14 @@ def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
     """How much an evaluation generates and computes. language_samples: instead of the recipe's number."""
     options, words = recipe.evaluation, recipe.evaluation.language_model
     settings = LanguageModelSettings(
-        words.embedding_size, words.hidden_size, words.num_layers, words.dropout, words.max_epochs, words.batch_size,
+        words.embedding_size,
+        words.hidden_size,
+        words.num_layers,
+        words.dropout,
+        words.max_epochs,
+        words.batch_size,
         mixed_precision=recipe.training.mixed_precision,
-    )  # fmt: skip
+    )
     return Effort(
         samples=options.samples,
         samples_per_class=options.samples_per_class,

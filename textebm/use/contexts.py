@@ -1,4 +1,4 @@
-"""What a model makes of the turns before a text: `Dialogue`, of which `textebm.reading.Reading` is made.
+"""What a model makes of the turns before a text: `Dialogue`, of which `textebm.use.reading.Reading` is made.
 
 *contexts*, a history for each row, is a list of turns (oldest first) or one text (`textebm.text.history`). A model
 without a context encoder refuses it.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
-from textebm.inference import ShortRun
+from textebm.model.inference import ShortRun
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.prior.prior import LatentPrior
 from textebm.text.batches import collate, special_ids

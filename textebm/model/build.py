@@ -9,10 +9,9 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.dialogue import Encoder
+from textebm.api import TextEBM
 from textebm.errors import RecipeError
-from textebm.inference import Refinement, ShortRun
-from textebm.model import TextEBM
+from textebm.model.inference import Refinement, ShortRun
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
@@ -32,20 +31,29 @@ from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
 from textebm.prior.prior import ChainSettings, LatentPrior
 from textebm.prior.transport import Identity, Ladder, Transport
-from textebm.reading import Decoder, SymbolHead
-from textebm.recipe import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
-from textebm.recipe import Encoder as EncoderOptions
+from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
+from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
+from textebm.use.contexts import Encoder
+from textebm.use.reading import Decoder, SymbolHead
 
 # a prior of each kind where the recipe leaves it open
 LEVELS = {
-    "gaussian": 1, "gaussian_mixture": 1, "energy": 1, "diffusion_energy": 16,
-    "joint_energy": 1, "hierarchical_diffusion_energy": 8,
-}  # fmt: skip
+    "gaussian": 1,
+    "gaussian_mixture": 1,
+    "energy": 1,
+    "diffusion_energy": 16,
+    "joint_energy": 1,
+    "hierarchical_diffusion_energy": 8,
+}
 STEPS = {
-    "gaussian": 40, "gaussian_mixture": 40, "energy": 40, "diffusion_energy": 2,
-    "joint_energy": 40, "hierarchical_diffusion_energy": 2,
-}  # fmt: skip
+    "gaussian": 40,
+    "gaussian_mixture": 40,
+    "energy": 40,
+    "diffusion_energy": 2,
+    "joint_energy": 40,
+    "hierarchical_diffusion_energy": 2,
+}
 
 
 # inference of each kind where the recipe leaves it open
@@ -56,10 +64,19 @@ INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
     """Splits train, validation, test. Raises CorpusError."""
     return corpora.load_corpus(
-        data.corpus, data_dir=data_dir, size=data.size, seed=seed, train=data.train, validation=data.validation,
-        test=data.test, name=data.name, text_column=data.text_column, label_columns=data.label_columns,
-        context_column=data.context_column, limit=data.limit,
-    )  # fmt: skip
+        data.corpus,
+        data_dir=data_dir,
+        size=data.size,
+        seed=seed,
+        train=data.train,
+        validation=data.validation,
+        test=data.test,
+        name=data.name,
+        text_column=data.text_column,
+        label_columns=data.label_columns,
+        context_column=data.context_column,
+        limit=data.limit,
+    )
 
 
 def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | None:
@@ -85,9 +102,11 @@ def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dic
 
 
 def build_model(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, heads: dict[str, SymbolHead],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    heads: dict[str, SymbolHead],
     pretrained: Mapping[str, Any] | None = None,
-) -> TextEBM:  # fmt: skip
+) -> TextEBM:
     """The whole model, freshly initialised from torch's global random state.
 
     pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
@@ -108,11 +127,19 @@ def build_model(
         if size != recipe.encoder.embedding_size:
             raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
     return TextEBM(
-        encoder, decoder, _prior(recipe, layers, heads, width), tokenizer, heads, max_tokens=recipe.data.max_tokens,
-        word_dropout=recipe.decoder.word_dropout, learning=recipe.prior.learning, contrastive=_contrastive(recipe),
-        refinement=_refinement(recipe.inference), recipe=recipe.model_dump(mode="json"),
+        encoder,
+        decoder,
+        _prior(recipe, layers, heads, width),
+        tokenizer,
+        heads,
+        max_tokens=recipe.data.max_tokens,
+        word_dropout=recipe.decoder.word_dropout,
+        learning=recipe.prior.learning,
+        contrastive=_contrastive(recipe),
+        refinement=_refinement(recipe.inference),
+        recipe=recipe.model_dump(mode="json"),
         context_encoder=_context_encoder(recipe) if width else None,
-    )  # fmt: skip
+    )
 
 
 def _refinement(options: Inference) -> Refinement | None:
@@ -132,9 +159,11 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     encoder = _body(recipe.encoder, 0 if recipe.encoder.pretrained else vocabulary_size, latent.segments)
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
-        "standardize": latent.standardize, "max_stddev": latent.max_stddev, "segments": latent.segments,
+        "standardize": latent.standardize,
+        "max_stddev": latent.max_stddev,
+        "segments": latent.segments,
         "context": context_size,
-    }  # fmt: skip
+    }
     encoder.head = (
         PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
     )
@@ -154,13 +183,24 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
 def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> RecurrentEncoder | TransformerEncoder:
     if options.kind == "transformer":
         return TransformerEncoder(
-            vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-            num_heads=options.num_attention_heads, dropout=options.dropout, segments=segments,
-        )  # fmt: skip
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            num_layers=options.num_layers,
+            num_heads=options.num_attention_heads,
+            dropout=options.dropout,
+            segments=segments,
+        )
     return RecurrentEncoder(
-        options.kind, vocabulary_size, options.embedding_size, options.hidden_size, num_layers=options.num_layers,
-        bidirectional=options.bidirectional, dropout=options.dropout, segments=segments,
-    )  # fmt: skip
+        options.kind,
+        vocabulary_size,
+        options.embedding_size,
+        options.hidden_size,
+        num_layers=options.num_layers,
+        bidirectional=options.bidirectional,
+        dropout=options.dropout,
+        segments=segments,
+    )
 
 
 def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
@@ -169,24 +209,41 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(
-            vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
-            num_heads=options.num_attention_heads, dropout=options.dropout, segments=recipe.latent.segments,
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            dim,
+            num_layers=options.num_layers,
+            num_heads=options.num_attention_heads,
+            dropout=options.dropout,
+            segments=recipe.latent.segments,
             segmented=segmented,
-        )  # fmt: skip
+        )
     return RecurrentDecoder(
-        options.kind, vocabulary_size, options.embedding_size, options.hidden_size, dim, num_layers=options.num_layers,
-        dropout=options.dropout, latent_layers=layers if options.ladder else (), skip=options.skip,
-        segments=recipe.latent.segments, segmented=segmented, num_heads=options.num_attention_heads,
-    )  # fmt: skip
+        options.kind,
+        vocabulary_size,
+        options.embedding_size,
+        options.hidden_size,
+        dim,
+        num_layers=options.num_layers,
+        dropout=options.dropout,
+        latent_layers=layers if options.ladder else (),
+        skip=options.skip,
+        segments=recipe.latent.segments,
+        segmented=segmented,
+        num_heads=options.num_attention_heads,
+    )
 
 
 def _read_in_context(encoder: Encoder, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
     """Give the encoder the words of `encoder.pretrained`."""
     history = recipe.data.context_tokens if recipe.data.context_turns else 0
     network = load_encoder(
-        source, vocabulary_size=len(tokenizer), positions=max(recipe.data.max_tokens, history) + 2,
+        source,
+        vocabulary_size=len(tokenizer),
+        positions=max(recipe.data.max_tokens, history) + 2,
         option="encoder.pretrained",
-    )  # fmt: skip
+    )
     encoder.embedding = ContextualEmbedding(
         network, recipe.encoder.embedding_size, pad=tokenizer.pad_token_id, tune=recipe.encoder.tune
     )
@@ -194,16 +251,22 @@ def _read_in_context(encoder: Encoder, recipe: Recipe, tokenizer: PreTrainedToke
 
 def _language_model(
     recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int, source: Source
-) -> PretrainedDecoder:  # fmt: skip
+) -> PretrainedDecoder:
     segments = recipe.latent.segments
     network, head = load_language_model(
-        source, vocabulary_size=vocabulary_size, positions=recipe.data.max_tokens + 1 + segments,
+        source,
+        vocabulary_size=vocabulary_size,
+        positions=recipe.data.max_tokens + 1 + segments,
         option="decoder.pretrained",
-    )  # fmt: skip
+    )
     return PretrainedDecoder(
-        network, head, recipe.latent.dim + context_size, tune=recipe.decoder.tune, segments=segments,
+        network,
+        head,
+        recipe.latent.dim + context_size,
+        tune=recipe.decoder.tune,
+        segments=segments,
         segmented=tuple(layers),
-    )  # fmt: skip
+    )
 
 
 def _contrastive(recipe: Recipe) -> Contrastive | None:
@@ -211,9 +274,11 @@ def _contrastive(recipe: Recipe) -> Contrastive | None:
     if objective.contrastive_weight == 0:
         return None
     return Contrastive(
-        objective.contrastive_weight, objective.contrastive_temperature, objective.contrastive_word_dropout,
+        objective.contrastive_weight,
+        objective.contrastive_temperature,
+        objective.contrastive_word_dropout,
         objective.contrastive_negatives,
-    )  # fmt: skip
+    )
 
 
 def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
@@ -235,39 +300,71 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
     if options.kind in LAYERS:
         places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
         energy = LayeredEnergyNet(
-            layers, levels, sizes, head_layers=places, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm, view_size=view_size, context_size=context_size,
-        )  # fmt: skip
+            layers,
+            levels,
+            sizes,
+            head_layers=places,
+            hidden_size=options.hidden_size,
+            num_blocks=options.num_blocks,
+            spectral_norm=options.spectral_norm,
+            view_size=view_size,
+            context_size=context_size,
+        )
     else:
         energy = EnergyNet(
-            dim, levels, sizes, hidden_size=options.hidden_size, num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm, view_size=view_size, context_size=context_size,
-        )  # fmt: skip
+            dim,
+            levels,
+            sizes,
+            hidden_size=options.hidden_size,
+            num_blocks=options.num_blocks,
+            spectral_norm=options.spectral_norm,
+            view_size=view_size,
+            context_size=context_size,
+        )
     chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
     transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
     chain = ChainSettings(
-        options.sampler, options.steps or STEPS[options.kind], options.step_size, options.acceptance,
-        options.learning == "score_matching" if options.metropolis is None else options.metropolis, options.start,
-        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision], options.fused_chains,
-    )  # fmt: skip
+        options.sampler,
+        options.steps or STEPS[options.kind],
+        options.step_size,
+        options.acceptance,
+        options.learning == "score_matching" if options.metropolis is None else options.metropolis,
+        options.start,
+        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
+        options.fused_chains,
+    )
     return LatentPrior(
-        dim, energy, NoiseSchedule(ladder, options.reference), transport=transport, layers=layers,
-        explicit=explicit, chain=chain,
-        symbol_levels=options.symbol_levels, strength=options.strength, potential_penalty=options.potential_penalty,
-        encoder_gradient=options.encoder_gradient, like_strength=options.like_strength,
-    )  # fmt: skip
+        dim,
+        energy,
+        NoiseSchedule(ladder, options.reference),
+        transport=transport,
+        layers=layers,
+        explicit=explicit,
+        chain=chain,
+        symbol_levels=options.symbol_levels,
+        strength=options.strength,
+        potential_penalty=options.potential_penalty,
+        encoder_gradient=options.encoder_gradient,
+        like_strength=options.like_strength,
+    )
 
 
 def build_weights(objective: Objective, progress: float) -> Weights:
     """The terms' weights at *progress* (0 … 1) through a stage."""
     kl = kl_weight(
-        objective.kl_schedule, progress, weight=objective.kl_weight, warmup=objective.kl_warmup,
+        objective.kl_schedule,
+        progress,
+        weight=objective.kl_weight,
+        warmup=objective.kl_warmup,
         cycles=objective.kl_cycles,
-    )  # fmt: skip
+    )
     return Weights(
-        kl, objective.free_bits, objective.supervised_weight, objective.cluster_weight,
+        kl,
+        objective.free_bits,
+        objective.supervised_weight,
+        objective.cluster_weight,
         objective.mutual_information_weight,
-    )  # fmt: skip
+    )
 
 
 def model_config(model: TextEBM) -> dict[str, Any]:

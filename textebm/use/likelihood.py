@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from textebm.errors import TextEBMError
-from textebm.inference import still
+from textebm.model.inference import still
 from textebm.networks.posterior import Affine
 from textebm.prior.learning import score_cross_entropy
 from textebm.prior.likelihood import POOLED_CHAINS, Annealing, chain_log_weights, top_log_partition
@@ -47,7 +47,7 @@ from textebm.text.batches import TokenBatch, collate_texts
 
 if TYPE_CHECKING:
     from textebm.networks.posterior import Draw, Posterior
-    from textebm.reading import Reading
+    from textebm.use.reading import Reading
 
 FOLDS = 4
 SCALING_STEPS, SCALING_ROWS, SCALING_RATE = 120, 64, 0.05
@@ -140,9 +140,14 @@ def fit_posterior(
 
 
 def _climb(
-    model: Reading, start: Tensor, as_move: Callable[[Tensor], Affine],
-    batches: Iterable[tuple[TokenBatch, Posterior]], steps: int, rate: float, generator: torch.Generator | None,
-) -> Affine:  # fmt: skip
+    model: Reading,
+    start: Tensor,
+    as_move: Callable[[Tensor], Affine],
+    batches: Iterable[tuple[TokenBatch, Posterior]],
+    steps: int,
+    rate: float,
+    generator: torch.Generator | None,
+) -> Affine:
     """The move of q that *steps* of Adam from *start* find, one of *batches* and one draw a text each; the rate falls
     to zero.
 
@@ -171,9 +176,13 @@ def _log_prior_for_gradient(prior: LatentPrior, u: Tensor) -> Tensor:
 
 
 def importance_weights(
-    prior: LatentPrior, draws: Sequence[Draw], nll: Tensor, top_log_z: tuple[Tensor, Tensor], annealing: Annealing,
+    prior: LatentPrior,
+    draws: Sequence[Draw],
+    nll: Tensor,
+    top_log_z: tuple[Tensor, Tensor],
+    annealing: Annealing,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Safe and flattering log-weights (K, B). draws: K of B sentences each; nll (K, B), −log p(x | u_0)."""
     u = torch.cat([draw.u for draw in draws])
     chain = chain_log_weights(prior, u, top_log_z, annealing, generator=generator)
@@ -183,9 +192,17 @@ def importance_weights(
 
 @torch.no_grad()
 def nll_interval(
-    model: Reading, texts: Sequence[str], *, draws: int, annealing: Annealing, seed: int, batch_size: int,
-    progress: Progress | None, scaling: Affine | None = None, q_steps: int = 0,
-) -> NllInterval:  # fmt: skip
+    model: Reading,
+    texts: Sequence[str],
+    *,
+    draws: int,
+    annealing: Annealing,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None,
+    scaling: Affine | None = None,
+    q_steps: int = 0,
+) -> NllInterval:
     """`Reading.nll_interval`. batch_size: rows at once, draws counted."""
     if q_steps < 0:
         raise TextEBMError(f"q_steps must not be negative, got {q_steps}")

@@ -1,6 +1,6 @@
 """Steered generation: what a user does with a trained model.
 
-`Generation` gives `TextEBM` the methods that give texts out; `textebm.reading` has those that take them in. It needs
+`Generation` gives `TextEBM` the methods that give texts out; `use.reading` has those that take them in. It needs
 only the model's parts (encoder, decoder, prior, tokenizer, heads) and knows nothing of recipes or training.
 """
 
@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Literal, cast
 import torch
 from torch import Tensor
 
-from textebm.decoding import DecodingOptions, decode_tokens
-from textebm.dialogue import Contexts, Given
 from textebm.errors import TextEBMError
 from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
-from textebm.reading import Reading
-from textebm.rewriting import CONFIDENCE, KEEP, rewrite, surest
 from textebm.text.history import Turn
 from textebm.text.tokenizer import decode as decode_ids
+from textebm.use.contexts import Contexts, Given
+from textebm.use.decoding import DecodingOptions, decode_tokens
+from textebm.use.editing import CONFIDENCE, KEEP, rewrite, surest
+from textebm.use.reading import Reading
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from textebm.api import TextEBM
     from textebm.inspection.report import Inspection
-    from textebm.model import TextEBM
 
 Decoding = Literal["greedy", "sample", "beam"]
 SymbolRequest = Mapping[str, "str | int | Sequence[str | int]"]
@@ -40,13 +40,26 @@ class Generation(Reading):
     # -- texts out -----------------------------------------------------------------------------------------------
 
     def generate(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None,
-        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
-        steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
-        decoding: Decoding = "greedy", temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-        num_beams: int = 4, max_tokens: int | None = None, contexts: Contexts | None = None,
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        steps_factor: int = 1,
+        resample_from_layer: int | None = None,
+        latents: Tensor | None = None,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+        contexts: Contexts | None = None,
         confidence: float | None = None,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """n new sentences: u from the prior, tilted by *symbols* and *like* if given, then decoded.
 
         symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
@@ -72,13 +85,28 @@ class Generation(Reading):
                     for name, value in (symbols or {}).items()
                 }
             u = self.sample_latents(
-                number, symbols=some, strength=strength, like=like, like_strength=like_strength, seed=seed,
-                steps_factor=steps_factor, resample_from_layer=resample_from_layer, latents=latents, contexts=given,
-            )  # fmt: skip
+                number,
+                symbols=some,
+                strength=strength,
+                like=like,
+                like_strength=like_strength,
+                seed=seed,
+                steps_factor=steps_factor,
+                resample_from_layer=resample_from_layer,
+                latents=latents,
+                contexts=given,
+            )
             return self.decode(
-                u, seed=seed, decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p,
-                num_beams=num_beams, max_tokens=max_tokens, contexts=given,
-            )  # fmt: skip
+                u,
+                seed=seed,
+                decoding=decoding,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                num_beams=num_beams,
+                max_tokens=max_tokens,
+                contexts=given,
+            )
 
         if confidence is None:
             return write(None, seed)
@@ -89,11 +117,22 @@ class Generation(Reading):
         return surest(write, n, lambda rows, texts: self._certainty_of(rows, texts, symbols, n), confidence, seed)
 
     def respond(
-        self, contexts: Contexts, *, symbols: SymbolRequest | None = None, n: int = 1, strength: float | None = None,
-        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0, decoding: Decoding = "greedy",
-        temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, num_beams: int = 4,
+        self,
+        contexts: Contexts,
+        *,
+        symbols: SymbolRequest | None = None,
+        n: int = 1,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
         max_tokens: int | None = None,
-    ) -> list[list[str]]:  # fmt: skip
+    ) -> list[list[str]]:
         """n answers to each history, under *symbols* and *like* if given.
 
         contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
@@ -109,19 +148,38 @@ class Generation(Reading):
             for name, value in (symbols or {}).items()
         }
         texts = self.generate(
-            n * len(histories), symbols=asked, strength=strength, like=like, like_strength=like_strength, seed=seed,
-            decoding=decoding, temperature=temperature, top_k=top_k, top_p=top_p, num_beams=num_beams,
-            max_tokens=max_tokens, contexts=[history for history in histories for _ in range(n)],
-        )  # fmt: skip
+            n * len(histories),
+            symbols=asked,
+            strength=strength,
+            like=like,
+            like_strength=like_strength,
+            seed=seed,
+            decoding=decoding,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            num_beams=num_beams,
+            max_tokens=max_tokens,
+            contexts=[history for history in histories for _ in range(n)],
+        )
         return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 
     @torch.no_grad()
     def sample_latents(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None,
-        like: Sequence[str] = (), like_strength: float | None = None, seed: int = 0,
-        steps_factor: int = 1, resample_from_layer: int | None = None, latents: Tensor | None = None,
-        batch_size: int | None = None, contexts: Contexts | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        steps_factor: int = 1,
+        resample_from_layer: int | None = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        contexts: Contexts | None = None,
+    ) -> Tensor:
         """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`; batch_size rows at a time, by
         default 1,024, on a GPU 8,192."""
         if n < 0 or steps_factor < 1:
@@ -134,17 +192,26 @@ class Generation(Reading):
             for start in range(0, n, rows):
                 stop = min(start + rows, n)
                 drawn = sample(
-                    self.prior, stop - start, condition=condition.rows(slice(start, stop)), steps_factor=steps_factor,
-                    generator=generator, held=None if held is None else held[start:stop],
-                )  # fmt: skip
+                    self.prior,
+                    stop - start,
+                    condition=condition.rows(slice(start, stop)),
+                    steps_factor=steps_factor,
+                    generator=generator,
+                    held=None if held is None else held[start:stop],
+                )
                 pieces.append(drawn.z.cpu())
         return torch.cat(pieces)
 
     @torch.no_grad()
     def sample_path(
-        self, n: int, *, symbols: SymbolRequest | None = None, strength: float | None = None, seed: int = 0,
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        seed: int = 0,
         contexts: Contexts | None = None,
-    ) -> LatentSample:  # fmt: skip
+    ) -> LatentSample:
         """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
         condition = self._condition(symbols, n, strength, given=self._given(contexts, n))
         generator = self._generator(seed)
@@ -153,10 +220,19 @@ class Generation(Reading):
 
     @torch.no_grad()
     def decode(
-        self, latents: Tensor, *, seed: int = 0, decoding: Decoding = "greedy", temperature: float = 1.0,
-        top_k: int = 0, top_p: float = 1.0, num_beams: int = 4, max_tokens: int | None = None,
-        batch_size: int | None = None, contexts: Contexts | None = None,
-    ) -> list[str]:  # fmt: skip
+        self,
+        latents: Tensor,
+        *,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+        batch_size: int | None = None,
+        contexts: Contexts | None = None,
+    ) -> list[str]:
         """Sentences of the latents (n, d). greedy: the most probable word each time; sample: by temperature, top-k
         and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s.
         batch_size rows at a time, by default 512, on a GPU 4,096."""
@@ -171,23 +247,38 @@ class Generation(Reading):
 
     @torch.no_grad()
     def _decode(
-        self, latents: Tensor, context: Tensor | None, given: Given | None, options: DecodingOptions, seed: int,
+        self,
+        latents: Tensor,
+        context: Tensor | None,
+        given: Given | None,
+        options: DecodingOptions,
+        seed: int,
         batch_size: int | None = None,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[str]:
         """Sentences of latents (n, d) with context (n, C); those of *given* know their histories."""
         with self._evaluating():
             z = self.decoder_input(latents.to(self.device), context)
             rows = decode_tokens(
-                self.decoder, z, self.tokenizer, options, self._generator(seed),
+                self.decoder,
+                z,
+                self.tokenizer,
+                options,
+                self._generator(seed),
                 batch_size=batch_size or rows_at_once(self.device, 512),
-            )  # fmt: skip
+            )
         texts = [decode_ids(self.tokenizer, row) for row in rows]
         return texts if given is None else _turns(texts, given)
 
     def reconstruct(
-        self, texts: Sequence[str], *, decoding: Decoding = "greedy", seed: int = 0, num_beams: int = 4,
-        refine: int = 0, contexts: Contexts | None = None,
-    ) -> list[str]:  # fmt: skip
+        self,
+        texts: Sequence[str],
+        *,
+        decoding: Decoding = "greedy",
+        seed: int = 0,
+        num_beams: int = 4,
+        refine: int = 0,
+        contexts: Contexts | None = None,
+    ) -> list[str]:
         """Decode the posterior mean of each text; refine: as in `encode`."""
         contexts = self._histories(texts, contexts)
         mean = self.encode(texts, refine=refine, seed=seed, contexts=contexts).mean
@@ -195,12 +286,20 @@ class Generation(Reading):
 
     @torch.no_grad()
     def edit(
-        self, texts: Sequence[str], symbols: SymbolRequest, *, method: Literal["nearest", "denoise"] | None = None,
-        keep: float | None = None, confidence: float | None = None, level: int | None = None,
-        strength: float | None = None, seed: int = 0, decoding: Decoding = "greedy",
+        self,
+        texts: Sequence[str],
+        symbols: SymbolRequest,
+        *,
+        method: Literal["nearest", "denoise"] | None = None,
+        keep: float | None = None,
+        confidence: float | None = None,
+        level: int | None = None,
+        strength: float | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
         contexts: Contexts | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.rewriting`).
+    ) -> list[str]:
+        """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.use.editing`).
 
         nearest: keep (nats, default 6) is what another word must be likelier by before it replaces the text's own, and
         confidence (default .95) the probability that the encoder must give each symbol, read off the new sentence.
@@ -216,10 +315,15 @@ class Generation(Reading):
         condition = self._condition(symbols, len(texts), strength, given=given)
         if _edits_nearby(method, decoding, keep=keep, confidence=confidence, level=level, strength=strength):
             texts = rewrite(
-                self, texts, condition, keep=KEEP if keep is None else keep, seed=seed, contexts=contexts,
+                self,
+                texts,
+                condition,
+                keep=KEEP if keep is None else keep,
+                seed=seed,
+                contexts=contexts,
                 confidence=CONFIDENCE if confidence is None else confidence,
                 decoding=cast("Literal['greedy', 'sample']", decoding),
-            )  # fmt: skip
+            )
             return texts if given is None else _turns(texts, given)
         z = self.encode(texts, contexts=contexts).mean.to(self.device)
         z = self._denoise(z, level, condition, self._generator(seed))
@@ -227,9 +331,16 @@ class Generation(Reading):
 
     @torch.no_grad()
     def interpolate(
-        self, a: str, b: str, steps: int = 8, *, level: int | None = None, seed: int = 0,
-        decoding: Decoding = "greedy", contexts: Contexts | None = None,
-    ) -> list[str]:  # fmt: skip
+        self,
+        a: str,
+        b: str,
+        steps: int = 8,
+        *,
+        level: int | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        contexts: Contexts | None = None,
+    ) -> list[str]:
         """*steps* sentences from a to b along the arc between their posterior means (ends included).
 
         With *level*, each point is diffused to that level and denoised, which draws it towards the data.
@@ -310,9 +421,14 @@ class Generation(Reading):
         return latents[:, :size].to(self.device).expand(n, -1)
 
     def _condition(
-        self, symbols: SymbolRequest | None, n: int, strength: float | None, like: Sequence[str] = (),
-        like_strength: float | None = None, given: Given | None = None,
-    ) -> Condition:  # fmt: skip
+        self,
+        symbols: SymbolRequest | None,
+        n: int,
+        strength: float | None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        given: Given | None = None,
+    ) -> Condition:
         """The classes asked for as numbers, (n,) for each head, the views of the examples, and the contexts. Strengths
         None: the recipe's."""
         for option, number in (("strength", strength), ("like_strength", like_strength)):
@@ -329,10 +445,12 @@ class Generation(Reading):
             chosen[name] = torch.tensor([head.index(v) for v in values], dtype=torch.long, device=self.device)
         views = self.views(like).sum(0).to(self.device).expand(n, -1) if len(like) else None
         return Condition(
-            chosen, self.prior.strength if strength is None else strength,
-            views, self.prior.like_strength if like_strength is None else like_strength,
+            chosen,
+            self.prior.strength if strength is None else strength,
+            views,
+            self.prior.like_strength if like_strength is None else like_strength,
             None if given is None else given.vectors,
-        )  # fmt: skip
+        )
 
 
 def _turns(texts: Sequence[str], given: Given) -> list[str]:
@@ -341,9 +459,14 @@ def _turns(texts: Sequence[str], given: Given) -> list[str]:
 
 
 def _edits_nearby(
-    method: str | None, decoding: str, *, keep: float | None, confidence: float | None, level: int | None,
+    method: str | None,
+    decoding: str,
+    *,
+    keep: float | None,
+    confidence: float | None,
+    level: int | None,
     strength: float | None,
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether an edit is the nearest one. Raises TextEBMError for options of both ways, or out of range."""
     if method not in (None, "nearest", "denoise"):
         raise TextEBMError(f"method must be nearest or denoise, got {method!r}")

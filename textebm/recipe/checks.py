@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
-from textebm.recipe import LAYERS, NAME_PATTERN, Part, Recipe, layer_sizes
+from textebm.recipe.schema import LAYERS, NAME_PATTERN, Part, Recipe, layer_sizes
 
 Path = tuple[str | int, ...]
 

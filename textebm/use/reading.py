@@ -1,6 +1,6 @@
 """What a trained model reads in texts: posteriors, symbols, losses.
 
-`Reading` is the half of `TextEBM` that takes texts in; `textebm.generation` is the half that gives them out. The
+`Reading` is the half of `TextEBM` that takes texts in; `textebm.use.writing` is the half that gives them out. The
 latents that both take and give are u, before the transport. All randomness comes from ``seed``.
 
 A model of dialogues also reads the turns before each text: *contexts*, a history for each row, is a list of turns
@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.dialogue import Contexts, Dialogue, Encoder, Given, check_list
 from textebm.errors import TextEBMError, did_you_mean
-from textebm.inference import Refinement, Score, ShortRun, still, text_noise
+from textebm.model.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.part import normal
 from textebm.networks.posterior import Posterior
@@ -28,8 +27,9 @@ from textebm.prior.condition import Condition
 from textebm.prior.likelihood import Annealing, log_prob_bound
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
-from textebm.scoring import NllInterval, Progress, fit_scaling, nll_interval
 from textebm.text.batches import TokenBatch, collate_texts
+from textebm.use.contexts import Contexts, Dialogue, Encoder, Given, check_list
+from textebm.use.likelihood import NllInterval, Progress, fit_scaling, nll_interval
 
 Decoder = RecurrentDecoder | TransformerDecoder | PretrainedDecoder
 
@@ -103,9 +103,16 @@ class Reading(Dialogue):
     # -- inference -----------------------------------------------------------------------------------------------
 
     def posterior(
-        self, batch: TokenBatch, generator: torch.Generator | None = None, *, seed: int = 0, learned_prior: bool = True,
-        refine: int = 0, features: Tensor | None = None, context: Tensor | None = None,
-    ) -> Posterior:  # fmt: skip
+        self,
+        batch: TokenBatch,
+        generator: torch.Generator | None = None,
+        *,
+        seed: int = 0,
+        learned_prior: bool = True,
+        refine: int = 0,
+        features: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Posterior:
         """q(u|x): the encoder's, or the end of a short run, whose noise is the generator's or that of text and seed.
 
         learned_prior: whether a chain's target has the prior as it is now, or N(0, I). refine: steps uphill from there.
@@ -145,9 +152,14 @@ class Reading(Dialogue):
 
     @torch.no_grad()
     def encode(
-        self, texts: Sequence[str], batch_size: int = 256, *, refine: int = 0, seed: int = 0,
+        self,
+        texts: Sequence[str],
+        batch_size: int = 256,
+        *,
+        refine: int = 0,
+        seed: int = 0,
         contexts: Contexts | None = None,
-    ) -> Encoding:  # fmt: skip
+    ) -> Encoding:
         """Posterior means and symbol posteriors p(y|z) at the means.
 
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
@@ -227,9 +239,14 @@ class Reading(Dialogue):
 
     @torch.no_grad()
     def elbo_terms(
-        self, texts: Sequence[str], *, seed: int = 0, batch_size: int = 256, refine: int = 0,
+        self,
+        texts: Sequence[str],
+        *,
+        seed: int = 0,
+        batch_size: int = 256,
+        refine: int = 0,
         contexts: Contexts | None = None,
-    ) -> ElboTerms:  # fmt: skip
+    ) -> ElboTerms:
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
@@ -259,11 +276,20 @@ class Reading(Dialogue):
         return ElboTerms(torch.cat(nll)[inverse], torch.cat(kl)[inverse], torch.cat(lengths)[inverse])
 
     def nll_interval(
-        self, texts: Sequence[str], *, draws: int = 16, temperatures: int = 4, burn_in: int = 4, chains: int = 1,
-        seed: int = 0, batch_size: int = 1024, progress: Progress | None = None, scaling_texts: Sequence[str] = (),
+        self,
+        texts: Sequence[str],
+        *,
+        draws: int = 16,
+        temperatures: int = 4,
+        burn_in: int = 4,
+        chains: int = 1,
+        seed: int = 0,
+        batch_size: int = 1024,
+        progress: Progress | None = None,
+        scaling_texts: Sequence[str] = (),
         q_steps: int = 0,
-    ) -> NllInterval:  # fmt: skip
-        """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `textebm.scoring`.
+    ) -> NllInterval:
+        """Lower and upper −log p(x) of each text, nats: what they promise, and when, stands in `use.likelihood`.
 
         More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
         scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first
@@ -277,9 +303,16 @@ class Reading(Dialogue):
         with self._evaluating():
             scaling = fit_scaling(self, scaling_texts, seed=seed) if len(scaling_texts) else None
             return nll_interval(
-                self, texts, draws=draws, annealing=annealing, seed=seed, batch_size=batch_size, progress=progress,
-                scaling=scaling, q_steps=q_steps,
-            )  # fmt: skip
+                self,
+                texts,
+                draws=draws,
+                annealing=annealing,
+                seed=seed,
+                batch_size=batch_size,
+                progress=progress,
+                scaling=scaling,
+                q_steps=q_steps,
+            )
 
     @torch.no_grad()
     def reconstruction_losses(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from textebm.training.checkpoint import write_atomically
+from textebm.runs.checkpoint import write_atomically
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
 HEALTH = {

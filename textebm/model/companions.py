@@ -1,6 +1,6 @@
 """What the training objective has beside the bound: symbols, their noisy readings, and contrastive views.
 
-`Companions` holds these terms for `textebm.model.TextEBM`, each named after what it is in the report of a step.
+`Companions` holds these terms for `textebm.api.TextEBM`, each named after what it is in the report of a step.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from textebm.decoding import DecodingOptions
-from textebm.generation import Generation
-from textebm.inference import ShortRun
+from textebm.model.inference import ShortRun
 from textebm.networks.part import alone, uniform, whole
 from textebm.networks.posterior import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
@@ -25,6 +23,8 @@ from textebm.prior.guidance import view_loss
 from textebm.prior.learning import Noisy, symbol_cross_entropy
 from textebm.prior.sampling import sample
 from textebm.text.batches import TokenBatch, collate_texts
+from textebm.use.decoding import DecodingOptions
+from textebm.use.writing import Generation
 
 StageName = Literal["autoencoder", "prior", "joint"]
 # Class of each sentence for each head (B,), −1 where unknown; or what tells it from the posterior means (B, d).
@@ -47,9 +47,13 @@ class Companions(Generation):
     contrastive: Contrastive | None
 
     def _symbol_terms(
-        self, u: Tensor, context: Tensor | None, targets: Mapping[str, Tensor], weights: Weights,
+        self,
+        u: Tensor,
+        context: Tensor | None,
+        targets: Mapping[str, Tensor],
+        weights: Weights,
         terms: dict[str, Tensor],
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Heads at level 0: labels, clusters, and the bottleneck of the unsupervised ones."""
         loss = u.new_zeros(())
         if not self.heads:
@@ -77,9 +81,16 @@ class Companions(Generation):
         return loss
 
     def _contrastive_terms(
-        self, options: Contrastive, batch: TokenBatch, features: Tensor, u: Tensor, context: Tensor | None,
-        stage: StageName, terms: dict[str, Tensor], generator: torch.Generator | None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        options: Contrastive,
+        batch: TokenBatch,
+        features: Tensor,
+        u: Tensor,
+        context: Tensor | None,
+        stage: StageName,
+        terms: dict[str, Tensor],
+        generator: torch.Generator | None,
+    ) -> Tensor:
         """Two readings of each sentence that must agree (SimCLR), and the view's density given the latent."""
         assert not isinstance(self.encoder, ShortRun)
         tokens = self._with_words_hidden(batch.tokens, options.word_dropout, generator)

@@ -124,9 +124,7 @@ class Inference(Part):
         "short_run: where its learned sizes begin, default 0.3",
     )
     elbo_weight: float | None = Field(
-        None,
-        ge=0,
-        description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1",
+        None, ge=0, description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1"
     )
 
 

@@ -28,9 +28,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.companions import Companions, LatentBatch, StageName, Targets
-from textebm.dialogue import Encoder
-from textebm.inference import Refinement, ShortRun
+from textebm.model.companions import Companions, LatentBatch, StageName, Targets
+from textebm.model.inference import Refinement, ShortRun
 from textebm.networks.encoder import ContextEncoder
 from textebm.networks.part import whole
 from textebm.networks.posterior import Posterior
@@ -44,11 +43,12 @@ from textebm.prior.learning import (
     recovery,
     score_cross_entropy,
     score_matching,
-)  # fmt: skip
+)
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import resting
-from textebm.reading import Decoder, SymbolHead
 from textebm.text.batches import TokenBatch
+from textebm.use.contexts import Encoder
+from textebm.use.reading import Decoder, SymbolHead
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,24 @@ class Objective:
 
 
 class TextEBM(Companions):
-    """A sequence VAE with a latent energy-based prior. Generation, editing and encoding: `textebm.generation`."""
+    """A sequence VAE with a latent energy-based prior. Generation, editing and encoding: `textebm.use.writing`."""
 
     def __init__(
-        self, encoder: Encoder, decoder: Decoder, prior: LatentPrior, tokenizer: PreTrainedTokenizerFast,
-        heads: Mapping[str, SymbolHead], *, max_tokens: int = 40, word_dropout: float = 0.0,
-        learning: Literal["score_matching", "recovery"] = "score_matching", contrastive: Contrastive | None = None,
-        refinement: Refinement | None = None, recipe: dict[str, Any] | None = None,
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        prior: LatentPrior,
+        tokenizer: PreTrainedTokenizerFast,
+        heads: Mapping[str, SymbolHead],
+        *,
+        max_tokens: int = 40,
+        word_dropout: float = 0.0,
+        learning: Literal["score_matching", "recovery"] = "score_matching",
+        contrastive: Contrastive | None = None,
+        refinement: Refinement | None = None,
+        recipe: dict[str, Any] | None = None,
         context_encoder: ContextEncoder | None = None,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -85,9 +94,13 @@ class TextEBM(Companions):
         self.recipe = recipe
 
     def forward(
-        self, batch: TokenBatch | LatentBatch, stage: StageName, weights: Weights,
-        targets: Targets | None = None, generator: torch.Generator | None = None,
-    ) -> Objective:  # fmt: skip
+        self,
+        batch: TokenBatch | LatentBatch,
+        stage: StageName,
+        weights: Weights,
+        targets: Targets | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Objective:
         """The objective of one batch. targets: the classes of its sentences."""
         if isinstance(batch, LatentBatch):
             return self.prior_objective(batch, weights, generator)
@@ -96,9 +109,8 @@ class TextEBM(Companions):
     # -- stages "autoencoder" and "joint" ------------------------------------------------------------------------
 
     def text_objective(
-        self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Targets,
-        generator: torch.Generator | None,
-    ) -> Objective:  # fmt: skip
+        self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Targets, generator: torch.Generator | None
+    ) -> Objective:
         features, context = None, self.read_context(batch)
         if self.contrastive is not None and not isinstance(self.encoder, ShortRun):
             features = self.encoder.features(batch.tokens, batch.lengths)
@@ -109,9 +121,16 @@ class TextEBM(Companions):
         return objective(posterior, features, batch, context, stage, weights, known, generator)
 
     def _refined_objective(
-        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
-        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
-    ) -> Objective:  # fmt: skip
+        self,
+        posterior: Posterior,
+        features: Tensor | None,
+        batch: TokenBatch,
+        context: Tensor | None,
+        stage: StageName,
+        weights: Weights,
+        targets: Mapping[str, Tensor],
+        generator: torch.Generator | None,
+    ) -> Objective:
         """Decoder, prior and heads learn at draws of the true posterior, which a chain brings nearer than q's own; the
         encoder learns −log q(u|x) there, and its own bound with the rest of the model resting. Terms are q's own."""
         assert self.refinement is not None
@@ -124,15 +143,25 @@ class TextEBM(Companions):
             own = self._objective_of(posterior, None, batch, context, stage, weights, targets, generator)
         loss = loss + self.refinement.elbo_weight * own.loss
         terms = {
-            **refined.terms, **own.terms, "refined_reconstruction": refined.terms["reconstruction"],
-            "encoder_cross_entropy": cross_entropy, "loss": loss,
-        }  # fmt: skip
+            **refined.terms,
+            **own.terms,
+            "refined_reconstruction": refined.terms["reconstruction"],
+            "encoder_cross_entropy": cross_entropy,
+            "loss": loss,
+        }
         return Objective(loss, terms, posterior)
 
     def _objective_of(
-        self, posterior: Posterior, features: Tensor | None, batch: TokenBatch, context: Tensor | None,
-        stage: StageName, weights: Weights, targets: Mapping[str, Tensor], generator: torch.Generator | None,
-    ) -> Objective:  # fmt: skip
+        self,
+        posterior: Posterior,
+        features: Tensor | None,
+        batch: TokenBatch,
+        context: Tensor | None,
+        stage: StageName,
+        weights: Weights,
+        targets: Mapping[str, Tensor],
+        generator: torch.Generator | None,
+    ) -> Objective:
         """The bound and its companions with *posterior* as q."""
         draw = posterior.draw(generator)
         u = draw.u
@@ -179,9 +208,13 @@ class TextEBM(Companions):
         return torch.zeros(len(z), device=z.device).index_add_(0, places // words.shape[1], nll)
 
     def _joint_prior_terms(
-        self, posterior: Posterior, u: Tensor, context: Tensor | None, terms: dict[str, Tensor],
+        self,
+        posterior: Posterior,
+        u: Tensor,
+        context: Tensor | None,
+        terms: dict[str, Tensor],
         generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
         if self.learning == "recovery":
             contrast = recovery(self.prior, u, generator, context)
@@ -235,19 +268,19 @@ class TextEBM(Companions):
     @classmethod
     def from_pretrained(cls, name: str | Path) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        from textebm import pretrained
+        from textebm.model import files as pretrained
 
         return pretrained.load(name)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card."""
-        from textebm import pretrained
+        from textebm.model import files as pretrained
 
         pretrained.save(self, directory)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save_pretrained` writes; returns the address."""
-        from textebm import pretrained
+        from textebm.model import files as pretrained
 
         return pretrained.push(self, repo_id, private=private)
 

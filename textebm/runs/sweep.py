@@ -20,20 +20,26 @@ from textebm.errors import CheckpointError, RecipeError, TextEBMError
 from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import ARROWS, Evaluation, cell
 from textebm.evaluation.several import Summary, summarize
-from textebm.recipe import Recipe
-from textebm.recipe_io import load_recipe
-from textebm.training.checkpoint import write_atomically
-from textebm.training.interrupt import GracefulStop
-from textebm.training.lock import RunLock
-from textebm.training.measure import read_evaluation
-from textebm.training.run import train
+from textebm.recipe.read import load_recipe
+from textebm.recipe.schema import Recipe
+from textebm.runs.checkpoint import write_atomically
+from textebm.runs.evaluate import read_evaluation
+from textebm.runs.interrupt import GracefulStop
+from textebm.runs.lock import RunLock
+from textebm.runs.train import train
 
 __all__ = ["Cell", "CellRun", "Sweep", "plan", "sweep"]
 
 # shown unless others are asked for; <head> stands for the recipe's heads, <label> for whatever was measured
 DEFAULT_METRICS = (
-    "reconstruction_bleu", "elbo", "wkl", "active_units", "control_accuracy_<head>", "code_agreement", "ami_<label>",
-)  # fmt: skip
+    "reconstruction_bleu",
+    "elbo",
+    "wkl",
+    "active_units",
+    "control_accuracy_<head>",
+    "code_agreement",
+    "ami_<label>",
+)
 LONGEST_NAME = 100
 
 
@@ -107,9 +113,14 @@ class Sweep:
                 if value not in varied.setdefault(option, []):
                     varied[option].append(value)
         return {
-            "recipe": self.name, "overrides": list(self.overrides), "vary": varied, "seeds": self.seeds,
-            "stopped": self.stopped, "table": self.chosen(), "cells": [self._cell_json(each) for each in self.cells],
-        }  # fmt: skip
+            "recipe": self.name,
+            "overrides": list(self.overrides),
+            "vary": varied,
+            "seeds": self.seeds,
+            "stopped": self.stopped,
+            "table": self.chosen(),
+            "cells": [self._cell_json(each) for each in self.cells],
+        }
 
     def _cell_json(self, each: Cell) -> dict[str, Any]:
         summary = each.summary()
@@ -119,14 +130,16 @@ class Sweep:
             "values": each.values,
             "runs": [
                 {
-                    "seed": run.seed, "directory": str(run.directory.relative_to(self.directory)),
-                    "status": run.status, "error": run.error,
+                    "seed": run.seed,
+                    "directory": str(run.directory.relative_to(self.directory)),
+                    "status": run.status,
+                    "error": run.error,
                 }
                 for run in each.runs
             ],
             "metrics": {name: {**found, "n": len(found["values"])} for name, found in metrics.items()},
             "notes": [] if summary is None else list(summary.notes),
-        }  # fmt: skip
+        }
 
     def markdown(self) -> str:
         """The table: cells by the varied options, mean ± standard deviation (n − 1) over the seeds that are done."""
@@ -156,10 +169,17 @@ class Sweep:
 
 
 def sweep(
-    recipe: str | Path | Recipe, vary: Sequence[str], *, seeds: int = 1, out: str | Path | None = None,
-    overrides: Sequence[str] = (), data_dir: str | Path | None = None, metrics: Sequence[str] = (),
-    quiet: bool = False, progress: Callable[[str], None] | None = None,
-) -> Sweep:  # fmt: skip
+    recipe: str | Path | Recipe,
+    vary: Sequence[str],
+    *,
+    seeds: int = 1,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    data_dir: str | Path | None = None,
+    metrics: Sequence[str] = (),
+    quiet: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Sweep:
     """Train every cell of the grid *vary* (``["prior.kind=gaussian,energy", "latent.dim=8,16"]``) with seeds 0, 1, ….
 
     Everything lies in *out* (default: runs/<name>-sweep): the runs, sweep.json and table.md, which are written anew
@@ -196,9 +216,13 @@ def sweep(
 
 
 def plan(
-    recipe: str | Path | Recipe, vary: Sequence[str], *, seeds: int = 1, out: str | Path | None = None,
+    recipe: str | Path | Recipe,
+    vary: Sequence[str],
+    *,
+    seeds: int = 1,
+    out: str | Path | None = None,
     overrides: Sequence[str] = (),
-) -> Sweep:  # fmt: skip
+) -> Sweep:
     """The cells of a sweep, the last option varying fastest, with their recipes checked; nothing is trained or written.
 
     Raises RecipeError with every problem of every cell, and CheckpointError where *out* holds something else.

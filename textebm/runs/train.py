@@ -13,23 +13,23 @@ import torch
 from accelerate.utils import set_seed
 from datasets import DatasetDict
 
-from textebm.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
-from textebm.model import TextEBM
+from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.model.files import adopt, save
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.pretrained import adopt, save
 from textebm.prior.sampling import compile_chain
-from textebm.recipe import Recipe
-from textebm.recipe_io import dump_recipe, load_recipe
-from textebm.training import checkpoint
+from textebm.recipe.read import dump_recipe, load_recipe
+from textebm.recipe.schema import Recipe
+from textebm.runs import checkpoint
+from textebm.runs.evaluate import evaluate_run, measure, write_evaluation
+from textebm.runs.interrupt import GracefulStop
+from textebm.runs.lock import RunLock
+from textebm.runs.progress import MetricsLog, Progress, health_line
+from textebm.runs.report import write_report
 from textebm.training.data import label_names, read_split, words_of
-from textebm.training.interrupt import GracefulStop
-from textebm.training.lock import RunLock
 from textebm.training.loop import Trainer
-from textebm.training.measure import evaluate_run, measure, write_evaluation
-from textebm.training.progress import MetricsLog, Progress, health_line
-from textebm.training.report import write_report
 
 __all__ = ["Run", "evaluate_run", "train"]
 
@@ -44,9 +44,14 @@ class Run:
 
 
 def train(
-    recipe: str | Path | Recipe, *, overrides: Sequence[str] = (), out: str | Path | None = None,
-    data_dir: str | Path | None = None, resume: bool = False, quiet: bool = False,
-) -> Run:  # fmt: skip
+    recipe: str | Path | Recipe,
+    *,
+    overrides: Sequence[str] = (),
+    out: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
     With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete.
@@ -87,12 +92,15 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
     tokenizer = build_tokenizer(recipe, words_of(corpus["train"], data.context_turns))
     splits = {
         name: read_split(
-            corpus[name], tokenizer, data.max_tokens,
-            context_turns=data.context_turns, context_tokens=data.context_tokens,
+            corpus[name],
+            tokenizer,
+            data.max_tokens,
+            context_turns=data.context_turns,
+            context_tokens=data.context_tokens,
             answers=name == "train" and recipe.objective.cluster_features == "answer",
         )
         for name in ("train", "validation")
-    }  # fmt: skip
+    }
     for name, split in splits.items():
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
@@ -180,9 +188,14 @@ def _any(trainer: Trainer, requested: bool) -> bool:
 
 
 def _conclude(
-    model: TextEBM, recipe: Recipe, corpus: DatasetDict, directory: Path, data_dir: str | Path | None,
-    progress: Progress, stop: GracefulStop,
-) -> Evaluation | None:  # fmt: skip
+    model: TextEBM,
+    recipe: Recipe,
+    corpus: DatasetDict,
+    directory: Path,
+    data_dir: str | Path | None,
+    progress: Progress,
+    stop: GracefulStop,
+) -> Evaluation | None:
     """The model's files, the evaluation, samples and card; None if a signal came while measuring."""
 
     def look(part: str) -> None:
@@ -203,9 +216,14 @@ def _conclude(
 
 
 def _report(
-    model: TextEBM, recipe: Recipe, corpus: DatasetDict, directory: Path, data_dir: str | Path | None,
-    progress: Progress, stop: GracefulStop,
-) -> None:  # fmt: skip
+    model: TextEBM,
+    recipe: Recipe,
+    corpus: DatasetDict,
+    directory: Path,
+    data_dir: str | Path | None,
+    progress: Progress,
+    stop: GracefulStop,
+) -> None:
     """report.html, the last thing: the run is whole without it, so what goes wrong here is said and costs no run."""
     given = f" --data {shlex.quote(str(data_dir))}" if data_dir is not None else ""
     command = f"textebm report {shlex.quote(str(directory))}{given}"

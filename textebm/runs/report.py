@@ -11,7 +11,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from textebm import __version__
-from textebm.build import build_corpus
+from textebm.api import TextEBM
 from textebm.errors import CorpusError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
 from textebm.inspection import figures
@@ -20,22 +20,28 @@ from textebm.inspection.page import render
 from textebm.inspection.projection import Projection, find_umap
 from textebm.inspection.report import RunFacts, inspect, page_data, projection_of
 from textebm.inspection.rows import choose_rows
-from textebm.model import TextEBM
-from textebm.pretrained import load
-from textebm.recipe import Recipe
+from textebm.model.build import build_corpus
+from textebm.model.files import load
+from textebm.recipe.schema import Recipe
+from textebm.runs import checkpoint
+from textebm.runs.lock import RunLock
 from textebm.text.history import histories_of
-from textebm.training import checkpoint
-from textebm.training.lock import RunLock
 
 SENTENCES = 3000
 FIGURES = ("map", "codes", "heatmap")
 
 
 def report_run(
-    directory: str | Path, *, out: str | Path | None = None, limit: int | None = SENTENCES, split: str = "test",
-    seed: int = 0, umap: bool = False, data_dir: str | Path | None = None,
+    directory: str | Path,
+    *,
+    out: str | Path | None = None,
+    limit: int | None = SENTENCES,
+    split: str = "test",
+    seed: int = 0,
+    umap: bool = False,
+    data_dir: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
 
     limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The maps
@@ -51,14 +57,21 @@ def report_run(
     with RunLock(directory):
         return write_report(
             model, corpus, directory, out=out, limit=limit, split=split, seed=seed, umap=umap, progress=say
-        )  # fmt: skip
+        )
 
 
 def write_report(
-    model: TextEBM, corpus: DatasetDict, directory: Path, *, out: str | Path | None = None,
-    limit: int | None = SENTENCES, split: str = "test", seed: int = 0, umap: bool = False,
+    model: TextEBM,
+    corpus: DatasetDict,
+    directory: Path,
+    *,
+    out: str | Path | None = None,
+    limit: int | None = SENTENCES,
+    split: str = "test",
+    seed: int = 0,
+    umap: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """The same for a model and corpus that are at hand; the caller holds the directory's lock."""
     path = directory / "report.html" if out is None else Path(out)
     if path.is_dir() or not path.parent.is_dir():
@@ -86,9 +99,16 @@ def write_report(
 
 
 def codes_of_run(
-    directory: str | Path, *, head: str | None = None, split: str = "test", limit: int | None = None,
-    generated: int = 5, typical: int = 5, seed: int = 0, data_dir: str | Path | None = None,
-) -> list[CodeCard]:  # fmt: skip
+    directory: str | Path,
+    *,
+    head: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    generated: int = 5,
+    typical: int = 5,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+) -> list[CodeCard]:
     """The cards of *head* (default: the first found one, else the first) of a run. Raises TextEBMError subclasses."""
     model, corpus = _open(Path(directory), data_dir)
     if not model.heads:
@@ -101,10 +121,20 @@ def codes_of_run(
 
 
 def figure_of_run(
-    directory: str | Path, what: str, out: str | Path, *, by: str | None = None, head: str | None = None,
-    layout: str | None = None, samples: bool = False, limit: int | None = None, split: str = "test", seed: int = 0,
-    width: float | None = None, data_dir: str | Path | None = None,
-) -> Path:  # fmt: skip
+    directory: str | Path,
+    what: str,
+    out: str | Path,
+    *,
+    by: str | None = None,
+    head: str | None = None,
+    layout: str | None = None,
+    samples: bool = False,
+    limit: int | None = None,
+    split: str = "test",
+    seed: int = 0,
+    width: float | None = None,
+    data_dir: str | Path | None = None,
+) -> Path:
     """One figure of a run as PDF, SVG or PNG: "map", "codes" or "heatmap". Raises TextEBMError subclasses.
 
     by: the head or label that colours the map, or the label of the heat map. head: whose codes. layout: which map. A
@@ -115,9 +145,7 @@ def figure_of_run(
     figures.find_matplotlib()
     figures.check_out(out)
     if what == "codes":
-        cards = codes_of_run(
-            directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir
-        )  # fmt: skip
+        cards = codes_of_run(directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir)
         figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
     model, corpus = _open(directory, data_dir)
@@ -132,9 +160,14 @@ def figure_of_run(
         drawn = figures.draw_heatmap(counts, classes, column.classes, head=head, label=label, width=width)
     else:
         projection = projection_of(
-            model, rows, encoding, seed=seed, umap=layout == "umap", identity=_identity(directory),
+            model,
+            rows,
+            encoding,
+            seed=seed,
+            umap=layout == "umap",
+            identity=_identity(directory),
             stored=_stored(directory / "projection.json"),
-        )  # fmt: skip
+        )
         layout = figures.choose(layout, list(projection.layouts), "map", "tsne")
         by = figures.choose(
             by, list(dict.fromkeys([*model.heads, *rows.labels])), "head or label", head or _found_head(model)
@@ -144,9 +177,13 @@ def figure_of_run(
         else:
             names, values = model.heads[by].classes, encoding.codes[by].numpy()
         drawn = figures.draw_map(
-            projection.layouts[layout], names, values, title=f"{directory.resolve().name}, by {by}", samples=samples,
+            projection.layouts[layout],
+            names,
+            values,
+            title=f"{directory.resolve().name}, by {by}",
+            samples=samples,
             width=width or 5.0,
-        )  # fmt: skip
+        )
     figures.save(drawn, out)
     return out
 

@@ -11,12 +11,12 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from textebm.build import model_config, rebuild_model
+from textebm.api import TextEBM
 from textebm.errors import CheckpointError
-from textebm.inference import ShortRun
-from textebm.model import TextEBM
-from textebm.recipe_checks import explain
-from textebm.training.checkpoint import publish_model, read_model, write_atomically
+from textebm.model.build import model_config, rebuild_model
+from textebm.model.inference import ShortRun
+from textebm.recipe.checks import explain
+from textebm.runs.checkpoint import publish_model, read_model, write_atomically
 
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 FILES = ["model.safetensors", "config.json", *TOKENIZER_FILES, "README.md", "evaluation.json"]
@@ -28,7 +28,9 @@ def save(model: TextEBM, directory: str | Path) -> None:
     config.json, written last, has the checksums of the others. Raises CheckpointError if the disk refuses.
     """
     if model.recipe is None:
-        raise CheckpointError("a model without a recipe could not be rebuilt; make it with textebm.build.build_model")
+        raise CheckpointError(
+            "a model without a recipe could not be rebuilt; make it with textebm.model.build.build_model"
+        )
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -53,9 +53,14 @@ class DecodingOptions:
 
 
 def decode_tokens(
-    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions,
-    generator: torch.Generator | None = None, *, batch_size: int | None = None,
-) -> list[list[int]]:  # fmt: skip
+    decoder: Decoder,
+    z: Tensor,
+    tokenizer: PreTrainedTokenizerFast,
+    options: DecodingOptions,
+    generator: torch.Generator | None = None,
+    *,
+    batch_size: int | None = None,
+) -> list[list[int]]:
     """Token ids of each latent's sentence, without <bos> and <eos>, *batch_size* (default: all) at a time. z (B, d)"""
     if len(z) == 0:
         return []
@@ -84,9 +89,12 @@ def _warpers(options: DecodingOptions) -> LogitsProcessorList:
 
 
 def _writer(
-    decoder: Decoder, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions, generator: torch.Generator | None,
+    decoder: Decoder,
+    tokenizer: PreTrainedTokenizerFast,
+    options: DecodingOptions,
+    generator: torch.Generator | None,
     n: int,
-) -> tuple[Advance, Choose]:  # fmt: skip
+) -> tuple[Advance, Choose]:
     """The next state with what the word is chosen from, and the choice, greedy or drawn; what stays the same over *n*
     sentences is done here."""
     never, warpers, greedy = _never(tokenizer), _warpers(options), options.decoding == "greedy"
@@ -111,9 +119,13 @@ def _writer(
 
 
 def _one_by_one(
-    decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions, advance: Advance,
+    decoder: Decoder,
+    z: Tensor,
+    tokenizer: PreTrainedTokenizerFast,
+    options: DecodingOptions,
+    advance: Advance,
     choose: Choose,
-) -> list[list[int]]:  # fmt: skip
+) -> list[list[int]]:
     """Finished sentences leave the batch, so that a long one does not make all wait."""
     eos = tokenizer.eos_token_id
     output = torch.full((len(z), options.max_tokens), eos, dtype=torch.long, device=z.device)

@@ -26,8 +26,8 @@ from textebm.text.batches import collate_texts
 from textebm.text.tokenizer import decode as decode_ids
 
 if TYPE_CHECKING:
-    from textebm.dialogue import Contexts
-    from textebm.generation import Generation
+    from textebm.use.contexts import Contexts
+    from textebm.use.writing import Generation
 
 KEEP = 6.0
 CONFIDENCE = 0.95
@@ -36,10 +36,17 @@ STEPS, ROUNDS = 5, 24  # steps between two readings, and how often it reads befo
 
 
 def rewrite(
-    model: Generation, texts: Sequence[str], condition: Condition, *, keep: float = KEEP,
-    confidence: float = CONFIDENCE, decoding: Literal["greedy", "sample"] = "greedy", seed: int = 0,
-    contexts: Contexts | None = None, batch_size: int = 512,
-) -> list[str]:  # fmt: skip
+    model: Generation,
+    texts: Sequence[str],
+    condition: Condition,
+    *,
+    keep: float = KEEP,
+    confidence: float = CONFIDENCE,
+    decoding: Literal["greedy", "sample"] = "greedy",
+    seed: int = 0,
+    contexts: Contexts | None = None,
+    batch_size: int = 512,
+) -> list[str]:
     """Each text with the least change after which the encoder gives every symbol of *condition* the probability
     *confidence*; where none does, the surest version. A text that reads so already comes back as it is."""
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -71,9 +78,12 @@ def rewrite(
 
 
 def surest(
-    write: Callable[[list[int] | None, int], list[str]], n: int, certainty: Callable[[list[int], list[str]], Tensor],
-    confidence: float, seed: int,
-) -> list[str]:  # fmt: skip
+    write: Callable[[list[int] | None, int], list[str]],
+    n: int,
+    certainty: Callable[[list[int], list[str]], Tensor],
+    confidence: float,
+    seed: int,
+) -> list[str]:
     """n sentences, each drawn again until it is read as asked. write(rows, seed): new sentences for these rows (None:
     all); certainty(rows, texts) (len(rows),): how surely they read so."""
     best = write(None, seed)
@@ -93,9 +103,14 @@ def surest(
 
 @torch.no_grad()
 def decode_near(
-    decoder: Decoder, z: Tensor, inputs: Tensor, tokenizer: PreTrainedTokenizerFast, keep: float,
-    decoding: Literal["greedy", "sample"] = "greedy", generator: torch.Generator | None = None,
-) -> list[list[int]]:  # fmt: skip
+    decoder: Decoder,
+    z: Tensor,
+    inputs: Tensor,
+    tokenizer: PreTrainedTokenizerFast,
+    keep: float,
+    decoding: Literal["greedy", "sample"] = "greedy",
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
     """Token ids of each latent's sentence, the logit of the input's own token raised by *keep* at each place.
 
     z (B, d); inputs (B, T) with <bos>, <eos> and padding. A sentence ends where it did, or within T places more.

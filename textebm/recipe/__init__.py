@@ -1,0 +1,1 @@
+"""What a run is to do, as data: the typed recipe, its checks, its files."""

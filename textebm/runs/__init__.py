@@ -1,0 +1,1 @@
+"""A run directory from its recipe to its report."""

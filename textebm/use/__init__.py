@@ -1,0 +1,1 @@
+"""What one does with a trained model: functions whose first argument is the model."""
