@@ -163,9 +163,6 @@ class Prior(Part):
     chain_precision: Literal["float32", "bf16"] = Field(
         "bf16", description="of a chain's matrix products; bf16 only where the hardware has it"
     )
-    fused_chains: bool = Field(
-        False, description="on an NVIDIA GPU each chain is one Triton kernel, which takes seconds to compile"
-    )
     hidden_size: int = Field(256, ge=1)
     num_blocks: int = Field(3, ge=1)
     spectral_norm: bool = False
