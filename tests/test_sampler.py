@@ -92,7 +92,7 @@ def test_without_potential_the_gaussian_is_invariant(rho: float, metropolis: boo
 
 @pytest.mark.parametrize("rho", [0.0, 0.6])
 def test_with_the_right_spread_an_uncorrected_chain_is_exact(rho: float) -> None:
-    """κ s² = 1/(1/s² + k): the proposal's Gaussian then has the target's own variance, and nothing would be rejected."""
+    """κ s² = 1/(1/s² + k): the proposal's Gaussian then has the target's own variance, and nothing is rejected."""
     mean, start = reference()
     result = semi_implicit(
         quadratic,
