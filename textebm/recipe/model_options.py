@@ -311,9 +311,6 @@ class Prior(Part):
         "Precision of a chain's matrix products; bf16 only where the hardware has it.",
         "to rule out rounding as a reason.",
     )
-    fused_chains: bool = Field(
-        False, description="on an NVIDIA GPU each chain is one Triton kernel, which takes seconds to compile"
-    )
     hidden_size: int = option(256, "Dimension of the energy network.", "grow it for large corpora, up to 384.", ge=1)
     num_blocks: int = option(3, "Residual blocks of the energy network.", "2 are enough for simple text.", ge=1)
     spectral_norm: bool = option(

@@ -18,7 +18,11 @@ class Removed(NamedTuple):
 
 
 # Dotted option -> what became of it; items of a list are written `heads.*.name`.
-REMOVED: dict[str, Removed] = {}
+REMOVED: dict[str, Removed] = {
+    "prior.fused_chains": Removed(
+        (False, True), "was removed: a chain has no kernel of its own any more; delete the line, draws stay the same"
+    )
+}
 
 
 def removal(path: tuple[str | int, ...]) -> str | None:
