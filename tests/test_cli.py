@@ -579,21 +579,16 @@ def test_data_list_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     asked: list[Any] = []
 
-    def check_file(*arguments: Any) -> Any:
-        asked.append(arguments)
+    def check_file(*arguments: Any, **options: Any) -> Any:
+        asked.append((*arguments, options["max_tokens"]))
         return types.SimpleNamespace(ok=arguments[0] == Path("good.txt"), to_dict=lambda: {"rows": 3})
 
-    replace(
-        monkeypatch,
-        "textebm.text.check",
-        list_corpora=lambda data: listed,
-        check_file=check_file,
-        table=lambda report: "rows 3",
-    )
+    replace(monkeypatch, "textebm.text.check", check_file=check_file, table=lambda report: "rows 3")
+    replace(monkeypatch, "textebm.text.listing", list_corpora=lambda data: listed)
     assert succeed("data", "list") == "grammar\t1,234\ttense\tembedded\nptb\t\tnone\tnot here; get it from somewhere\n"
     assert json.loads(succeed("data", "list", "--json")) == listed
-    assert succeed("data", "check", "good.txt", "--text", "review", "--label", "stars") == "rows 3\n"
-    assert asked == [(Path("good.txt"), "review", "stars", 10000)]
+    assert succeed("data", "check", "good.txt", "--text", "review", "--label", "stars", "--label", "y") == "rows 3\n"
+    assert asked == [(Path("good.txt"), "review", ["stars", "y"], 10000, 40)]
     result = call("data", "check", "bad.txt", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (1, {"rows": 3})
 

@@ -25,6 +25,7 @@ from textebm.errors import CorpusError
 from textebm.text.readers import Row
 
 CHUNK = 2000  # rows in memory while writing
+MODULES = ("corpora", "readers", "published", "splits", "history", "grammar")  # what a converted corpus depends on
 
 T = TypeVar("T")
 
@@ -86,7 +87,9 @@ def content_hashes(paths: Iterable[Path]) -> list[str]:
 
 def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) -> DatasetDict:
     """The splits that *build* writes into a folder, from the cache where they are there already."""
-    return cached_as(corpus, key, build, root, _open, ("corpora", "readers", "history", "grammar"))
+    return cached_as(
+        corpus, key, build, root, _open, ("corpora", "readers", "published", "splits", "history", "grammar")
+    )
 
 
 def cached_as(
