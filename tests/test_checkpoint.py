@@ -482,7 +482,7 @@ def test_model_comes_back_as_published(tmp_path: Path) -> None:
     config = {"recipe": {"betas": (0.9, 0.99), "tiny": 1e-300}, "heads": [{"name": "sentiment", "column": None}]}
     for number in (1, 2):
         publish_model(tmp_path, content(number)["model"], config)
-    tensors, read = read_model(tmp_path)
+    tensors, read, _ = read_model(tmp_path)
     same(tensors, content(2)["model"])
     assert read == json.loads(json.dumps(config))
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors", "tokenizer.json"]
