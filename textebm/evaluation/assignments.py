@@ -127,7 +127,7 @@ def _mean(matches: Sequence[Match]) -> Match:
 def _integers(values: ArrayLike) -> NDArray[np.int64]:
     """Values as 0, 1, …, in their sorted order; −1 for what is missing."""
     array = np.asarray(values)
-    if array.dtype.kind in "iub":
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_:
         return array.astype(np.int64)
     texts = [None if each is None or each == "" else str(each) for each in array.tolist()]
     number = {text: place for place, text in enumerate(sorted({text for text in texts if text is not None}))}

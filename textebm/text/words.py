@@ -6,7 +6,8 @@ import re
 
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+WORD_PATTERN = f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+"
+_WORD = re.compile(WORD_PATTERN)
 
 # The closed classes of English: articles and determiners, pronouns, prepositions, conjunctions, auxiliary verbs, the
 # clitics that tokenizers split off, adverbs of degree, time and place. No noun, adjective or full verb is among them.
@@ -31,6 +32,11 @@ FUNCTION_WORDS = frozenset(
     there now then always often sometimes usually else instead anyway well oh yes ok okay
     """.split()
 )
+
+
+def split_words(text: str) -> list[str]:
+    """What spaces separate, and each character of a script without spaces; as it is written."""
+    return _WORD.findall(text)
 
 
 def words_of(text: str) -> list[str]:
