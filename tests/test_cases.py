@@ -16,7 +16,8 @@ import pytest
 from textebm.errors import CorpusError
 from textebm.text.check import check_file
 from textebm.text.corpora import load_corpus
-from textebm.text.readers import decoded_lines, file_rows
+from textebm.text.lines import decoded_lines
+from textebm.text.readers import file_rows
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def test_03_a_lone_carriage_return_ends_a_line_in_every_reader() -> None:
 
 
 def test_03_line_ends_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("textebm.text.readers.BLOCK", 3)
+    monkeypatch.setattr("textebm.text.lines.BLOCK", 3)
     assert list(decoded_lines(io.BytesIO(b"ab\r\ncdef\rg\r\n\r\nh"), "x")) == ["ab", "cdef", "g", "", "h"]
 
 

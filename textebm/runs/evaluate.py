@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, TextEBMError
@@ -18,15 +18,16 @@ from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import load, model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs import checkpoint
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
 from textebm.text.history import histories_of, texts_of
+from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
 OUTLIERS = 2000  # sentences of each other corpus
@@ -81,15 +82,12 @@ def evaluate_run(
         unfinished.unlink(missing_ok=True)
         if suite is not None:
             page = field_tables(evaluation, recipe.data.corpus, recipe.name)
-            checkpoint.write_atomically(directory / "tables.md", page.encode())
+            write_atomically(directory / "tables.md", page.encode())
     return evaluation
 
 
 def _keep(found: Evaluation, path: Path) -> None:
-    try:
-        found.save(path)
-    except OSError as error:  # now, not after hours
-        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    found.save(path)
 
 
 def evaluate_runs(
@@ -167,7 +165,7 @@ def measure(
             suite=suite,
             tokenizer=model.tokenizer,
             max_tokens=model.max_tokens,
-            label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
+            shown_labels=_shown_labels(recipe, corpus["train"]),
             other_texts={} if suite is None else other_texts(recipe, data_dir),
             so_far=so_far,
         )
@@ -177,6 +175,15 @@ def measure(
             "answer histories drawn from test"
         )
     return evaluation
+
+
+def _shown_labels(recipe: Recipe, train: Dataset) -> dict[str, list[int]]:
+    """For heads with a label limit, the rows of train whose label they were shown."""
+    heads = [head for head in recipe.heads if head.label_limit is not None and head.labels is not None]
+    return {
+        head.name: shown_rows(np.asarray(train[head.labels]), head.label_limit or 0, recipe.seed).tolist()
+        for head in heads
+    }
 
 
 def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
@@ -223,8 +230,8 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
     evaluation.save(directory / "evaluation.json")
-    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

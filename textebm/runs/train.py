@@ -16,10 +16,10 @@ from datasets import DatasetDict
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.files import adopt, save
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.prior.sampling import compile_chain
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
@@ -123,7 +123,7 @@ def _train(
     metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
     found = checkpoint.latest(directory) if resume else None
     if main and (found is None or not (directory / "recipe.yaml").exists()):
-        checkpoint.write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
+        write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
     if found is not None:
         saved = load_recipe(directory / "recipe.yaml")
         if saved != recipe:
@@ -266,14 +266,6 @@ def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: 
         progress.message(
             f"in float32: {trainer.device} has no bfloat16 products, which training.mixed_precision asks for"
         )
-    if recipe.prior.fused_chains:
-        seconds = compile_chain(model.prior)
-        told = (
-            f"no chain of this prior is fused on {trainer.device}"
-            if seconds is None
-            else f"compiled in {seconds:.1f} s"
-        )
-        progress.message(f"prior.fused_chains: {told}")
 
 
 def _text(path: str | Path | None) -> Any:

@@ -9,7 +9,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 from textebm.errors import CorpusError
-from textebm.text.readers import Row, one_line, text_lines
+from textebm.text.lines import text_lines
+from textebm.text.readers import Row, one_line
 
 ACTS = ("inform", "question", "directive", "commissive")  # written 1..4
 EMOTIONS = ("none", "anger", "disgust", "fear", "happiness", "sadness", "surprise")  # written 0..6

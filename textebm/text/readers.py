@@ -9,129 +9,26 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from textebm.errors import CorpusError, did_you_mean
 from textebm.text.history import COLUMN, parse_history
+from textebm.text.lines import MAX_LINE, Report, check_not_empty, check_text_file, raiser, text_lines
 
 Row = dict[str, Any]
-Report = Callable[[int, str], None]  # (line, what is wrong)
 
-MAX_LINE = 16 * 1024 * 1024  # bytes; a longer "line" is no line of text
-BLOCK = 1 << 20  # bytes read at once
 KINDS = ("txt", "csv", "tsv", "jsonl", "parquet")
-
-BINARY = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "png",
-    b"%PDF": "pdf",
-    b"PAR1": "parquet",
-    b"ARROW1": "arrow",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-}
 
 
 def one_line(text: str) -> str:
     """*text* with every run of white space made one space."""
     return " ".join(text.split())
-
-
-# Lines
-
-
-def check_not_empty(path: Path) -> None:
-    """Raise CorpusError when *path* is missing or has no bytes."""
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise CorpusError(f"{path}: the file is empty")
-
-
-def check_text_file(path: Path) -> None:
-    """Raise CorpusError when *path* is missing, empty or plainly no text."""
-    check_not_empty(path)
-    with opened(path) as file:
-        head = file.read(4096)
-    if not head.strip() and len(head) < 4096:
-        raise CorpusError(f"{path}: the file is empty")
-    for magic, kind in BINARY.items():
-        if head.startswith(magic):
-            raise CorpusError(f"{path}: this is {kind}, not UTF-8 text; convert or unpack it first")
-    controls = sum(byte < 32 and byte not in b"\t\n\r\f\v" for byte in head)
-    if controls > len(head) // 10:
-        raise CorpusError(f"{path}: this is a binary file, not UTF-8 text")
-
-
-def opened(path: Path) -> IO[bytes]:
-    """The file's bytes. Raises CorpusError where it cannot be read."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def text_lines(path: Path, report: Report | None = None) -> Iterator[str]:
-    """The lines of a UTF-8 file, without line ends. ``\\n``, ``\\r\\n`` and a lone ``\\r`` end a line."""
-    check_text_file(path)
-    with opened(path) as file:
-        yield from decoded_lines(file, str(path), report)
-
-
-def decoded_lines(stream: IO[bytes], name: str, report: Report | None = None) -> Iterator[str]:
-    """The same of an open stream, such as standard input: a line is yielded as soon as it is complete."""
-    problem = report or _raiser(name)
-    for number, raw in enumerate(_byte_lines(stream, name), start=1):
-        try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            problem(number, f"not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start})")
-            line = raw.decode("utf-8", errors="replace")
-        if "\0" in line:
-            problem(number, "a NUL byte")
-            line = line.replace("\0", "")
-        yield line
-
-
-def _byte_lines(stream: IO[bytes], name: str) -> Iterator[bytes]:
-    read = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block of a pipe
-    pending, number = b"", 0
-    try:
-        while block := read(BLOCK):
-            lines = (pending + block).splitlines(keepends=True)
-            # the last one may go on, or its "\r" may be half of a line end
-            pending = b"" if lines[-1].endswith(b"\n") else lines.pop()
-            for line in lines:
-                yield line.rstrip(b"\r\n")
-            number += len(lines)
-            if len(pending) > MAX_LINE:
-                raise CorpusError(
-                    f"{name}, line {number + 1}: longer than {MAX_LINE} bytes; expected one sentence or row a line"
-                )
-    except OSError as error:
-        raise CorpusError(f"{name}: cannot be read: {error.strerror}") from error
-    if pending:
-        yield pending.rstrip(b"\r\n")
-
-
-def _raiser(name: str | Path) -> Report:
-    def fail(line: int, message: str) -> None:
-        raise CorpusError(f"{name}, line {line}: {message}")
-
-    return fail
-
-
-# Rows
 
 
 def file_kind(path: Path) -> str:
@@ -151,7 +48,7 @@ def file_columns(path: Path) -> list[str]:
     if kind == "parquet":
         return list(_parquet(path).schema_arrow.names)
     if kind == "jsonl":
-        return list(dict.fromkeys(key for _, row in _jsonl_rows(path, _raiser(path)) for key in row))
+        return list(dict.fromkeys(key for _, row in _jsonl_rows(path, raiser(path)) for key in row))
     return [name for name in _header(path)[0] if name]
 
 
@@ -179,18 +76,36 @@ def file_rows(
                 raise CorpusError(f"{path}: txt has no columns, so no {role} {column!r}; use csv, tsv or jsonl")
         return ((n, {"text": one_line(line)}) for n, line in enumerate(text_lines(path, report), start=1))
     wanted = [text_column, *labels, *(column for column in (context_column, group_column) if column is not None)]
-    problem = report or _raiser(path)
+    problem = report or raiser(path)
+    return _chosen(_rows(path, kind, wanted, problem), text_column, labels, context_column, group_column, problem)
+
+
+def table_columns(path: Path, columns: Sequence[str]) -> dict[str, list[str | None]]:
+    """*columns* of a csv, tsv, jsonl or parquet file as strings, None where a value is missing. Raises CorpusError."""
+    path = Path(path)
+    if file_kind(path) == "txt":
+        raise CorpusError(f"{path}: txt has no columns; use csv, tsv, jsonl or parquet")
+    values: dict[str, list[str | None]] = {column: [] for column in columns}
+    for number, row in _rows(path, file_kind(path), list(columns), raiser(path)):
+        for column, of in values.items():
+            try:
+                of.append(label_text(row.get(column)))
+            except ValueError as error:
+                raise CorpusError(f"{path}, line {number}: column {column!r}: {error}") from None
+    return values
+
+
+def _rows(path: Path, kind: str, wanted: list[str], problem: Report) -> Iterator[tuple[int, Row]]:
+    """(line, the row's columns) of a file with columns, among them all *wanted*; else CorpusError."""
     if kind == "jsonl":
         check_text_file(path)
-        rows = _with_columns(_jsonl_rows(path, problem), wanted, path)
-    elif kind == "parquet":
+        return _with_columns(_jsonl_rows(path, problem), wanted, path)
+    if kind == "parquet":
         _require(wanted, file_columns(path), path)
-        rows = _parquet_rows(path, problem, wanted)
-    else:
-        header, first = _header(path)
-        _require(wanted, [name for name in header if name], path)
-        rows = _table_rows(path, header, first, problem)
-    return _chosen(rows, text_column, labels, context_column, group_column, problem)
+        return _parquet_rows(path, problem, wanted)
+    header, first = _header(path)
+    _require(wanted, [name for name in header if name], path)
+    return _table_rows(path, header, first, problem)
 
 
 def _require(wanted: Iterable[str], columns: Iterable[str], path: Path) -> None:
