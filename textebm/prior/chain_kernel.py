@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from textebm.networks.part import normal_like, uniform
 from textebm.prior.fixed import FixedPotential
 from textebm.prior.sampler import ChainResult
 
@@ -310,9 +309,9 @@ def _run(
     n, size = w.shape
     noise, uniforms = w.new_empty(steps, n, size), w.new_empty(steps, n)
     for step in range(steps):
-        noise[step] = normal_like(w, generator)
+        noise[step] = torch.empty_like(w).normal_(generator=generator)
         if metropolis:
-            uniforms[step] = uniform((n,), device=w.device, generator=generator)
+            uniforms[step] = torch.rand(n, device=w.device, generator=generator)
 
     def filled(value: Tensor | float, length: int) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float32, device=w.device).reshape(-1).expand(length).contiguous()
