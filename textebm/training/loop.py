@@ -25,7 +25,7 @@ from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model.build import build_weights
 from textebm.model.companions import LatentBatch, StageName
-from textebm.networks.hardware import autocast
+from textebm.networks.hardware import Precision, autocast
 from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
@@ -233,7 +233,8 @@ class Trainer:
         self, stage: StagePlan, batch: TokenBatch | LatentBatch, weights: Weights, share: float
     ) -> dict[str, float]:
         """Backward through one shard of the batch; its terms."""
-        rows, targets, precision = None, None, "no"
+        rows, targets = None, None
+        precision: Precision = "no"
         if isinstance(batch, TokenBatch):
             rows, precision = batch.index.cpu().numpy(), self.recipe.training.mixed_precision
             targets = self.classes.targets(rows, self.device)
