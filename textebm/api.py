@@ -30,6 +30,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.model.companions import Companions, LatentBatch, StageName, Targets
 from textebm.model.inference import Refinement, ShortRun
+from textebm.networks.decoder import CountsWords
 from textebm.networks.encoder import ContextEncoder
 from textebm.networks.posterior import Posterior
 from textebm.objective.contrastive import Contrastive
@@ -198,6 +199,8 @@ class TextEBM(Companions):
     ) -> Tensor:
         """−log p(x|z, c) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
         z = self.decoder_input(u, context)
+        if isinstance(self.decoder, CountsWords):
+            return self.decoder.bag_nll(batch.word_counts(len(self.tokenizer)), z)
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             inputs = self._with_words_hidden(inputs, self.word_dropout, generator)

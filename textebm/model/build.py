@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from textebm.api import TextEBM
 from textebm.errors import RecipeError
 from textebm.model.inference import Refinement, ShortRun
+from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
@@ -114,14 +115,14 @@ def build_model(
     """
     layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
-    encoder = _encoder(recipe, len(tokenizer), layers, width)
+    encoder = _encoder(recipe, tokenizer, layers, width)
     sources = pretrained or {"encoder": recipe.encoder.pretrained, "decoder": recipe.decoder.pretrained}
     if recipe.encoder.pretrained:
         _read_in_context(encoder, recipe, tokenizer, sources["encoder"])
     if recipe.decoder.pretrained:
         decoder: Decoder = _language_model(recipe, len(tokenizer), layers, width, sources["decoder"])
     else:
-        decoder = _decoder(recipe, len(tokenizer), layers, width)
+        decoder = _decoder(recipe, tokenizer, layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
         encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
         if size != recipe.encoder.embedding_size:
@@ -151,12 +152,13 @@ def _refinement(options: Inference) -> Refinement | None:
     )
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:
+def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Encoder:
     latent, inference = recipe.latent, recipe.inference
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder = _body(recipe.encoder, 0 if recipe.encoder.pretrained else vocabulary_size, latent.segments)
+    vocabulary_size = 0 if recipe.encoder.pretrained else len(tokenizer)
+    encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize,
@@ -180,7 +182,23 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
     )
 
 
-def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> RecurrentEncoder | TransformerEncoder:
+def _no_words(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The token ids that are no words of a text."""
+    return [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+
+
+def _body(
+    options: EncoderOptions, vocabulary_size: int, segments: int = 1, special: Sequence[int] = ()
+) -> RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder:
+    if options.kind == "bag_of_words":
+        return BagOfWordsEncoder(
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            special=special if vocabulary_size else (),
+            num_layers=options.num_layers,
+            dropout=options.dropout,
+        )
     if options.kind == "transformer":
         return TransformerEncoder(
             vocabulary_size,
@@ -203,9 +221,19 @@ def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> R
     )
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
+def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Decoder:
     """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
     options, dim, segmented = recipe.decoder, recipe.latent.dim + context_size, tuple(layers)
+    vocabulary_size = len(tokenizer)
+    if options.kind == "bag_of_words":
+        return BagOfWordsDecoder(
+            vocabulary_size,
+            options.embedding_size,
+            dim,
+            end=tokenizer.eos_token_id,
+            special=_no_words(tokenizer),
+            dropout=options.dropout,
+        )
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from textebm.networks.decoder import DecoderState, WritesWords
+from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import EncoderHeads
-from textebm.networks.part import Dropout
 from textebm.networks.posterior import Head, Posterior
 from textebm.networks.view import ViewHead
 
@@ -151,23 +153,22 @@ class BagOfWordsDecoder(WritesWords):
         return logits, (written, count + 1)
 
 
-def fit_words(modules: Iterable[nn.Module], documents: Iterable[Tensor], n: int) -> None:
+def fit_words(modules: Iterable[nn.Module], tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
     """Give the bag-of-words networks among *modules* what the training text says of words.
 
-    documents: the token ids of each of the *n* documents, with its end. idf is log((1 + n)/(1 + df)); the background is
-    the log-frequency with half a word added to each.
+    tokens (N,): the words of all documents, one document after the other; offsets (n + 1,): where each begins. idf is
+    log((1 + n)/(1 + df)); the background is the log-frequency, half a word added to each, the ends counted.
     """
     readers = [each for each in modules if isinstance(each, BagOfWordsEncoder | BagOfWordsDecoder)]
-    if not readers:
-        return
-    size = max(len(each.inverse_frequency if isinstance(each, BagOfWordsEncoder) else each.background) for each in readers)
-    with_word, total = torch.zeros(size), torch.zeros(size)
-    for tokens in documents:
-        total += torch.bincount(tokens, minlength=size)
-        with_word[tokens.unique()] += 1
+    n = len(offsets) - 1
     for each in readers:
         if isinstance(each, BagOfWordsEncoder):
+            document = np.repeat(np.arange(n), np.diff(offsets))
+            pairs = np.unique(np.stack([document, tokens.astype(np.int64)]), axis=1)[1]
+            with_word = torch.from_numpy(np.bincount(pairs, minlength=len(each.inverse_frequency)))
             each.inverse_frequency.copy_(((1 + n) / (1 + with_word)).log())
             each.inverse_frequency[list(each.special)] = 0.0
         else:
-            each.background.copy_(((total + 0.5) / (total + 0.5).sum()).log())
+            counts = torch.from_numpy(np.bincount(tokens, minlength=len(each.background))) + 0.5
+            counts[each.end] += n
+            each.background.copy_((counts / counts.sum()).log())

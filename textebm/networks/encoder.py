@@ -8,7 +8,7 @@ body too, for the turns before the sentence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,13 +157,21 @@ class TransformerEncoder(EncoderHeads):
         return self.posterior(self.features(tokens, lengths), context)
 
 
+class EncoderBody(Protocol):
+    """What a `ContextEncoder` reads with."""
+
+    num_features: int
+
+    def read(self, words: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
 class ContextEncoder(nn.Module):
     """The turns before a sentence -> c (B, C), within ±1: a *body* that reads them in the encoder's embedding.
 
     turns, max_tokens: how much of a history it is given (`textebm.text.history`).
     """
 
-    def __init__(self, body: RecurrentEncoder | TransformerEncoder, size: int, *, turns: int, max_tokens: int):
+    def __init__(self, body: EncoderBody, size: int, *, turns: int, max_tokens: int):
         super().__init__()
         self.body = body
         self.size, self.turns, self.max_tokens = size, turns, max_tokens

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from textebm.recipe.model_options import Part, option
+from textebm.recipe.model_options import Part, implementation, option
 
 
 class Data(Part):
-    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = option(
+    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "agnews", "smd", "files", "hub"] = option(
         "grammar",
         "Where the text comes from: the embedded language, a corpus that textebm knows, your files, or a data set of "
         "the Hugging Face Hub.",
@@ -26,7 +26,11 @@ class Data(Part):
     test: str | None = option(
         None, "files: the test file; null: split off the training file.", "you have a split of your own."
     )
-    text_column: str = option("text", "files, hub: the column that holds the sentence.", "yours has another name.")
+    text_column: str = option(
+        "text",
+        "files, hub: the column that holds the sentence; agnews: text (headline and text) or headline.",
+        "yours has another name.",
+    )
     label_columns: tuple[str, ...] = option((), "files, hub: columns read as labels.", "the text has labels.")
     context_column: str | None = option(
         None,
@@ -102,6 +106,7 @@ class Objective(Part):
         "(canonical correlation of their words), once.",
         "answer, in dialogues whose codes should be speech acts, with cluster_start 0.",
     )
+    cluster_implementation: str | None = implementation("The features that are clustered")
     cluster_pca: int = option(
         64,
         "Principal components that k-means sees; at most latent.dim.",

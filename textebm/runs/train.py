@@ -19,6 +19,7 @@ from textebm.evaluation.metric import Evaluation
 from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.files import adopt, save
+from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
@@ -105,6 +106,7 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
     model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+    fit_words(model.modules(), splits["train"].store.tokens, splits["train"].store.offsets)
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)

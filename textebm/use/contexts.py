@@ -16,13 +16,14 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
 from textebm.model.inference import ShortRun
+from textebm.networks.bag_of_words import BagOfWordsEncoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.prior.prior import LatentPrior
 from textebm.text.batches import collate, special_ids
 from textebm.text.history import History, Turn, history_store, parse_history
 
 Contexts = Sequence["str | Sequence[str]"]  # a history for each row
-Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
+Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | ShortRun
 
 
 @dataclass(frozen=True)

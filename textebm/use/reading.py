@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, still, text_noise
+from textebm.networks.bag_of_words import BagOfWordsDecoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.posterior import Posterior
 from textebm.networks.pretrained import PretrainedDecoder
@@ -30,7 +31,7 @@ from textebm.text.batches import TokenBatch, collate_texts
 from textebm.use.contexts import Contexts, Dialogue, Encoder, Given, check_list
 from textebm.use.likelihood import NllInterval, Progress, fit_scaling, nll_interval
 
-Decoder = RecurrentDecoder | TransformerDecoder | PretrainedDecoder
+Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | PretrainedDecoder
 
 
 @dataclass(frozen=True)
