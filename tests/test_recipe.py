@@ -19,7 +19,7 @@ from textebm.errors import RecipeError
 from textebm.recipe import read as recipe_io
 from textebm.recipe import removed
 from textebm.recipe import yaml_text as recipe_yaml
-from textebm.recipe.options import annotation_at, describe, item_of, option_paths, section_of
+from textebm.recipe.options import annotation_at, describe, item_of, option_paths, options_page, section_of
 from textebm.recipe.read import dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
 from textebm.recipe.schema import Part, Recipe
 
@@ -565,6 +565,12 @@ LEAVING = {
 def test_each_option_says_what_it_does_and_when_to_touch_it(option: Any) -> None:
     assert option.description.endswith(".") and len(option.description.split()) >= 2, option
     assert option.when and option.when.endswith("."), option
+
+
+def test_the_reference_page_is_current() -> None:
+    page = PACKAGE.parent / "docs" / "reference" / "options.md"
+    message = "write it anew: textebm recipes options --markdown > docs/reference/options.md"
+    assert page.read_text(encoding="utf-8") == options_page(), message
 
 
 # --- dump -------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import torch
 
 from textebm.evaluation.control import ClassifierJudge, Judge, ParserJudge, control_accuracy
 from textebm.evaluation.fluency import wkl, word_counts
-from textebm.evaluation.interpretability import code_agreement
+from textebm.evaluation.control import code_agreement
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import load
 from textebm.prior.sampling import calibrate, sample

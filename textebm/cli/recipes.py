@@ -84,10 +84,15 @@ def validate(
 @app.command(epilog="Example: textebm recipes options prior")
 def options(
     section: Annotated[str | None, typer.Argument(metavar="SECTION", help="Only this section, such as prior.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The reference page of all options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List every option of a recipe with what it takes and its default."""
-    from textebm.recipe.options import describe
+    """List every option of a recipe: its range, its default, what it does and when to touch it."""
+    from textebm.recipe.options import describe, options_page
+
+    if markdown:
+        print(options_page(), end="")
+        return
 
     found = describe()
     if section is not None:

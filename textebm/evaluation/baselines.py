@@ -17,7 +17,8 @@ from sklearn.preprocessing import normalize
 from textebm.evaluation.assignments import score_assignments
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.state import EvaluationState
-from textebm.evaluation.words import split_words, top_words
+from textebm.evaluation.words import top_words
+from textebm.text.words import split_words
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding

@@ -44,7 +44,7 @@ def catalogue() -> dict[str, Entry]:
 
 
 def describe(name: str) -> Entry:
-    """The entry of *name*: of those whose pattern it fits, the one that leaves least open. KeyError if there is none."""
+    """The entry whose pattern *name* fits; of several the one that leaves least open. KeyError if there is none."""
     fitting = [key for key in catalogue() if re.fullmatch(_pattern(key), name)]
     if not fitting:
         raise KeyError(f"{name}: unknown metric{did_you_mean(name, list(catalogue()))}")

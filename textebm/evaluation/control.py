@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.words import WORD_PATTERN
+from textebm.text.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
@@ -128,9 +128,7 @@ def control_accuracy(
     names = model.heads[head].classes if classes is None else classes
     if not names or n_per_class < 1:
         raise UndefinedMetricError(f"there is no class of {head} to generate")
-    texts = {
-        name: _generate(model, n_per_class, {head: name}, seed + 1 + i, options) for i, name in enumerate(names)
-    }
+    texts = {name: _generate(model, n_per_class, {head: name}, seed + 1 + i, options) for i, name in enumerate(names)}
     per_class = {name: accuracy(judge.predict(own), [name] * n_per_class) for name, own in texts.items()}
     return Control(math.fsum(per_class.values()) / len(per_class), per_class, texts, n_per_class * len(per_class))
 

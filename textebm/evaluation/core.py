@@ -11,8 +11,8 @@ from textebm.errors import CorpusError
 from textebm.evaluation import dialogue, fluency, latent, ngram
 from textebm.evaluation import reconstruction as bleu
 from textebm.evaluation.state import EvaluationState, texts_of
-from textebm.evaluation.words import split_words
 from textebm.text.tokenizer import TokenStore
+from textebm.text.words import split_words
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding

@@ -15,13 +15,14 @@ from textebm.evaluation import fluency
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.reconstruction import reconstruction_bleu
 from textebm.evaluation.state import choose
-from textebm.evaluation.words import WORD_PATTERN, split_words
 from textebm.text.history import Turn, histories_of
+from textebm.text.words import WORD_PATTERN, split_words
 
 if TYPE_CHECKING:
     from textebm.evaluation.state import EvaluationState
 
 VECTOR_SIZE, VOCABULARY = 100, 20_000
+KEPT = 20
 Vectors = NDArray[np.float64]
 
 
@@ -125,8 +126,9 @@ def add_responses(state: EvaluationState) -> None:
         answers = state.model.respond([turn.history for turn in turns], seed=state.seed, **state.decoding)
         others = np.random.default_rng(state.seed).permutation(len(state.train_texts))
         drawn = [state.train_texts[others[i % len(others)]] for i in range(n)]
-        result.samples["answers"] = [f"{turn.history[-1]} -> {answer[0]}" for turn, answer in zip(turns, answers, strict=True)][:20]
-        for suffix, texts in (("", [answer[0] for answer in answers]), ("_random", drawn)):
+        own = [answer for (answer,) in answers]
+        result.samples["answers"] = [f"{turns[i].history[-1]} -> {own[i]}" for i in range(min(n, KEPT))]
+        for suffix, texts in (("", own), ("_random", drawn)):
             match = embedding_match(texts, turns, vectors)
             for name in ("average", "extrema", "greedy"):
                 result.add(f"response_{name}{suffix}", getattr(match, name), n)

@@ -48,9 +48,7 @@ def _add_edits(state: EvaluationState, head: str, suffix: str) -> None:
         result.add(f"edit_copy_reference_bleu{suffix}", reconstruction_bleu(texts, references).score, n)
 
     def add(way: str, **options: Any) -> list[str]:
-        edited = state.model.edit(
-            texts, {head: target}, seed=state.seed, decoding=state.effort.decoding, **options
-        )
+        edited = state.model.edit(texts, {head: target}, seed=state.seed, decoding=state.effort.decoding, **options)
         result.add(f"edit_accuracy{suffix}{way}", control.accuracy(judge.predict(edited), target), n)
         result.add(f"edit_input_bleu{suffix}{way}", reconstruction_bleu(edited, texts).score, n)
         if references is not None:

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from textebm.evaluation.state import EvaluationState
-from textebm.evaluation.words import WORD_PATTERN
+from textebm.text.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.words import WORD_PATTERN
+from textebm.text.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM

@@ -26,7 +26,7 @@ MOST = 2000  # sentences of either kind
 
 
 @dataclass(frozen=True)
-class Detection:
+class Separation:
     """auroc: .5 by chance. auprc: average precision with the outliers as positives, by chance their share."""
 
     auroc: float
@@ -34,13 +34,13 @@ class Detection:
     n: int
 
 
-def detection(inside: ArrayLike, outside: ArrayLike) -> Detection:
+def separation(inside: ArrayLike, outside: ArrayLike) -> Separation:
     """How well a score, higher for outliers, tells *outside* from *inside*. Undefined unless both have a value."""
     pair = [np.nan_to_num(np.asarray(each, dtype=np.float64), posinf=1e9) for each in (inside, outside)]
     if not len(pair[0]) or not len(pair[1]):
         raise UndefinedMetricError("there is no such sentence")
     truth, score = np.repeat([0, 1], [len(each) for each in pair]), np.concatenate(pair)
-    return Detection(float(roc_auc_score(truth, score)), float(average_precision_score(truth, score)), len(truth))
+    return Separation(float(roc_auc_score(truth, score)), float(average_precision_score(truth, score)), len(truth))
 
 
 def bound_score(model: TextEBM, texts: list[str], seed: int = 0) -> NDArray[np.float64]:
@@ -77,7 +77,7 @@ def add_outliers(state: EvaluationState, encoding: Encoding) -> None:
     inside = _some([text for i, text in enumerate(state.texts) if i not in strange], state.seed)
     others = {name: [state.texts[i] for i in places] for name, places in left_out.items()}
     others |= {name: [text for text in texts if text.strip()] for name, texts in state.other_texts.items()}
-    others["shuffled"] = shuffled(inside, state.seed)
+    others["shuffled"] = shuffle_words(inside, state.seed)
     scores: dict[str, Callable[[list[str]], ArrayLike]] = {
         "": lambda texts: bound_score(state.model, texts, state.seed),
         "posterior_": lambda texts: posterior_score(state.model, texts, state.seed),
@@ -89,7 +89,7 @@ def add_outliers(state: EvaluationState, encoding: Encoding) -> None:
         own = score(inside)
         for name, texts in others.items():
             with state.result.noting(f"{whose}outlier_auroc_{name}"):
-                seen = detection(own, score(_some(texts, state.seed)) if texts else [])
+                seen = separation(own, score(_some(texts, state.seed)) if texts else [])
                 state.result.add(f"{whose}outlier_auroc_{name}", seen.auroc, seen.n)
                 state.result.add(f"{whose}outlier_auprc_{name}", seen.auprc, seen.n)
 
@@ -98,7 +98,7 @@ def _some(texts: Sequence[str], seed: int) -> list[str]:
     return [texts[i] for i in choose(len(texts), MOST, seed)]
 
 
-def shuffled(texts: Sequence[str], seed: int) -> list[str]:
+def shuffle_words(texts: Sequence[str], seed: int) -> list[str]:
     """The sentences in another order of words, those that have one."""
     rng, mixed = np.random.default_rng(seed), []
     for text in texts:

@@ -80,7 +80,9 @@ def summarize(evaluations: Mapping[str, Evaluation]) -> Summary:
         for field in ("split", "sizes", "settings")
         if any(getattr(each, field) != getattr(first, field) for each in others)
     ]
-    partial = tuple(name for name in dict.fromkeys(name for each in runs for name in each.metrics) if name not in spreads)
+    partial = tuple(
+        name for name in dict.fromkeys(name for each in runs for name in each.metrics) if name not in spreads
+    )
     if partial:
         notes.append(f"left out, since some runs lack them: {', '.join(partial)}")
     return Summary(tuple(evaluations), spreads, partial, tuple(notes))

@@ -88,8 +88,8 @@ def most_diverse(state: EvaluationState, head: str) -> dict[str, Any]:
     right = [each for each in tried if each[0]]
     chosen = max(right, key=lambda each: each[2])[3] if right else max(tried, key=lambda each: each[1])[3]
     state.result.settings[f"diverse_accuracy_{head}"] = (
-        f"{', '.join(f'{key} {value}' for key, value in chosen.items())}, of {len(SEARCH)}; the judge had to be right on "
-        f"{wanted:.3f}, as on {split}" + ("" if right else " (it never was)")
+        f"{', '.join(f'{key} {value}' for key, value in chosen.items())}, of {len(SEARCH)}; the judge had to be right "
+        f"on {wanted:.3f}, as on {split}" + ("" if right else " (it never was)")
     )
     return {**chosen, "decoding": "sample"}
 

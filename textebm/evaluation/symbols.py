@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textebm.evaluation import control, fluency, interpretability, latent, likeness
+from textebm.evaluation import control, fluency, latent, likeness
+from textebm.evaluation.assignments import Assignments, score_assignments
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.evaluation.probes import layer_probes
 from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
 
 if TYPE_CHECKING:
@@ -29,10 +31,27 @@ def add_probes(state: EvaluationState, encoding: Encoding) -> None:
     for label in state.labels:
         with state.result.noting(f"probe_{label}"):
             means, labels = encoding.mean.numpy(), state.data[label]
-            accuracies, base, n = interpretability.layer_probes(means, labels, layers, seed=state.seed)
+            accuracies, base, n = layer_probes(means, labels, layers, seed=state.seed)
             state.result.add(f"probe_base_{label}", base, n)
             for number, accuracy in zip(range(len(layers), 0, -1), accuracies, strict=True):
                 state.result.add(f"probe_{label}_layer{number}", accuracy, n)
+
+
+def code_metrics(match: Assignments) -> dict[str, float]:
+    """The figures of a comparison by the catalogue's names, the label left out."""
+    own, chance = match.pooled, match.random_pooled
+    values = {
+        "homogeneity": own.homogeneity,
+        "v_measure": own.v_measure,
+        "ami": own.ami,
+        "purity": own.purity,
+        "permuted_homogeneity": chance.homogeneity,
+        "permuted_purity": chance.purity,
+    }
+    for size, batch in match.batches.items():
+        values[f"homogeneity_batch{size}"] = batch.homogeneity
+        values[f"permuted_homogeneity_batch{size}"] = match.random_batches[size].homogeneity
+    return values
 
 
 def add_codes(state: EvaluationState, encoding: Encoding) -> None:
@@ -50,15 +69,11 @@ def add_codes(state: EvaluationState, encoding: Encoding) -> None:
         result.compute(state.own("code_perplexity", head), n, latent.code_perplexity, codes)
         for label in state.labels:
             with result.noting(f"codes of {head} against {label}"):
-                match = interpretability.match_codes_to_labels(
-                    codes.numpy(), np.array(state.data[label]), seed=state.seed
-                )
-                for metric, value in match.items():
+                match = score_assignments(codes.numpy(), np.array(state.data[label]), seed=state.seed)
+                for metric, value in code_metrics(match).items():
                     result.add(state.own(f"{metric}_{label}", head), value, match.n)
         per_code = max(1, state.effort.samples // len(used))
-        agreement = control.code_agreement(
-            state.model, head, per_code, codes=used, seed=state.seed, **state.decoding
-        )
+        agreement = control.code_agreement(state.model, head, per_code, codes=used, seed=state.seed, **state.decoding)
         result.add(state.own("code_agreement", head), agreement.accuracy, agreement.n)
         for code, texts in agreement.texts.items():
             result.samples[f"{head}={code}"] = texts[:KEPT_PER_CODE]
@@ -121,9 +136,7 @@ def add_control(state: EvaluationState, encoding: Encoding) -> None:
     for pair in combinations(judges, 2):
         state.progress(f"{pair[0]} with {pair[1]}")
         per_pair, two = max(1, n // math.prod(len(classes[head]) for head in pair)), {h: judges[h] for h in pair}
-        both = control.composition_accuracy(
-            model, two, per_pair, seed=state.seed, classes=classes, **state.decoding
-        )
+        both = control.composition_accuracy(model, two, per_pair, seed=state.seed, classes=classes, **state.decoding)
         result.add(f"composition_joint_{pair[0]}_{pair[1]}", both.joint, both.n)
         result.add(f"composition_geometric_{pair[0]}_{pair[1]}", both.geometric_mean, both.n)
 

@@ -77,12 +77,12 @@ PTB = FieldTable(
     ),
     _rows(
         """
-        this run, sampled words                        | reverse_ppl        | reconstruction_bleu | wkl_large        | nll_upper
-        this run, greedy words                         | reverse_ppl_greedy | reconstruction_bleu | wkl_large_greedy | nll_upper
-        this run, refined latents                      | – | reconstruction_bleu_refined | – | –
-        RNN-LM of the same run                         | rnn_lm_reverse_ppl | – | rnn_lm_wkl_large | rnn_lm_nll
-        real sentences (rPPL: as many; wKL: test set)  | reverse_ppl_floor  | – | wkl_real         | –
-        """  # noqa: E501
+        this run, sampled words | reverse_ppl        | reconstruction_bleu | wkl_large        | nll_upper
+        this run, greedy words  | reverse_ppl_greedy | reconstruction_bleu | wkl_large_greedy | nll_upper
+        this run, refined latents | – | reconstruction_bleu_refined | – | –
+        RNN-LM of the same run | rnn_lm_reverse_ppl | – | rnn_lm_wkl_large | rnn_lm_nll
+        real sentences (rPPL: as many; wKL: test set) | reverse_ppl_floor | – | wkl_real | –
+        """
     ),
 )
 PTB_PPL = FieldTable(
@@ -119,11 +119,20 @@ DAILYDIALOG = FieldTable(
         """
     ),
 )
-_PROTOCOLS = "{0}homogeneity_act | {0}homogeneity_batch128_act | {0}homogeneity_batch30_act | {0}homogeneity_emotion | {0}homogeneity_batch128_emotion | {0}homogeneity_batch30_emotion"  # noqa: E501
+_PROTOCOLS = " | ".join(
+    f"{{0}}homogeneity{batch}_{label}" for label in ("act", "emotion") for batch in ("", "_batch128", "_batch30")
+)
 DAILYDIALOG_PROTOCOLS = FieldTable(
     "DailyDialog, homogeneity as three protocols have it",
     "random codes, measured before. All turns pooled is what Shi et al. report; other releases average over batches.",
-    ("act, pooled", "act, batches of 128", "act, of 30", "emotion, pooled", "emotion, batches of 128", "emotion, of 30"),
+    (
+        "act, pooled",
+        "act, batches of 128",
+        "act, of 30",
+        "emotion, pooled",
+        "emotion, batches of 128",
+        "emotion, of 30",
+    ),
     _rows(
         """
         125 random codes | .022 | .700 | .912 | .071 | .727 | .918
@@ -147,7 +156,14 @@ YELP = FieldTable(
     "Yelp, sentiment control",
     "LatentOps, thesis tables 4.1 and 4.3 (another classifier, and self-BLEU of another number of samples).",
     ("accuracy ↑", "self-BLEU ↓", "forward PPL ↓", "seconds for 150 ↓"),
-    _rows("GPT2-FT | .98 | 23.8 | – | –\nPPLM | .86 | 31.0 | – | 3182\nFUDGE | .77 | 27.2 | – | 36.1\nLatentOps | .99 | 13.0 | – | 5.5"),  # noqa: E501
+    _rows(
+        """
+        GPT2-FT   | .98 | 23.8 | – | –
+        PPLM      | .86 | 31.0 | – | 3182
+        FUDGE     | .77 | 27.2 | – | 36.1
+        LatentOps | .99 | 13.0 | – | 5.5
+        """
+    ),
     (
         *_rows(
             f"""
@@ -156,7 +172,10 @@ YELP = FieldTable(
             … and as diverse as real ones  | {_control("diverse")} | –
             """
         ),
-        *(_rows(f"… at strength {s} | {_control('sweep', f'_strength{s}')} | –")[0] for s in ("0.5", "1", "2", "4", "8")),
+        *(
+            _rows(f"… at strength {s} | {_control('sweep', f'_strength{s}')} | –")[0]
+            for s in ("0.5", "1", "2", "4", "8")
+        ),
         *_rows(
             f"""
             LSTM-LM of each class | {_control("class_lm")} | –

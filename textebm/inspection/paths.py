@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
+from textebm.text.words import words_of
 from textebm.use.reading import SymbolHead
 
 if TYPE_CHECKING:

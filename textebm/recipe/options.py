@@ -119,3 +119,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def options_page() -> str:
+    """Every option as a page of Markdown, a table a section: docs/reference/options.md."""
+    pages: dict[str, list[Option]] = {}
+    for option in describe():
+        section, dot, _ = option.name.rpartition(".")
+        pages.setdefault(section.replace(".0", "") if dot else "recipe", []).append(option)
+    lines = [
+        "# Recipe options",
+        "",
+        "Written by `textebm recipes options --markdown`; do not edit. An option is set in a recipe's file or on the "
+        "command line (`textebm train yelp latent.dim=64`); items of a list are counted from 0 (`heads.0.classes=50`). "
+        "Most recipes touch few of them.",
+    ]
+    for section, options in pages.items():
+        lines += ["", f"## {section}", "", "| option | takes | default | what it does | touch it when |"]
+        lines += ["|---|---|---|---|---|"]
+        for name, kind, default, what, when in options:
+            told = [text.replace("<unk>", "`<unk>`") for text in (what, when)]
+            cells = (f"`{name}`", kind, f"`{default}`" if default else "", *told)
+            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"

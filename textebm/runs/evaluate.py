@@ -14,15 +14,15 @@ from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, TextEBMError
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
-from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
+from textebm.evaluation.state import Effort, choose
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import load, model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs import checkpoint
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -30,7 +30,7 @@ from textebm.text.history import histories_of, texts_of
 from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
-OUTLIERS = 2000  # sentences of each other corpus
+OUTLIERS = 2000  # sentences of each other corpus, a seeded choice
 UNFINISHED = "evaluation.unfinished.json"
 
 
@@ -65,7 +65,7 @@ def evaluate_run(
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     unfinished = directory / UNFINISHED
-    evaluation = measure(
+    evaluation = evaluate_model(
         model,
         recipe,
         corpus,
@@ -82,15 +82,12 @@ def evaluate_run(
         unfinished.unlink(missing_ok=True)
         if suite is not None:
             page = field_tables(evaluation, recipe.data.corpus, recipe.name)
-            checkpoint.write_atomically(directory / "tables.md", page.encode())
+            write_atomically(directory / "tables.md", page.encode())
     return evaluation
 
 
 def _keep(found: Evaluation, path: Path) -> None:
-    try:
-        found.save(path)
-    except OSError as error:  # now, not after hours
-        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    found.save(path)
 
 
 def evaluate_runs(
@@ -134,7 +131,7 @@ def check_suite(suite: str | None, recipe: Recipe) -> None:
         )
 
 
-def measure(
+def evaluate_model(
     model: TextEBM,
     recipe: Recipe,
     corpus: DatasetDict,
@@ -149,10 +146,6 @@ def measure(
 ) -> Evaluation:
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
-    if model.reads_context and suite is not None:
-        raise TextEBMError(
-            f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
-        )
     histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
     with model.answering(drawn):
@@ -226,15 +219,16 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
             corpus = load_corpus(name, data_dir=data_dir)
         except CorpusError:
             continue  # not on this machine; the table shows which there were
-        found[name] = list(corpus["test"]["text"][:OUTLIERS])
+        texts = corpus["test"]["text"]
+        found[name] = [texts[i] for i in choose(len(texts), OUTLIERS, recipe.seed)]
     return found
 
 
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
     evaluation.save(directory / "evaluation.json")
-    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

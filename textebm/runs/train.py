@@ -16,13 +16,14 @@ from datasets import DatasetDict
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.files import adopt, save
 from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
-from textebm.runs.evaluate import evaluate_run, measure, write_evaluation
+from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
@@ -122,7 +123,7 @@ def _train(
     metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
     found = checkpoint.latest(directory) if resume else None
     if main and (found is None or not (directory / "recipe.yaml").exists()):
-        checkpoint.write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
+        write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
     if found is not None:
         saved = load_recipe(directory / "recipe.yaml")
         if saved != recipe:
@@ -205,7 +206,7 @@ def _conclude(
     save(model, directory)
     progress.message("evaluating")
     try:
-        evaluation = measure(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
+        evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
     except _StoppedError:
         progress.message("stopped while measuring; the model is trained and saved")
         return None
