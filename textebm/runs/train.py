@@ -25,7 +25,7 @@ from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
 from textebm.runs.directory import METRICS, begin_recipe, read_recorded, record, resume_recipe
-from textebm.runs.evaluate import evaluate_run, measure, write_evaluation
+from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
@@ -215,7 +215,7 @@ def _conclude(
     save(model, directory)
     progress.message("evaluating")
     try:
-        evaluation = measure(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
+        evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
     except _StoppedError:
         progress.message("stopped while measuring; the model is trained and saved")
         return None
