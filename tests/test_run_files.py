@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -297,9 +299,8 @@ def test_control_characters_are_written_out() -> None:
 
 def test_closed_or_full_standard_output_is_no_traceback(tmp_path: Path) -> None:
     for redirection, code in ((">&-", 0), ("2>&-", 0), ("<&-", 0), (">/dev/full", 2)):
-        done = subprocess.run(
-            ["bash", "-c", f"python -m textebm recipes list {redirection}"], capture_output=True, text=True, timeout=120
-        )
+        command = f"{shlex.quote(sys.executable)} -m textebm recipes list {redirection}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
         assert done.returncode == code and "Traceback" not in done.stderr, (redirection, done.stderr)
 
 
