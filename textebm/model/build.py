@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.api import TextEBM
 from textebm.errors import RecipeError
+from textebm.model import own
 from textebm.model.inference import Refinement, ShortRun
 from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.pretrained import (
@@ -55,7 +56,7 @@ STEPS = {
     "joint_energy": 40,
     "hierarchical_diffusion_energy": 2,
 }
-
+VIEW_SIZE = 32  # dimension of contrastive views
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -157,8 +158,13 @@ def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequenc
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    vocabulary_size = 0 if recipe.encoder.pretrained else len(tokenizer)
-    encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
+    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder
+    if name := recipe.encoder.implementation:
+        sizes = own.sizes_of(recipe.encoder, len(tokenizer))
+        encoder = OwnEncoder(own.own_network("encoder.implementation", name, sizes, own.ENCODER))
+    else:
+        vocabulary_size = 0 if recipe.encoder.pretrained else len(tokenizer)
+        encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize,
@@ -170,7 +176,7 @@ def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequenc
         PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
     )
     if recipe.objective.contrastive_weight > 0:
-        encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
+        encoder.view = ViewHead(encoder.num_features, VIEW_SIZE)
     return encoder
 
 
@@ -225,6 +231,10 @@ def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequenc
     """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
     options, dim, segmented = recipe.decoder, recipe.latent.dim + context_size, tuple(layers)
     vocabulary_size = len(tokenizer)
+    if name := options.implementation:
+        sizes = {**own.sizes_of(options, vocabulary_size), "latent_dim": dim}
+        decoder: Decoder = own.own_network("decoder.implementation", name, sizes, own.DECODER)
+        return decoder
     if options.kind == "bag_of_words":
         return BagOfWordsDecoder(
             vocabulary_size,
@@ -301,17 +311,12 @@ def _contrastive(recipe: Recipe) -> Contrastive | None:
     objective = recipe.objective
     if objective.contrastive_weight == 0:
         return None
-    return Contrastive(
-        objective.contrastive_weight,
-        objective.contrastive_temperature,
-        objective.contrastive_word_dropout,
-        objective.contrastive_negatives,
-    )
+    return Contrastive(objective.contrastive_weight, objective.contrastive_temperature)
 
 
 def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
     options, dim = recipe.prior, sum(layers)
-    view_size = options.view_size if recipe.objective.contrastive_weight > 0 else 0
+    view_size = VIEW_SIZE if recipe.objective.contrastive_weight > 0 else 0
     levels = options.num_levels or LEVELS[options.kind]
     ladder = (
         published_ladder(levels)
@@ -325,7 +330,18 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
         explicit = GaussianMixture(options.components, dim)
     sizes = {name: len(head.classes) for name, head in heads.items()}
     energy: EnergyNet | LayeredEnergyNet
-    if options.kind in LAYERS:
+    if name := options.implementation:
+        numbers = {
+            "dim": dim,
+            "num_levels": levels,
+            "head_sizes": sizes,
+            "hidden_size": options.hidden_size,
+            "num_blocks": options.num_blocks,
+            "view_size": view_size,
+            "context_size": context_size,
+        }
+        energy = own.own_network("prior.implementation", name, numbers, own.ENERGY)
+    elif options.kind in LAYERS:
         places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
         energy = LayeredEnergyNet(
             layers,

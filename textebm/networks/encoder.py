@@ -157,6 +157,33 @@ class TransformerEncoder(EncoderHeads):
         return self.posterior(self.features(tokens, lengths), context)
 
 
+class OwnEncoder(EncoderHeads):
+    """An encoder whose *body* is a user's own module, with `num_features` and ``features(tokens, lengths)``."""
+
+    def __init__(self, body: OwnBody):
+        super().__init__()
+        self.body = body
+        self.num_features = body.num_features
+        self.embedding: nn.Module | None = None
+        self.head: Head | None = None
+        self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        return self.body.features(tokens, lengths).float()
+
+    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
+        return self.posterior(self.features(tokens, lengths), context)
+
+
+class OwnBody(Protocol):
+    """What an encoder of a user's own must have: it reads tokens from <bos> to <eos>, and padding changes nothing."""
+
+    num_features: int
+
+    def features(self, tokens: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
 class EncoderBody(Protocol):
     """What a `ContextEncoder` reads with."""
 

@@ -298,6 +298,13 @@ def _implementations(recipe: Recipe) -> Iterator[Contradiction]:
         if network.implementation and network.pretrained:
             message = f"stands in place of the network that {name}.pretrained names; leave one out"
             yield _problem(f"{name}.implementation", message, f"{name}.pretrained")
+    if recipe.encoder.implementation and recipe.data.context_turns:
+        message = "an encoder of your own has no embedding to read the turns before in; set data.context_turns to 0"
+        yield _problem("encoder.implementation", message, "data.context_turns")
+    if recipe.encoder.implementation and recipe.encoder.tie_embedding:
+        yield _problem(
+            "encoder.tie_embedding", "an encoder of your own has its own; set it to false", "encoder.implementation"
+        )
     if recipe.encoder.implementation and recipe.inference.kind == "short_run":
         message = "inference.kind 'short_run' has no encoder; leave it out"
         yield _problem("encoder.implementation", message, "inference.kind")

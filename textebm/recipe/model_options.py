@@ -210,8 +210,11 @@ class Inference(Part):
         gt=0,
         le=2,
     )
-    elbo_weight: float | None = Field(
-        None, ge=0, description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1"
+    elbo_weight: float | None = option(
+        None,
+        "refined: weight of the encoder's own bound beside −log q at refined latents; null is 1.",
+        "0 to train the encoder on refined latents alone.",
+        ge=0,
     )
 
 
@@ -351,9 +354,6 @@ class Prior(Part):
         "Default strength of symbols in generation; 1 is Bayes' rule.",
         "control is weak (raise it, 3 to 6) or samples repeat themselves (lower it).",
         ge=0,
-    )
-    view_size: int = Field(
-        32, ge=2, description="dimension of contrastive views, where objective.contrastive_weight > 0"
     )
     like_strength: float = option(
         2.0,

@@ -113,7 +113,6 @@ class Objective(Part):
         "codes follow noise (lower it, 8 to 16).",
         ge=1,
     )
-    cluster_whiten: bool = Field(False, description="whiten those components, as published")
     cluster_start: float = option(
         0.7,
         "Share of a text stage after which clusters begin to teach the encoder.",
@@ -131,10 +130,6 @@ class Objective(Part):
     contrastive_temperature: float = option(
         0.1, "Temperature of SimCLR.", "objective.contrastive_weight is above 0; lower tells finer differences.", gt=0
     )
-    contrastive_word_dropout: float = Field(
-        0.2, ge=0, lt=1, description="share of the words hidden in the second reading of a sentence"
-    )
-    contrastive_negatives: int = Field(16, ge=0, description="the model's own sentences among the negatives of a batch")
     cluster_residual: bool = option(
         True,
         "Cluster what the supervised heads' labels leave unexplained.",
@@ -207,12 +202,9 @@ class LanguageModel(Part):
     )
     embedding_size: int = option(256, "Dimension of its words.", "a suite takes too long.", ge=1)
     hidden_size: int = option(256, "Dimension of its states.", "a suite takes too long.", ge=1)
-    num_layers: int = Field(1, ge=1)
-    dropout: float = Field(0.3, ge=0, lt=1)
     max_epochs: int = option(
         12, "It stops earlier when held-out sentences no longer gain.", "a suite takes too long.", ge=1
     )
-    batch_size: int = Field(64, ge=1)
 
 
 class Evaluation(Part):

@@ -6,13 +6,15 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import DatasetDict
+from numpy.typing import NDArray
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, FileError, RecipeError, TextEBMError, did_you_mean
@@ -22,6 +24,7 @@ from textebm.model.build import build_corpus, build_heads, build_model, build_to
 from textebm.model.files import adopt, save
 from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
+from textebm.recipe.implementation import code_allowed, import_class
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
@@ -53,10 +56,12 @@ def train(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
+    allow_code: bool = False,
     quiet: bool = False,
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
+    allow_code: import the classes that the recipe names as package.module:Class.
     With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete.
     Raises TextEBMError subclasses for what the user can mend.
     """
@@ -64,7 +69,7 @@ def train(
     directory = Path(out) if out is not None else Path("runs") / recipe.name
     _refuse_used(directory, resume)
     set_seed(recipe.seed)
-    with Progress(quiet=quiet) as progress, ExitStack() as stack:
+    with code_allowed(allow_code), Progress(quiet=quiet) as progress, ExitStack() as stack:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         start_from = recipe.training.start_from
@@ -105,6 +110,9 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
         )
         for name in ("train", "validation")
     }
+    if name := recipe.objective.cluster_implementation:
+        features = _own_features(name, list(corpus["train"]["text"]), recipe.seed)
+        splits["train"] = replace(splits["train"], answers=features)
     for name, split in splits.items():
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
@@ -113,6 +121,15 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)
+
+
+def _own_features(name: str, texts: list[str], seed: int) -> NDArray[np.float32]:
+    """What the user's own function says of each text, (n, k), to be clustered. Raises RecipeError."""
+    option = "objective.cluster_implementation"
+    features = np.asarray(import_class(option, name)(texts, seed=seed), dtype=np.float32)
+    if features.ndim != 2 or len(features) != len(texts) or not np.isfinite(features).all():
+        raise RecipeError(f"{option}: expected finite numbers of shape ({len(texts)}, k), got {features.shape}")
+    return features
 
 
 def _refuse_used(directory: Path, resume: bool) -> None:

@@ -17,13 +17,13 @@ from transformers import PreTrainedTokenizerFast
 from textebm.errors import TextEBMError
 from textebm.model.inference import ShortRun
 from textebm.networks.bag_of_words import BagOfWordsEncoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.prior.prior import LatentPrior
 from textebm.text.batches import collate, special_ids
 from textebm.text.history import History, Turn, history_store, parse_history
 
 Contexts = Sequence["str | Sequence[str]"]  # a history for each row
-Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | ShortRun
+Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
 
 
 @dataclass(frozen=True)
