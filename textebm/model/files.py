@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from textebm.api import TextEBM
 from textebm.errors import CheckpointError
 from textebm.model.build import model_config, rebuild_model
 from textebm.model.inference import ShortRun
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.recipe.checks import explain
 from textebm.runs.checkpoint import publish_model, read_model, write_atomically
 
@@ -22,7 +22,7 @@ TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
 FILES = ["model.safetensors", "config.json", *TOKENIZER_FILES, "README.md", "evaluation.json"]
 
 
-def save(model: TextEBM, directory: str | Path) -> None:
+def save(model: LatentTextModel, directory: str | Path) -> None:
     """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card.
 
     config.json, written last, has the checksums of the others. Raises CheckpointError if the disk refuses.
@@ -44,7 +44,7 @@ def save(model: TextEBM, directory: str | Path) -> None:
         write_atomically(directory / "README.md", model_card(model).encode())
 
 
-def load(name: str | Path) -> TextEBM:
+def load(name: str | Path) -> LatentTextModel:
     """A run directory, a saved model, or a Hub id. Raises CheckpointError with what is wrong."""
     directory = Path(name)
     if not directory.exists() and _looks_like_hub_id(str(name)):
@@ -64,7 +64,7 @@ def load(name: str | Path) -> TextEBM:
 
 
 @torch.no_grad()
-def adopt(model: TextEBM, name: str | Path) -> None:
+def adopt(model: LatentTextModel, name: str | Path) -> None:
     """Give *model* the encoder, decoder and transport of a saved one; its prior begins fresh.
 
     What the saved model has beyond that is left. A model that infers by short runs takes no encoder: its chains follow
@@ -97,7 +97,7 @@ def adopt(model: TextEBM, name: str | Path) -> None:
         value.copy_(weights[key])
 
 
-def _tied(model: TextEBM) -> bool:
+def _tied(model: LatentTextModel) -> bool:
     """Whether the encoder reads in the decoder's embedding."""
     embedding = model.encoder.embedding
     return embedding is not None and embedding is getattr(model.decoder, "embedding", None)
@@ -119,7 +119,7 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
+def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
     """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address. Raises CheckpointError."""
     from tempfile import TemporaryDirectory
 
@@ -139,7 +139,7 @@ def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
     return address
 
 
-def model_card(model: TextEBM, table: str | None = None) -> str:
+def model_card(model: LatentTextModel, table: str | None = None) -> str:
     """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
     recipe = model.recipe or {}
     heads = "\n".join(
