@@ -31,10 +31,6 @@ def _gpu() -> bool:
     return torch.cuda.is_available()
 
 
-if not _gpu():  # Triton's kernels are interpreted then (test_chain_kernel.py)
-    os.environ["TRITON_INTERPRET"] = "1"
-
-
 def _corpora() -> Path | None:
     places = [os.environ.get("TEXTEBM_DATA"), ROOT.parent / "shared" / "data", ROOT / "data"]
     return next((Path(place) for place in places if place and (Path(place) / "ptb").is_dir()), None)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from textebm.errors import RecipeError
 from textebm.recipe import checks as recipe_checks
 from textebm.recipe import read as recipe_io
+from textebm.recipe import removed
 from textebm.recipe import yaml_text as recipe_yaml
 from textebm.recipe.read import describe, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
 from textebm.recipe.schema import Part, Recipe
@@ -874,3 +875,37 @@ def test_a_prior_stage_with_nothing_to_learn_is_answered() -> None:
     with pytest.raises(RecipeError, match="has nothing to learn: leave the stage out"):
         load_recipe("quickstart", ["prior.kind=gaussian", "heads=[]"])
     load_recipe("quickstart", ["prior.kind=gaussian"])
+
+
+# --- options that recipes had once ------------------------------------------------------------------------------------
+
+OLD = Path(__file__).parent / "data" / "recipe-c7225b5.yaml"  # dumped by that commit: each option at its default
+
+
+def test_a_recipe_that_an_earlier_program_wrote_out_in_full_loads() -> None:
+    heads = [{"name": "code", "classes": 20}, {"name": "sentiment", "labels": "sentiment"}]
+    old = load_recipe(OLD)
+    assert old == parse_recipe({"name": "old", "description": old.description, "heads": heads})
+    assert Recipe.model_validate(recipe_yaml.read_yaml(OLD.read_text(), "old").data) == old  # as config.json is read
+
+
+def test_a_removed_option_is_dropped_where_it_is_neutral_and_else_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        removed, "REMOVED", {"prior.gone": removed.Removed((False, (1, 2)), "is gone; do this instead")}
+    )
+    monkeypatch.setitem(removed.REMOVED, "heads.*.gone", removed.Removed((None,), "is gone from heads"))
+    heads = [{"name": "a", "classes": 2, "gone": None}]
+    data = {"name": "x", "prior": {"gone": [1, 2]}, "heads": heads}
+    assert parse_recipe(data) == parse_recipe({"name": "x", "heads": [{"name": "a", "classes": 2}]})
+    assert data["prior"] == {"gone": [1, 2]} and "gone" in heads[0]  # the caller's data is left as it was
+    assert load_recipe(Recipe(name="x"), ["prior.gone=false"]) == Recipe(name="x")
+    assert refusal(Recipe(name="x"), ["prior.gone=7"]) == "prior.gone: is gone; do this instead"
+    with pytest.raises(RecipeError, match="heads.0.gone: is gone from heads"):
+        parse_recipe(data | {"heads": [{"name": "a", "classes": 2, "gone": 5}]})
+
+
+@pytest.mark.parametrize("option", removed.REMOVED)
+def test_a_removed_option_is_no_option_and_says_what_to_do(option: str) -> None:
+    assert recipe_checks.annotation_at(tuple(0 if key == "*" else key for key in option.split("."))) is None
+    neutral, message = removed.REMOVED[option]
+    assert neutral and len(message) > 20 and not message.endswith(".")

@@ -1,11 +1,10 @@
 """What only a GPU can settle, in a few minutes: PYTHONPATH=. python tests/benchmarks/gpu.py [OUT] [PART…]
 
 epochs: the ptb recipe's training on the real corpus ($TEXTEBM_DATA): what an epoch and a step of the prior take, and
-the share of that in which the GPU computes. bench: `textebm bench --device cuda` in few rounds. fused: the contrastive
-step with and without `--fused`. sentences: 46,000 of the ptb recipe's size. draws: a draw of the prior by plain chains,
-by fused ones (`prior.fused_chains`) and by plain ones recorded as one CUDA graph: whether they draw the same, and what
-they take. repeat: whether two trainings of one seed agree bit for bit. tests: the files that have a device in them. All
-parts by default; JSON goes to OUT (default: gpu.json) after each.
+the share of that in which the GPU computes. bench: `textebm bench --device cuda` in few rounds. sentences: 46,000 of
+the ptb recipe's size. draws: a draw of the prior, as it is and recorded as one CUDA graph: whether they draw the same,
+and what they take. repeat: whether two trainings of one seed agree bit for bit. tests: the files that have a device in
+them. All parts by default; JSON goes to OUT (default: gpu.json) after each.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,11 +27,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from textebm.bench.setting import Sizes, build_setting
-from textebm.bench.timing import Work, alternate
 from textebm.model.build import build_corpus
-from textebm.prior.learning import recovery
 from textebm.prior.prior import LatentPrior
-from textebm.prior.sampling import compile_chain, sample
+from textebm.prior.sampling import sample
 from textebm.recipe.read import load_recipe
 from textebm.runs.train import build_trainer
 from textebm.training.loop import Step
@@ -42,7 +38,6 @@ CUDA = torch.device("cuda")
 PYTHON = [sys.executable, "-m"]
 FILES = [
     "test_fixed",
-    "test_chain_kernel",
     "test_sampler",
     "test_decoding",
     "test_best_word",
@@ -97,10 +92,6 @@ def draws() -> dict[str, Any]:
         def eager(n: int = n, seed: int = 1) -> Tensor:
             return sample(prior, n, generator=torch.Generator(CUDA).manual_seed(seed)).z
 
-        prior.chain = replace(prior.chain, fused=True)
-        compiled = compile_chain(prior)
-        c, seconds_fused = eager(), timed(eager)
-        prior.chain = replace(prior.chain, fused=False)
         began = time.perf_counter()
         captured = CapturedDraw(prior, n)
         torch.cuda.synchronize()
@@ -111,12 +102,8 @@ def draws() -> dict[str, Any]:
             "largest_difference": float((a - b).abs().max()),
             "replays_differ_by_seed": not torch.equal(captured(1), captured(2)),
             "replay_repeats": bool(torch.equal(captured(1), captured(1))),
-            "rows_that_fused_chains_draw_the_same": float(((a - c).abs().amax(-1) < 0.05).float().mean()),
             "stddev_eager": float(a.std()),
             "stddev_graph": float(b.std()),
-            "stddev_fused": float(c.std()),
-            "seconds_fused": seconds_fused,
-            "seconds_compile": compiled,
             "seconds_eager": timed(eager),
             "seconds_graph": timed(lambda c=captured: c(1)),
             "seconds_capture": capture,
@@ -185,22 +172,6 @@ def bench() -> Any:
     return json.loads(done.stdout) if done.returncode == 0 else f"exit code {done.returncode}"
 
 
-def fused() -> dict[str, Any]:
-    """Median seconds of the contrastive step, ours and at the published settings, and of each one's first call."""
-    works: dict[str, Work] = {}
-    z = torch.randn(128, Sizes().published.dim, device=CUDA)
-    for name, options in {"plain": (), "fused": ("prior.fused_chains=true",)}.items():
-        setting = build_setting(Sizes(), CUDA, options)
-        for kind, prior in {"": setting.model.prior, "_published": setting.published_prior()}.items():
-            works[name + kind] = partial(_contrast, prior.train(), z)
-    took = alternate(works, 5, CUDA)
-    return {"seconds": took.median, "first_call": took.warm_up}
-
-
-def _contrast(prior: LatentPrior, z: Tensor) -> None:
-    recovery(prior, z).energy_loss.mean().backward()
-
-
 def sentences() -> dict[str, float]:
     """Seconds of 46,000, prior and words."""
     model = build_setting(Sizes(), CUDA).model.eval()
@@ -208,9 +179,7 @@ def sentences() -> dict[str, float]:
     return {name: timed(work, rounds=1) for name, work in works.items()}
 
 
-PARTS: dict[str, Callable[[], Any]] = {
-    part.__name__: part for part in (epochs, bench, fused, sentences, draws, repeat, tests)
-}
+PARTS: dict[str, Callable[[], Any]] = {part.__name__: part for part in (epochs, bench, sentences, draws, repeat, tests)}
 
 
 def main(out: str, *parts: str) -> None:

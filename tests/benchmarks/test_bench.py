@@ -77,8 +77,6 @@ def test_the_command_prints_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_gpu_the_command_says_so() -> None:
     refused = CliRunner().invoke(app, ["bench", "--device", "cuda"])
     assert refused.exit_code == 2 and "no GPU" in refused.stderr
-    refused = CliRunner().invoke(app, ["bench", "--fused"])
-    assert refused.exit_code == 2 and "give --device cuda with it" in refused.stderr
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU here")

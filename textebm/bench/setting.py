@@ -79,22 +79,17 @@ class Setting:
         )
         # step² = 2e−3 σ², as the yardstick's
         chain = ChainSettings(
-            "langevin",
-            size.chain_steps,
-            math.sqrt(2e-3),
-            start="reference",
-            dtype=self.model.prior.chain.dtype,
-            fused=self.model.prior.chain.fused,
+            "langevin", size.chain_steps, math.sqrt(2e-3), start="reference", dtype=self.model.prior.chain.dtype
         )
         prior = LatentPrior(size.dim, net, NoiseSchedule(published_ladder(size.levels), "flat"), chain=chain)
         return _awake(prior).to(self.device)
 
 
-def build_setting(sizes: Sizes, device: torch.device, overrides: tuple[str, ...] = ()) -> Setting:
-    """Fresh models from seed 0. *overrides*: options of the ptb recipe."""
+def build_setting(sizes: Sizes, device: torch.device) -> Setting:
+    """Fresh models from seed 0."""
     torch.manual_seed(0)
     size = sizes.published
-    recipe = load_recipe("ptb", (*_of(sizes), *overrides))
+    recipe = load_recipe("ptb", _of(sizes))
     words = [f"w{number}" for number in range(size.vocabulary - 4)]
     tokenizer = train_word([" ".join(words)] * 2, size.vocabulary)
     model = build_model(recipe, tokenizer, build_heads(recipe, {}))

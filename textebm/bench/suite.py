@@ -88,11 +88,7 @@ class Benchmark:
 
 
 def run(
-    sizes: Sizes | None = None,
-    device: torch.device | None = None,
-    *,
-    progress: Progress = lambda name: None,
-    overrides: tuple[str, ...] = (),
+    sizes: Sizes | None = None, device: torch.device | None = None, *, progress: Progress = lambda name: None
 ) -> Benchmark:
     """Measure everything on *device* (default: the CPU). Random numbers do not depend on the caller's."""
     device = device or torch.device("cpu")
@@ -101,7 +97,7 @@ def run(
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         result = Benchmark(str(device), name, torch.get_num_threads(), machine_rates(device))
         progress("models")
-        setting = build_setting(sizes or Sizes(), device, overrides)
+        setting = build_setting(sizes or Sizes(), device)
         for name, measure in _MEASURES.items():
             progress(name)
             measure(setting, result)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from textebm.cli.shared import JsonOption, check_device, console, emit, spinner, stdout_kept_clean
-from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
     from textebm.bench.suite import Benchmark
@@ -23,9 +22,6 @@ def bench(
             "--reference-sentences", min=1, help="How many the reference writes; its time is scaled to --sentences."
         ),
     ] = 1024,
-    fused: Annotated[
-        bool, typer.Option("--fused", help="With --device cuda: each chain as one kernel (prior.fused_chains).")
-    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure speed beside a plain implementation of the published settings, in turns (minutes)."""
@@ -36,15 +32,8 @@ def bench(
         from textebm.bench import suite
         from textebm.bench.setting import Sizes
 
-        if fused and device == "cpu":
-            raise TextEBMError("--fused measures kernels on a GPU; give --device cuda with it")
         sizes = Sizes(repeats=repeats, sentences=sentences, reference_sentences=reference_sentences)
-        result = suite.run(
-            sizes,
-            torch.device(device),
-            progress=progress or (lambda name: None),
-            overrides=("prior.fused_chains=true",) if fused else (),
-        )
+        result = suite.run(sizes, torch.device(device), progress=progress or (lambda name: None))
     if as_json:
         emit(result.to_json(), indent=2)
     else:

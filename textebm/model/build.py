@@ -329,7 +329,6 @@ def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead
         options.learning == "score_matching" if options.metropolis is None else options.metropolis,
         options.start,
         {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
-        options.fused_chains,
     )
     return LatentPrior(
         dim,

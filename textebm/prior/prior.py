@@ -52,7 +52,6 @@ class ChainSettings:
     metropolis: bool = False
     start: Literal["tweedie", "reference"] = "tweedie"
     dtype: torch.dtype = torch.float32  # of the energy net's matrix products in a chain (`prior.fixed`)
-    fused: bool = False  # on a GPU a chain is one kernel (`prior.chain_kernel`), where F has a form that it knows
 
 
 class LatentPrior(nn.Module):

@@ -7,21 +7,16 @@ Each level is one short chain (`prior.sampler`); the same function samples every
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from textebm.errors import TextEBMError
-from textebm.networks.energy import EnergyNet
-from textebm.prior import sampler
 from textebm.prior.condition import FREE, Condition
-from textebm.prior.fixed import FixedPotential, fixed_potential
+from textebm.prior.fixed import fixed_potential
 from textebm.prior.noise import mean_by_level
 from textebm.prior.prior import LatentPrior
-from textebm.prior.sampler import ChainResult, Potential, potential_and_gradient, tame
+from textebm.prior.sampler import ChainResult, langevin, potential_and_gradient, semi_implicit, tame
 
 CANDIDATES = 32  # draws of a closed-form prior from which one is chosen under a condition
 
@@ -199,9 +194,8 @@ def run_chain(
 
     potential = fixed_potential(prior, level, condition) if held is None else partly
     w, mean = w[:, k:], mean[:, k:]
-    moves = _kernel() if _fused(prior, w, potential) else sampler
     if prior.chain.sampler == "langevin":
-        chain = moves.langevin(
+        chain = langevin(
             potential,
             w,
             mean,
@@ -212,7 +206,7 @@ def run_chain(
             metropolis=prior.chain.metropolis,
         )
     else:
-        chain = moves.semi_implicit(
+        chain = semi_implicit(
             potential,
             w,
             mean,
@@ -224,45 +218,6 @@ def run_chain(
             metropolis=prior.chain.metropolis,
         )
     return replace(chain, w=whole(chain.w))
-
-
-def compile_chain(prior: LatentPrior) -> float | None:
-    """The seconds that the first fused chain takes, which is when its kernel is compiled (or read from Triton's
-    cache); None where no chain of this prior is fused."""
-    device, context = prior.rho.device, prior.energy.context if isinstance(prior.energy, EnergyNet) else None
-    level = torch.zeros((), dtype=torch.long, device=device).expand(2)  # rows that share it, as in `sample`
-    given = Condition(context=None if context is None else torch.zeros(2, context.in_features, device=device))
-    w, training = torch.zeros(2, prior.dim, device=device), prior.training
-    prior.eval()  # spectral norms must not move, in `fixed_potential` neither
-    try:
-        if not _fused(prior, w, fixed_potential(prior, level, given)):
-            return None
-        torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        run_chain(prior, w, w, w.new_ones(1), level, given, 1, torch.Generator(device))
-        torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-    finally:
-        prior.train(training)
-
-
-def _fused(prior: LatentPrior, w: Tensor, potential: Potential) -> bool:
-    return prior.chain.fused and isinstance(potential, FixedPotential) and _on_gpu(w)
-
-
-def _on_gpu(w: Tensor) -> bool:
-    return w.is_cuda and torch.version.hip is None
-
-
-def _kernel() -> ModuleType:
-    try:
-        from textebm.prior import chain_kernel
-    except ImportError as error:
-        raise TextEBMError(
-            f"prior.fused_chains needs triton, which PyTorch's CUDA builds bring ({error}); install the triton of "
-            "your PyTorch, or set prior.fused_chains=false"
-        ) from error
-    return chain_kernel
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
+from textebm.recipe.removed import removal
 from textebm.recipe.schema import LAYERS, NAME_PATTERN, Part, Recipe, layer_sizes
 
 Path = tuple[str | int, ...]
@@ -123,6 +124,8 @@ def _shown(value: Any) -> str:
 
 def _unknown(path: Path) -> str:
     """The option does not exist; where is one of that name, or of nearly that name?"""
+    if message := removal(path):
+        return message
     *parent, name = path
     section = section_of(annotation_at(tuple(parent)))
     known = section.model_fields if section else ()

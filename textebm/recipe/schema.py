@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from textebm.recipe.removed import without_removed
 
 # names become folder names, metric names and ``head=class`` on the command line
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -163,9 +165,6 @@ class Prior(Part):
     chain_precision: Literal["float32", "bf16"] = Field(
         "bf16", description="of a chain's matrix products; bf16 only where the hardware has it"
     )
-    fused_chains: bool = Field(
-        False, description="on an NVIDIA GPU each chain is one Triton kernel, which takes seconds to compile"
-    )
     hidden_size: int = Field(256, ge=1)
     num_blocks: int = Field(3, ge=1)
     spectral_norm: bool = False
@@ -315,3 +314,8 @@ class Recipe(Part):
     objective: Objective = Objective()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_removed(cls, data: Any) -> Any:
+        return without_removed(data)

@@ -19,7 +19,6 @@ from textebm.evaluation.metric import Evaluation
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.files import adopt, save
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.prior.sampling import compile_chain
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
@@ -266,14 +265,6 @@ def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: 
         progress.message(
             f"in float32: {trainer.device} has no bfloat16 products, which training.mixed_precision asks for"
         )
-    if recipe.prior.fused_chains:
-        seconds = compile_chain(model.prior)
-        told = (
-            f"no chain of this prior is fused on {trainer.device}"
-            if seconds is None
-            else f"compiled in {seconds:.1f} s"
-        )
-        progress.message(f"prior.fused_chains: {told}")
 
 
 def _text(path: str | Path | None) -> Any:
