@@ -7,13 +7,13 @@ import torch
 from tiny import recipe, splits, untrained
 
 from textebm.model import build
+from textebm.model.latent_text_model import SymbolHead
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.transport import Identity, Ladder
-from textebm.use.reading import SymbolHead
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,11 @@ def test_weights_follow_their_schedule() -> None:
 def test_a_model_is_rebuilt_from_its_config(kind: str) -> None:
     model = untrained(f"prior.kind={kind}")
     again = build.rebuild_model(build.model_config(model), model.tokenizer)
-    again.load_state_dict(model.state_dict())
+    again.network.load_state_dict(model.network.state_dict())
     assert again.heads == model.heads and again.recipe == model.recipe and again.max_tokens == model.max_tokens
-    assert [name for name, _ in again.named_parameters()] == [name for name, _ in model.named_parameters()]
+    assert [name for name, _ in again.network.named_parameters()] == [
+        name for name, _ in model.network.named_parameters()
+    ]
 
 
 def test_the_seed_decides_the_initial_weights() -> None:

@@ -15,16 +15,17 @@ from datasets import Dataset
 from tiny import RECIPE, recipe, untrained
 from torch import Tensor
 
-from textebm.api import TextEBM, Weights
+from textebm.api import TextEBM
 from textebm.errors import CorpusError, RecipeError, TextEBMError
 from textebm.evaluation.setting import Effort
 from textebm.evaluation.suite import evaluate
-from textebm.inspection.report import inspect
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import Posterior
+from textebm.objective.schedules import Weights
 from textebm.prior.condition import Condition
 from textebm.prior.explicit import standard_normal_log_prob
 from textebm.prior.fixed import fixed_potential
@@ -240,7 +241,7 @@ def test_width_zero_is_the_model_without_context_bit_for_bit() -> None:
     old = untrained()
     assert old.context_encoder is None and not any("context" in name for name in old.state_dict())
     silent = fresh("data.context_turns=0")
-    assert silent.context_encoder is None and not silent.reads_context
+    assert silent.network.context_encoder is None and not silent.reads_context
     torch.manual_seed(3)
     plain = EnergyNet(4, 3, {"a": 2})
     torch.manual_seed(3)
@@ -279,26 +280,26 @@ def test_padding_of_the_context_is_inert(kind: str) -> None:
 def test_gradient_reaches_the_context_encoder_from_encoder_decoder_and_energy() -> None:
     model = fresh("encoder.dropout=0.0")
     batch = batch_of(model)
-    assert model.context_encoder is not None and model.encoder.embedding is not None
-    parameters = list(model.context_encoder.parameters())
+    assert model.network.context_encoder is not None and model.encoder.embedding is not None
+    parameters = list(model.network.context_encoder.parameters())
 
     def gradients(value: Tensor) -> float:
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         assert all(each is not None and each.abs().max() > 0 for each in found), "every parameter"
         return float(sum(each.abs().sum() for each in found))
 
-    context = model.read_context(batch)
+    context = model.network.read_context(batch)
     assert context is not None
     mean = model.encoder(batch.tokens, batch.lengths, context).mean
     u = torch.randn(len(batch), model.prior.dim)
     level = torch.zeros(len(batch), dtype=torch.long)
     gradients(mean.square().sum() * 1e3 + (mean * torch.randn_like(mean)).sum())
-    gradients(model.reconstruction_nll(batch, u, context=model.read_context(batch)).sum())
-    gradients(model.prior.potential(u, level, Condition(context=model.read_context(batch))).sum())
-    gradients(recovery(model.prior, u, seeded(), model.read_context(batch)).energy_loss.sum())
+    gradients(model.network.reconstruction_nll(batch, u, context=model.network.read_context(batch)).sum())
+    gradients(model.prior.potential(u, level, Condition(context=model.network.read_context(batch))).sum())
+    gradients(recovery(model.prior, u, seeded(), model.network.read_context(batch)).energy_loss.sum())
     posterior = model.encoder(batch.tokens, batch.lengths, context)
     detached = posterior.unpacked(posterior.packed.detach())
-    gradients(score_matching(model.prior, detached, seeded(), model.read_context(batch)).loss.sum())
+    gradients(score_matching(model.prior, detached, seeded(), model.network.read_context(batch)).loss.sum())
 
 
 def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
@@ -408,15 +409,15 @@ def test_refined_inference_reads_the_context(stage: Any) -> None:
     refined = [model.encode(TEXTS, contexts=histories, refine=3).mean for histories in (HISTORIES, [[]] * 3)]
     assert not torch.allclose(*refined, atol=1e-3)
     batch = batch_of(model)
-    c = model.read_context(batch)
+    c = model.network.read_context(batch)
     assert c is not None
     u = torch.randn(len(batch), 8, generator=seeded())
-    scores = [model.posterior_score(batch, context=each)(u) for each in (c, -c)]
+    scores = [model.network.posterior_score(batch, context=each)(u) for each in (c, -c)]
     assert not torch.allclose(*scores, atol=1e-3)
-    loss = model.train()(batch, stage, Weights(), generator=seeded()).loss
+    loss = model.network.train()(batch, stage, Weights(), generator=seeded()).loss
     loss.backward()
-    assert torch.isfinite(loss) and model.context_encoder is not None
-    assert all(parameter.grad is not None for parameter in model.context_encoder.parameters())
+    assert torch.isfinite(loss) and model.network.context_encoder is not None
+    assert all(parameter.grad is not None for parameter in model.network.context_encoder.parameters())
 
 
 def test_what_dialogue_models_do_not_do_is_said() -> None:
@@ -436,7 +437,7 @@ def test_every_kind_of_prior_answers(kind: str) -> None:
     assert len(model.edit(TEXTS, {"act": "question"}, contexts=HISTORIES)) == 3
     assert len(model.interpolate(*TEXTS[:2], 4, contexts=HISTORIES[:2])) == 4
     for stage in ("autoencoder", "joint"):
-        assert torch.isfinite(model.train()(batch_of(model), stage, Weights(), generator=seeded()).loss)
+        assert torch.isfinite(model.network.train()(batch_of(model), stage, Weights(), generator=seeded()).loss)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +457,7 @@ def test_every_network_reads_the_context(overrides: tuple[str, ...]) -> None:
     c = model._context_vectors([tuple(history) for history in HISTORIES])
     batch = batch_of(model, 3)
     with torch.no_grad():
-        nll = [model.reconstruction_nll(batch, u, context=each) for each in (c, -c)]
+        nll = [model.network.reconstruction_nll(batch, u, context=each) for each in (c, -c)]
         mean = [model.encoder(batch.tokens, batch.lengths, each).mean for each in (c, -c)]
     assert (nll[0] - nll[1]).abs().max() > 1e-4 and (mean[0] - mean[1]).abs().max() > 1e-4
 
@@ -505,7 +506,7 @@ def test_what_the_model_wrote_can_be_read_again_without_naming_the_history() -> 
     assert model.edit(turns, {"act": "question"}, seed=2, contexts=named) == edited
     assert model.reconstruct(turns) == model.reconstruct(turns, contexts=named)
     assert torch.equal(model.reconstruction_losses(turns), model.reconstruction_losses(turns, contexts=named))
-    plain = untrained().eval()
+    plain = untrained().network.eval()
     assert torch.equal(plain.encode([Turn("the food", ["x"])]).mean, plain.encode(["the food"]).mean)
 
 
@@ -527,7 +528,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_missing_and_needless_contexts_are_clear_errors(call: str) -> None:
-    talker, plain = fresh("prior.steps=1").eval(), untrained("prior.steps=1").eval()
+    talker, plain = fresh("prior.steps=1").eval(), untrained("prior.steps=1").network.eval()
     CALLS[call](talker, HISTORIES)
     CALLS[call](plain, None)
     with pytest.raises(TextEBMError, match=r"give contexts|use respond\(contexts\)"):
@@ -577,7 +578,7 @@ def test_the_prior_stage_trains_on_the_contexts_of_its_rows() -> None:
     encoded = worker._encoded()
     batch = batch_of(worker.model, 7)
     with torch.no_grad():
-        expected = worker.model.eval().read_context(batch)
+        expected = worker.model.network.eval().read_context(batch)
     assert encoded.context is not None and expected is not None
     torch.testing.assert_close(encoded.context[:7], expected, atol=1e-5, rtol=0)
 
@@ -591,7 +592,7 @@ def test_the_context_lowers_the_loss_where_it_tells_the_answer() -> None:
     assert {"context_reliance", "acceptance"} <= health.values.keys()
     corpus = parts(talking())[0]
     texts = texts_of(corpus["test"])
-    model = worker.model.eval()
+    model = worker.model.network.eval()
     true = model.elbo_terms(texts)
     moved = model.elbo_terms(texts, contexts=[histories_of(texts)[i - 3] for i in range(len(texts))])
     gain = (moved.reconstruction_nll + moved.kl - true.reconstruction_nll - true.kl).mean()
@@ -613,7 +614,7 @@ def test_save_and_load_answer_alike_and_the_suite_and_report_run(tmp_path: Path)
     with pytest.raises(TextEBMError, match="use respond"):
         evaluate(loaded, corpus, effort=Effort(samples=4, samples_per_class=2))
     with loaded.answering(ASKED):
-        found = inspect(loaded, choose_rows(corpus["test"]))
+        found = inspect_rows(loaded, choose_rows(corpus["test"]))
     assert len(found.losses) == len(found.energies) == len(corpus["test"]) and found.diffusions
 
 
@@ -629,8 +630,8 @@ def test_a_resumed_run_is_the_unbroken_one() -> None:
     rest.restore(*state)
     for _ in rest.steps():
         pass
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, rest.model.state_dict()[name]), name
+    for name, tensor in whole.model.network.state_dict().items():
+        assert torch.equal(tensor, rest.model.network.state_dict()[name]), name
 
 
 def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
@@ -639,7 +640,7 @@ def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
     from textebm.model.files import save
 
     save(fresh().eval(), tmp_path / "talker")
-    save(untrained().eval(), tmp_path / "plain")
+    save(untrained().network.eval(), tmp_path / "plain")
     done = textebm(
         "respond",
         tmp_path / "talker",

@@ -87,9 +87,9 @@ def test_samples_far_from_the_posteriors_raise_an_alarm() -> None:
 
 def test_health_is_measured_without_a_trace() -> None:
     model = untrained()
-    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state = {name: value.clone() for name, value in model.network.state_dict().items()}
     torch.manual_seed(0)
     before = torch.get_rng_state()
     assert health(model, "prior") == health(model, "prior")
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, state[name]) for name, value in model.network.state_dict().items())

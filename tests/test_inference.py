@@ -208,16 +208,16 @@ def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: st
             log_prior = -0.5 * u.square().sum(-1)
         else:
             log_prior = model.prior.potential(u, level)
-        return log_prior - model.reconstruction_nll(batch, u)
+        return log_prior - model.network.reconstruction_nll(batch, u)
 
-    model.train()
+    model.network.train()
     u = torch.randn(3, 8, generator=seeded())
-    found = model.posterior_score(batch, learned)(u)
+    found = model.network.posterior_score(batch, learned)(u)
     if learned:
         found = found - model.prior.reference_score(u, level)
-    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    model.eval()
+    assert model.network.training and all(parameter.requires_grad for parameter in model.network.parameters())
+    assert all(parameter.grad is None for parameter in model.network.parameters())
+    model.network.eval()
     with torch.no_grad():
         for place in range(8):
             step = 1e-2 * torch.eye(8)[place]
@@ -230,15 +230,17 @@ def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: st
 def test_every_prior_trains_and_serves(inference: tuple[str, ...], kind: str) -> None:
     stages = "training.stages=[{name: autoencoder, steps: 3}, {name: prior, steps: 2}, {name: joint, steps: 3}]"
     worker = trainer(*inference, f"prior.kind={kind}", "prior.num_levels=null", stages)
-    before = {name: value.clone() for name, value in worker.model.state_dict().items()}
+    before = {name: value.clone() for name, value in worker.model.network.state_dict().items()}
     for step in worker.steps():
         assert all(math.isfinite(value) for value in step.values.values())
         if step.stage.name != "prior" and inference is REFINED:
             assert {"refined_reconstruction", "encoder_cross_entropy"} <= step.values.keys()
-    moved = {name.split(".")[0] for name, value in worker.model.state_dict().items() if not value.equal(before[name])}
+    moved = {
+        name.split(".")[0] for name, value in worker.model.network.state_dict().items() if not value.equal(before[name])
+    }
     assert moved == {"encoder", "decoder", "prior"}
     assert all(math.isfinite(value) for value in worker.health().values.values())
-    model, texts = worker.model.eval(), list(sentences(6))
+    model, texts = worker.model.network.eval(), list(sentences(6))
     for refine in (0, 2):
         terms = model.elbo_terms(texts, refine=refine)
         assert bool((terms.reconstruction_nll + terms.kl).isfinite().all())
@@ -254,7 +256,7 @@ def test_a_seed_decides_everything(learning: str) -> None:
         worker = trainer(*SHORT, f"prior.learning={learning}", stages)
         for _ in worker.steps():
             pass
-        runs.append(worker.model.state_dict())
+        runs.append(worker.model.network.state_dict())
     assert all(value.equal(runs[1][name]) for name, value in runs[0].items())
 
 
@@ -281,7 +283,7 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
         with torch.no_grad():
             level = torch.zeros(len(texts), dtype=torch.long)
             prior = model.prior.potential(mean, level) - 0.5 * mean.square().sum(-1)
-            return float((prior - model.reconstruction_nll(batch, mean)).mean())
+            return float((prior - model.network.reconstruction_nll(batch, mean)).mean())
 
     assert log_joint(0) < log_joint(3) < log_joint(20)
     assert torch.equal(model.encode(texts, refine=3).stddev, model.encode(texts).stddev)
@@ -293,27 +295,27 @@ def test_a_short_run_has_no_encoder_and_is_saved_and_loaded(tmp_path: object) ->
     from textebm import TextEBM
 
     model = untrained(*SHORT)
-    assert [name for name in model.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
+    assert [name for name in model.network.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
     model.save_pretrained(str(tmp_path))
     loaded = TextEBM.from_pretrained(str(tmp_path))
     assert torch.equal(loaded.encode(list(sentences(3))).mean, model.encode(list(sentences(3))).mean)
 
 
 def test_still_gives_back_what_it_took() -> None:
-    model = untrained(*REFINED, "decoder.dropout=0.3").train()
+    model = untrained(*REFINED, "decoder.dropout=0.3").network.train()
     model.prior.eval()
-    modes = [module.training for module in model.modules()]
+    modes = [module.training for module in model.network.modules()]
     with pytest.raises(ZeroDivisionError), still(model):
-        assert not model.decoder.dropout.training and not any(p.requires_grad for p in model.parameters())
+        assert not model.decoder.dropout.training and not any(p.requires_grad for p in model.network.parameters())
         _ = 1 / 0
-    assert modes == [module.training for module in model.modules()]
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert modes == [module.training for module in model.network.modules()]
+    assert all(parameter.requires_grad for parameter in model.network.parameters())
 
 
 def test_the_encoder_alone_gets_the_encoders_loss() -> None:
-    model = untrained(*REFINED, "inference.elbo_weight=0").train()
+    model = untrained(*REFINED, "inference.elbo_weight=0").network.train()
     batch = collate_texts(sentences(8), model.tokenizer, model.max_tokens)
-    objective = model(batch, "autoencoder", Weights(), {}, seeded())
+    objective = objective(model)(batch, "autoencoder", Weights(), {}, seeded())
     encoder = torch.autograd.grad(objective.loss, list(model.encoder.parameters()), retain_graph=True)
     alone = torch.autograd.grad(objective.terms["encoder_cross_entropy"], list(model.encoder.parameters()))
     for ours, cross_entropy in zip(encoder, alone, strict=True):
@@ -341,7 +343,7 @@ def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None
 
 
 def test_what_the_recipe_leaves_open() -> None:
-    refinement = untrained("inference.kind=refined").refinement
+    refinement = untrained("inference.kind=refined").network.refinement
     assert refinement == Refinement(5, 0.7, 1.0)
     encoder = untrained("inference.kind=short_run").encoder
     assert isinstance(encoder, ShortRun) and encoder.steps == 10

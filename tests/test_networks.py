@@ -102,7 +102,7 @@ def test_padding_is_inert_in_the_reconstruction(kind: str) -> None:
 
     def nll(extra: int) -> Tensor:
         tokens, lengths = padded(extra)
-        return model.reconstruction_nll(TokenBatch(tokens, lengths, {}, torch.arange(3)), z)
+        return model.network.reconstruction_nll(TokenBatch(tokens, lengths, {}, torch.arange(3)), z)
 
     torch.testing.assert_close(nll(8), nll(0), atol=1e-5, rtol=0)
     assert nll(0)[2] == 0, "a sentence of one token predicts nothing"

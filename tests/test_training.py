@@ -92,7 +92,7 @@ def test_every_system_trains_through_every_stage(overrides: tuple[str, ...], mon
         assert all(math.isfinite(value) for value in step.values.values())
     assert worker.number == worker.total_steps == 18
     assert all(math.isfinite(value) for value in worker.health().values.values())
-    assert all(torch.isfinite(value).all() for value in worker.model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in worker.model.network.state_dict().values())
 
 
 def test_bfloat16_is_used_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_bad_number_stops_the_run_and_names_the_term(
     again = trainer()
     again.restore({group: found.tensors(group) for group in found.groups}, found.state)
     assert again.number == found.step
-    assert all(torch.isfinite(value).all() for value in again.model.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in again.model.network.state_dict().values())
 
 
 def test_a_bad_gradient_stops_the_run_before_the_weights_change() -> None:
@@ -279,7 +279,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected = {"recipe.yaml", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "evaluation.json"}
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
-    assert finished.evaluation is not None and not finished.model.training
+    assert finished.evaluation is not None and not finished.model.network.training
     assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
@@ -318,7 +318,7 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
     only = "training.stages=[{name: prior, steps: 3}]"
     start = f"training.start_from={finished.directory}"
     begun = runs.train(recipe(start, only, "prior.kind=energy"), out=tmp_path / "energy", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     kept = [name for name in new if name.startswith(("encoder.", "decoder."))]
     assert kept and all(torch.equal(old[name], new[name]) for name in kept)
     assert begun.evaluation is not None and finished.evaluation is not None
@@ -341,7 +341,7 @@ def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path)
     start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
     options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
     begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     taken = [name for name in new if name.startswith("decoder.")]
     assert taken
     for name in taken:

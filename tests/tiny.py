@@ -14,6 +14,7 @@ import torch
 
 from textebm.api import TextEBM
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.model.objective import TrainingObjective
 from textebm.networks.energy import EnergyNet
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
@@ -64,11 +65,11 @@ def untrained(*overrides: str) -> TextEBM:
     chosen = recipe(*overrides)
     tokenizer, _, names = splits(recipe(*(each for each in overrides if each.startswith(("data.", "tokenizer.")))))
     torch.manual_seed(chosen.seed)
-    model = build_model(chosen, tokenizer, build_heads(chosen, names))
-    for net in model.prior.energy.modules():
+    network = build_model(chosen, tokenizer, build_heads(chosen, names))
+    for net in network.prior.energy.modules():
         if isinstance(net, EnergyNet):
             torch.nn.init.normal_(net.outputs.weight, std=0.5)
-    return model
+    return TextEBM(network)
 
 
 def trainer(*overrides: str) -> Trainer:
@@ -85,7 +86,12 @@ def trained(*overrides: str) -> TextEBM:
     worker = trainer(*overrides)
     for _ in worker.steps():
         pass
-    return worker.model.eval()
+    return TextEBM(worker.model.eval())
+
+
+def objective(model: TextEBM) -> TrainingObjective:
+    """What a training step calls."""
+    return TrainingObjective(model.network)
 
 
 @cache
@@ -95,12 +101,8 @@ def sentences(n: int = 40) -> tuple[str, ...]:
 
 def save_trained(directory: Path) -> Path:
     """The tiny recipe's trained model, saved in *directory* as a run has it."""
-    from textebm.model.files import save
-
     directory.mkdir()
-    model = trained()
-    model.recipe = recipe().model_dump(mode="json")
-    save(model, directory)
+    trained().save_pretrained(directory)
     return directory
 
 

@@ -1,4 +1,4 @@
-"""`TextEBM`, what a user holds: a trained network, its words and its symbols. Each method is a function of `textebm.use`."""
+"""`TextEBM`, what a user holds: a trained network, its words and symbols. Methods call functions of `textebm.use`."""
 
 from __future__ import annotations
 
@@ -340,9 +340,7 @@ class TextEBM:
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
         """
-        return reading.encode(
-            self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts
-        )
+        return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
         """The most probable class of each text. Raises TextEBMError for an unknown head."""
@@ -445,11 +443,13 @@ class TextEBM:
         on round, as an evaluation wants it. A model that reads no context is given back as it is."""
         return TextEBM(self.network, answering=parse_contexts(contexts)) if self.reads_context else self
 
+    def answered(self, rows: Sequence[int]) -> list[History] | None:
+        """The histories that these rows answer; None for a model that was told of none (`answering`)."""
+        return [self._answering[i % len(self._answering)] for i in rows] if self._answering else None
+
     def _contexts(self, contexts: Contexts | None, n: int) -> Contexts | None:
         """The contexts of n rows: those named, or those that the model was told to answer."""
-        if contexts is not None or not self._answering:
-            return contexts
-        return [self._answering[i % len(self._answering)] for i in range(n)]
+        return self.answered(range(n)) if contexts is None else contexts
 
     def _decoding(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
-from textebm.use.reading import SymbolHead
+from textebm.model.latent_text_model import SymbolHead
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM

@@ -90,7 +90,7 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]] = ()
 
 
-def inspect(
+def inspect_rows(
     model: TextEBM,
     rows: Rows,
     *,
@@ -136,17 +136,19 @@ def inspect(
     )
 
 
-def inspect_data(
+def inspect(
     model: TextEBM, data: Dataset | Sequence[str], *, limit: int | None = 3000, seed: int = 0, umap: bool = False
 ) -> Inspection:
-    """`inspect` of texts, or of a data set with a column ``text`` and label columns (ClassLabel).
+    """What `textebm report` shows of these sentences, as typed values; ``.frames()`` gives pandas tables.
+
+    data: texts, or a data set with a column ``text`` and label columns (ClassLabel).
 
     limit: at most so many sentences, a seeded choice; None for all. Raises CorpusError where there is no sentence.
     """
     if isinstance(data, str):  # a sequence of texts too, of one letter each
         raise TextEBMError(f"expected a list of texts, got one string: write [{data[:40]!r}]")
     dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": list(data)})
-    return inspect(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
+    return inspect_rows(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
 
 
 def projection_of(

@@ -92,11 +92,7 @@ def contrastive_terms(
 
 @torch.no_grad()
 def _negative_views(
-    model: LatentTextModel,
-    n: int,
-    context: Tensor | None,
-    learned_prior: bool,
-    generator: torch.Generator | None,
+    model: LatentTextModel, n: int, context: Tensor | None, learned_prior: bool, generator: torch.Generator | None
 ) -> Tensor:
     """Views of n sentences that the model writes, (n, C). context (B, D): each answers one of the batch's histories."""
     assert not isinstance(model.encoder, ShortRun)

@@ -33,8 +33,8 @@ Decoding = Literal["greedy", "sample", "beam"]
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How words are chosen. greedy: the most probable word each time; sample: by temperature, top-k and top-p; beam: the
-    best of num_beams by mean log-probability a word. max_tokens: the length at which a sentence is cut."""
+    """How words are chosen. greedy: the most probable word each time; sample: by temperature, top-k and top-p; beam:
+    the best of num_beams by mean log-probability a word. max_tokens: the length at which a sentence is cut."""
 
     decoding: Decoding = "greedy"
     temperature: float = 1.0

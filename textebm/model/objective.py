@@ -164,9 +164,7 @@ def _bound(
     return Objective(loss, {**terms, "loss": loss}, posterior)
 
 
-def _refined(
-    model: LatentTextModel, text: _Text, posterior: Posterior, generator: torch.Generator | None
-) -> Objective:
+def _refined(model: LatentTextModel, text: _Text, posterior: Posterior, generator: torch.Generator | None) -> Objective:
     """Decoder, prior and heads learn at the end of a chain from a draw of q; the encoder learns −log q(u|x) there, and
     its own bound with the rest of the model frozen. Terms are q's own."""
     assert model.refinement is not None

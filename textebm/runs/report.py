@@ -18,10 +18,9 @@ from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import RunFacts, inspect, page_data, projection_of
+from textebm.inspection.report import RunFacts, inspect_rows, page_data, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
-from textebm.model.files import load
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
 from textebm.runs.lock import RunLock
@@ -81,8 +80,8 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory / "projection.json")
-    with model.answering(histories_of(rows.texts)):
-        found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
+    answering = model.answering(histories_of(rows.texts))
+    found = inspect_rows(answering, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory / "metrics.jsonl")
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -116,8 +115,8 @@ def codes_of_run(
     head = head or _found_head(model)
     assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    with model.answering(histories_of(rows.texts)):
-        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    answering = model.answering(histories_of(rows.texts))
+    return inspect_codes(answering, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def figure_of_run(
@@ -194,7 +193,7 @@ def _found_head(model: TextEBM) -> str | None:
 
 
 def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
-    model = load(directory).eval()
+    model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
     place = None if data_dir is None else str(data_dir)
     return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)

@@ -17,7 +17,7 @@ from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model.files import adopt, save
+from textebm.model.files import adopt
 from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
@@ -74,11 +74,11 @@ def train(
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+    return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
 def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
@@ -201,8 +201,8 @@ def _conclude(
         if stop.requested:
             raise _StoppedError
 
-    model.eval()
-    save(model, directory)
+    model.network.eval()
+    model.save_pretrained(directory)
     progress.message("evaluating")
     try:
         evaluation = measure(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)

@@ -21,10 +21,10 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_ob
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model.build import build_weights
-from textebm.model.companions import LatentBatch, StageName
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
 from textebm.networks.hardware import autocast
 from textebm.networks.part import Part, whole
 from textebm.networks.pretrained import pretrained_parameters
@@ -66,7 +66,7 @@ class Trainer:
     """large: with more sentences than that nothing is kept for each of them. Clusters are found in so many of them and
     known to the others by the nearest centre; the prior stage encodes so many at a time."""
 
-    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
+    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
         # precision is the recipe's to say, not the launcher's; and no stage uses every parameter
@@ -75,7 +75,7 @@ class Trainer:
         )
         self.device = self.accelerator.device
         self.model = model.to(self.device)
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.wrapped = self.accelerator.prepare_model(TrainingObjective(self.model))
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
         tuned = pretrained_parameters(model)

@@ -153,11 +153,7 @@ def views(model: LatentTextModel, texts: Sequence[str], *, batch_size: int = BAT
 
 
 def certainty(
-    model: LatentTextModel,
-    texts: Sequence[str],
-    symbols: Mapping[str, Tensor],
-    *,
-    contexts: Contexts | None = None,
+    model: LatentTextModel, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
 ) -> Tensor:
     """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of each
     text; −1 asks nothing."""

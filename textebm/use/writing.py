@@ -15,7 +15,7 @@ from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import decode as decode_ids
-from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts, parse_contexts, read_contexts
+from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
 from textebm.use.reading import certainty, encode
 from textebm.use.steering import Steering, condition_of
 
@@ -58,7 +58,9 @@ def generate(
         return write(steering, n, seed)
     classes = condition_of(model, steering, n)[0].symbols
     return surest_draws(
-        lambda rows, seed: write(steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed),
+        lambda rows, seed: write(
+            steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
+        ),
         n,
         lambda rows, texts: certainty(model, texts, {name: each[rows] for name, each in classes.items()}),
         confidence,
@@ -93,13 +95,7 @@ def surest_draws(
 
 
 def respond(
-    model: LatentTextModel,
-    contexts: Contexts,
-    n: int,
-    steering: Steering,
-    decoding: DecodingOptions,
-    *,
-    seed: int = 0,
+    model: LatentTextModel, contexts: Contexts, n: int, steering: Steering, decoding: DecodingOptions, *, seed: int = 0
 ) -> list[list[str]]:
     """n answers to each history; see `textebm.TextEBM.respond`."""
     if n < 0:
