@@ -120,8 +120,8 @@ def test_a_resumed_run_has_the_same_codes() -> None:
     list(whole.steps())
     list(resumed.steps())
     assert (whole.classes.clusters["code"] == resumed.classes.clusters["code"]).all()
-    for name, value in whole.model.network.state_dict().items():
-        assert torch.equal(value, resumed.model.network.state_dict()[name]), name
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
 def test_it_needs_dialogues() -> None:

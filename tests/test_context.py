@@ -506,7 +506,7 @@ def test_what_the_model_wrote_can_be_read_again_without_naming_the_history() -> 
     assert model.edit(turns, {"act": "question"}, seed=2, contexts=named) == edited
     assert model.reconstruct(turns) == model.reconstruct(turns, contexts=named)
     assert torch.equal(model.reconstruction_losses(turns), model.reconstruction_losses(turns, contexts=named))
-    plain = untrained().network.eval()
+    plain = untrained()
     assert torch.equal(plain.encode([Turn("the food", ["x"])]).mean, plain.encode(["the food"]).mean)
 
 
@@ -528,7 +528,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_missing_and_needless_contexts_are_clear_errors(call: str) -> None:
-    talker, plain = fresh("prior.steps=1").eval(), untrained("prior.steps=1").network.eval()
+    talker, plain = fresh("prior.steps=1").eval(), untrained("prior.steps=1")
     CALLS[call](talker, HISTORIES)
     CALLS[call](plain, None)
     with pytest.raises(TextEBMError, match=r"give contexts|use respond\(contexts\)"):
@@ -578,7 +578,7 @@ def test_the_prior_stage_trains_on_the_contexts_of_its_rows() -> None:
     encoded = worker._encoded()
     batch = batch_of(worker.model, 7)
     with torch.no_grad():
-        expected = worker.model.network.eval().read_context(batch)
+        expected = worker.model.eval().read_context(batch)
     assert encoded.context is not None and expected is not None
     torch.testing.assert_close(encoded.context[:7], expected, atol=1e-5, rtol=0)
 
@@ -592,7 +592,7 @@ def test_the_context_lowers_the_loss_where_it_tells_the_answer() -> None:
     assert {"context_reliance", "acceptance"} <= health.values.keys()
     corpus = parts(talking())[0]
     texts = texts_of(corpus["test"])
-    model = worker.model.network.eval()
+    model = worker.model.eval()
     true = model.elbo_terms(texts)
     moved = model.elbo_terms(texts, contexts=[histories_of(texts)[i - 3] for i in range(len(texts))])
     gain = (moved.reconstruction_nll + moved.kl - true.reconstruction_nll - true.kl).mean()
@@ -630,8 +630,8 @@ def test_a_resumed_run_is_the_unbroken_one() -> None:
     rest.restore(*state)
     for _ in rest.steps():
         pass
-    for name, tensor in whole.model.network.state_dict().items():
-        assert torch.equal(tensor, rest.model.network.state_dict()[name]), name
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, rest.model.state_dict()[name]), name
 
 
 def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
@@ -640,7 +640,7 @@ def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
     from textebm.model.files import save
 
     save(fresh().eval(), tmp_path / "talker")
-    save(untrained().network.eval(), tmp_path / "plain")
+    save(untrained(), tmp_path / "plain")
     done = textebm(
         "respond",
         tmp_path / "talker",

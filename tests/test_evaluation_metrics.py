@@ -104,12 +104,12 @@ def test_reconstruction_bleu_can_fail_and_takes_empty_output() -> None:
 # Latent
 
 
-def test_active_units_counts_dimensions_that_vary() -> None:
-    means = torch.tensor([[0.0, 0.0, 1.0], [0.1, 0.3, 1.0]])  # variances 0.0025, 0.0225, 0
-    assert latent.active_units(means) == 1
-    assert latent.active_units(means, threshold=0.001) == 2
-    with pytest.raises(UndefinedMetricError):
-        latent.active_units(means[:1])
+def test_kl_of_each_unit_by_hand() -> None:
+    """An untrained and a collapsed unit are low: the prior itself costs nothing, a moving mean ½ E[mean²]."""
+    means = torch.tensor([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    stddevs = torch.tensor([[1.0, 1.0, 0.5], [1.0, 1.0, 0.5]])
+    expected = [0.0, 0.5, 0.5 * (0.25 - 1) + math.log(2)]
+    assert latent.kl_per_unit(means, stddevs).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("d", "s", "tolerance"), [(1, 0.5, 0.03), (2, 0.3, 0.08)])

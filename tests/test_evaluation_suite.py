@@ -189,6 +189,10 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
     found = evaluate(FakeModel(), data, parser=parse, seed=3, progress=parts.append, **SMALL)
     # More steps: of 5 words, "the was ." have f_gen = f_train = 1/5, "food" has 1/5 against 1/15, "bad" against 1/10.
     more_steps = 0.2 * math.log(3) + 0.2 * math.log(2)
+    # Of six units, "the was . </s>" have 1/6 each, a noun 1/18 and an adjective 1/12; the discount .1 of each of the
+    # nine kinds goes to ten words (the unknown one too) in equal parts.
+    smooth = [(60 * share - 0.1 + 0.1 * 9 / 10) / 60 for share in (1, 1, 1, 1, 1 / 3, 1 / 2)]
+    unigram_ppl = math.exp(-sum(math.log(p / 6) for p in smooth) / 6)
     assert values(found) == pytest.approx(
         {
             "reconstruction_bleu": 100.0,
@@ -198,7 +202,14 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
             "kl_standard_normal": 0.5 * (5 / 3 + 1 / 2 + 3e-6 - 3) + 3 * math.log(1000),
             "elbo": -11.0,
             "ppl": math.exp(11 / 5),
-            "active_units": 2,
+            "unigram_ppl": unigram_ppl,
+            "bigram_ppl": found.metrics["bigram_ppl"].value,
+            "fluency": found.metrics["fluency"].value,
+            "fluency_sampled": found.metrics["fluency_sampled"].value,
+            "kl_per_unit_used": 3,
+            # the third unit is 0 ± 1e-3 for every sentence
+            "kl_per_unit_smallest": 0.5 * (1e-6 - 1) + math.log(1000),
+            "kl_per_unit_largest": 0.5 * (5 / 3 + 1e-6 - 1) + math.log(1000),
             "mutual_information_xz": math.log(6),  # six separated places
             "latent_stddev": 0.5,
             "latent_stddev_more_steps": 2.0,
@@ -244,6 +255,9 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
             "permuted_homogeneity_topic": found.metrics["permuted_homogeneity_topic"].value,
             "permuted_v_measure_topic": found.metrics["permuted_v_measure_topic"].value,
             "code_agreement": 2 / 3,  # code 1 is written as code 2
+            "head_accuracy_sentiment": 1.0,
+            "majority_accuracy_sentiment": 0.5,
+            "tfidf_accuracy_sentiment": 1.0,
             "judge_accuracy_sentiment": 1.0,
             "control_accuracy_sentiment": (1 + 3 / 4) / 2,
             "control_accuracy_sentiment_negative": 1.0,
@@ -300,6 +314,7 @@ def test_a_mute_model_scores_nothing_and_writes_no_nan(data: DatasetDict, tmp_pa
     assert (got["reconstruction_bleu"], got["grammatical"], got["empty"], got["copied"]) == (0.0, 0.0, 1.0, 0.0)
     assert (got["control_accuracy_sentiment"], got["code_agreement"], got["self_bleu"]) == (0.0, 0.0, 0.0)
     assert got["composition_joint_sentiment_code"] == 0.0
+    assert got["fluency"] < 0.5
     for name in ("wkl", "wkl_reconstruction", "wkl_more_steps", "distinct_2"):
         assert name not in got and any(note.startswith(f"{name}: left out") for note in found.notes)
     json.loads(found.save(tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
@@ -321,6 +336,20 @@ def test_a_model_without_heads_gets_no_code_or_control_metrics(data: DatasetDict
     assert found.metrics["reconstruction_bleu"].value == pytest.approx(100.0)
 
 
+def test_a_head_is_compared_on_the_labels_that_it_was_shown() -> None:
+    """Two labelled rows of train, both of one class, teach nothing; the head itself reads everything."""
+    data = DatasetDict(train=corpus(all_rows(10)), test=corpus([*all_rows(2), (sentence(0, 0), -1, 0)]))
+    found = evaluate(FakeModel(), data, shown_labels={"sentiment": [1, 3]}, parser=parse, **SMALL)
+    assert values(found)["head_accuracy_sentiment"] == 1.0 and found.metrics["head_accuracy_sentiment"].n == 12
+    assert values(found)["majority_accuracy_sentiment"] == 0.5 and "tfidf_accuracy_sentiment" not in found.metrics
+    assert "2 labels" in found.settings["head_accuracy_sentiment"]
+    # a head that reads the opposite shows it, and so does TF-IDF where test contradicts train
+    turned = DatasetDict(train=data["train"], test=corpus([(text, 1 - mood, noun) for text, mood, noun in all_rows(2)]))
+    found = evaluate(FakeModel(), turned, parser=parse, **SMALL)
+    assert values(found)["head_accuracy_sentiment"] == values(found)["tfidf_accuracy_sentiment"] == 0.0
+    assert values(found)["majority_accuracy_sentiment"] == 0.5
+
+
 def test_a_corpus_without_labels_and_a_head_that_it_cannot_judge() -> None:
     features = Features({"text": Value("string")})
     plain = DatasetDict(train=corpus(all_rows(2), features), test=corpus(all_rows(1), features))
@@ -332,7 +361,7 @@ def test_a_corpus_without_labels_and_a_head_that_it_cannot_judge() -> None:
 
 def test_one_sentence(data: DatasetDict) -> None:
     found = evaluate(FakeModel(), data, limit=1, effort=Effort(1, 1), parser=parse)
-    undefined = {"active_units", "mutual_information_xz", "latent_stddev", "self_bleu", "homogeneity_topic"}
+    undefined = {"mutual_information_xz", "latent_stddev", "self_bleu", "homogeneity_topic"}
     assert not undefined & set(found.metrics)
     assert found.metrics["code_agreement"].n == 1 and found.metrics["control_accuracy_sentiment"].value == 1.0
     assert found.metrics["codes_in_use"].value == 1

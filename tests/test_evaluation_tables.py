@@ -133,7 +133,7 @@ def measured() -> Evaluation:
         max_tokens=12,
         other_texts={"foreign": ["bad good", "room staff food", "was was"]},
         progress=seen.append,
-        label_limits={"sentiment": 20},
+        shown_labels={"sentiment": list(range(20))},
     )
     assert any("epoch 1" in part for part in seen) and "outliers" in seen
     return found
@@ -187,7 +187,10 @@ def test_steering_baselines_labels_and_outliers(measured: Evaluation) -> None:
     assert value["checked_accuracy_sentiment"] > 0 and value["diverse_accuracy_sentiment"] > 0
     assert value["diverse_self_bleu_sentiment"] > 0 and value["diverse_forward_ppl_sentiment"] > 1
     assert value["kmeans_words_homogeneity_topic"] >= 0 and "kmeans_ends_purity_sentiment" in value
-    assert value["few_labels_tfidf_200_sentiment"] == value["few_labels_means_200_sentiment"] == 1.0
+    assert value["few_labels_tfidf_200_sentiment"] == value["few_labels_means_200_topic"] == 1.0
+    # the encoder was taught sentiment, from every label that the head saw: its means have learned more than 200 labels
+    assert "few_labels_means_200_sentiment" not in value
+    assert any(note.startswith("few_labels_means_<number>_sentiment: left out") for note in measured.notes)
     assert "few_labels_tfidf_2500_sentiment" not in value  # train has 900 sentences
     assert value["head_accuracy_sentiment"] == 1.0 and "20 labels" in measured.settings["head_accuracy_sentiment"]
     assert value["rnn_lm_outlier_auroc_shuffled"] > 0.95 and value["rnn_lm_outlier_auroc_foreign"] > 0.95

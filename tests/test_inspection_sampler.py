@@ -35,22 +35,27 @@ def test_effective_sample_size_of_odd_chains() -> None:
     assert sampler.effective_sample_size(swinging) == len(swinging)
 
 
-def test_a_chain_without_potential_forgets_at_the_rate_rho() -> None:
-    """F = 0: the pCN step is w' = m + ρ (w − m) + noise, an autoregression with φ = ρ."""
+def test_a_chain_without_potential_forgets_at_its_own_rate() -> None:
+    """F = 0: the sampler's step is w' = m + φ (w − m) + noise, φ = 1 − κ (1 − ρ) with κ the spread of the level."""
     model = untrained("prior.metropolis=false")
     for parameter in model.prior.energy.parameters():
         torch.nn.init.zeros_(parameter)
     model.prior.rho.copy_(torch.tensor([0.0, 0.5, 0.5, 0.8]))
+    variance = model.prior.schedule.step_sigma[:-1].square()
+    kappa = torch.tensor([0.4, 1.0, 0.3, 1.0])  # κ_t = (1 − σ² E score²)/a² below the top, where it is 1
+    model.prior.score_square[1:] = ((1 - kappa[:-1] * (1 - variance)) / variance)[:, None]
+    torch.testing.assert_close(model.prior.spread, kappa[:, None].expand(4, 8))
     found = sampler.chains(model, [None, 0.9, 1.0, None])
     assert [chain.level for chain in found] == [0, 1, 2, 3] and found[1].acceptance == 0.9
-    for chain, rho in zip(found, (0.0, 0.5, 0.5, 0.8), strict=True):
-        assert chain.ess_position == pytest.approx(100 * (1 - rho) / (1 + rho), rel=0.25)
+    for chain, phi in zip(found, (0.6, 0.5, 0.85, 0.8), strict=True):
+        assert chain.ess_position == pytest.approx(100 * (1 - phi) / (1 + phi), rel=0.2)
         assert chain.ess_energy == pytest.approx(100 / 120)  # F never moves: one draw in all
 
 
 @pytest.mark.parametrize("overrides", [(), ("prior.sampler=langevin",), ("prior.kind=energy",)])
 def test_chains_repeat_and_leave_the_model_alone(overrides: tuple[str, ...]) -> None:
-    model = untrained(*overrides).network.train()
+    model = untrained(*overrides)
+    model.network.train()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     one, two = (sampler.chains(model, [None] * 4, seed=3) for _ in range(2))
     assert one == two and len(one) == model.prior.num_levels and model.network.training

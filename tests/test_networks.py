@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.api import TextEBM
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
@@ -86,13 +86,13 @@ def test_padding_gets_no_gradient(kind: str) -> None:
     assert gradient[padded(0)[0][0, 0]].abs().max() > 0
 
 
-def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> TextEBM:
+def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> LatentTextModel:
     tokenizer = train_word(["a b c d e f g h i"], VOCABULARY)
     assert len(tokenizer) == VOCABULARY
     encoder = ENCODERS["gru"]()
     encoder.head = PosteriorHead(encoder.num_features, DIM)
     prior = LatentPrior(DIM, EnergyNet(DIM, 1, {}), NoiseSchedule(torch.ones(1)), explicit=StandardNormal())
-    return TextEBM(encoder, decoder, prior, tokenizer, {})
+    return LatentTextModel(encoder, decoder, prior, tokenizer, {})
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -102,7 +102,7 @@ def test_padding_is_inert_in_the_reconstruction(kind: str) -> None:
 
     def nll(extra: int) -> Tensor:
         tokens, lengths = padded(extra)
-        return model.network.reconstruction_nll(TokenBatch(tokens, lengths, {}, torch.arange(3)), z)
+        return model.reconstruction_nll(TokenBatch(tokens, lengths, {}, torch.arange(3)), z)
 
     torch.testing.assert_close(nll(8), nll(0), atol=1e-5, rtol=0)
     assert nll(0)[2] == 0, "a sentence of one token predicts nothing"

@@ -116,7 +116,7 @@ CAUSAL = [("gpt", ()), ("llama", ()), ("gpt", ("latent.segments=2",)), ("llama",
 
 @pytest.mark.parametrize("name, more", CAUSAL)
 def test_a_decoder_writes_step_by_step_what_it_reads_at_once(zoo: Path, name: str, more: tuple[str, ...]) -> None:
-    model = untrained(*options(zoo, name, "encoder", "decoder"), *more).network.eval()
+    model = untrained(*options(zoo, name, "encoder", "decoder"), *more)
     decoder = parts_of(model)[1]
     nn.init.normal_(decoder.every_step.weight)
     tokens = collate_texts(sentences(5), model.tokenizer, 12).tokens[:, :-1]
@@ -138,7 +138,7 @@ def test_a_decoder_writes_step_by_step_what_it_reads_at_once(zoo: Path, name: st
 @pytest.mark.parametrize("name", ["gpt", "llama"])
 def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
     """Its logits are those that transformers gives for the same vectors, whatever the latent adds to them: nothing."""
-    decoder = parts_of(untrained(*options(zoo, name, "encoder", "decoder")).network.eval())[1]
+    decoder = parts_of(untrained(*options(zoo, name, "encoder", "decoder")))[1]
     kind = {"gpt": GPT2LMHeadModel, "llama": LlamaForCausalLM}[name]
     whole = kind.from_pretrained(zoo / name).eval()
     before = whole.get_input_embeddings().num_embeddings
@@ -155,7 +155,7 @@ def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
 
 
 def test_an_encoder_reads_the_last_hidden_states(zoo: Path) -> None:
-    model = untrained(*options(zoo, "bert", "encoder")).network.eval()
+    model = untrained(*options(zoo, "bert", "encoder"))
     embedding = model.encoder.embedding
     assert isinstance(embedding, ContextualEmbedding)
     assert len(model.tokenizer) == 200 and model.tokenizer.bos_token == "[CLS]" and model.tokenizer.eos_token == "[SEP]"
@@ -186,13 +186,13 @@ def test_what_is_tuned_has_a_rate_of_its_own_and_the_rest_rests(zoo: Path, tune:
     rates = [group["lr"] for group in worker.optimizer.param_groups]
     assert rates[2:] == ([1e-4] if tune else [])
     counted = [id(each) for group in worker.optimizer.param_groups for each in group["params"]]
-    wanted = [id(each) for each in worker.model.network.parameters() if each.requires_grad]
+    wanted = [id(each) for each in worker.model.parameters() if each.requires_grad]
     assert sorted(counted) == sorted(wanted) and len(set(counted)) == len(counted)
     assert bool(pretrained_parameters(worker.model)) is tune and (decoder.head is not None)
-    before = {name: value.clone() for name, value in worker.model.network.state_dict().items()}
+    before = {name: value.clone() for name, value in worker.model.state_dict().items()}
     for _ in worker.steps():
         assert not encoder.network.training and not decoder.network.training
-    after = worker.model.network.state_dict()
+    after = worker.model.state_dict()
     theirs = [name for name in before if ".network." in name or name == "decoder.head.weight"]
     assert len(theirs) > 20
     moved = [name for name in theirs if not torch.equal(before[name], after[name])]
@@ -223,7 +223,7 @@ def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> N
     save(worker.model, tmp_path / "saved")
     shutil.rmtree(source)
     read = textebm.TextEBM.from_pretrained(tmp_path / "saved")
-    trained = worker.model.network.eval()
+    trained = worker.model.eval()
     for model in (other.model, read):
         found = model.network.state_dict()
         assert found.keys() == trained.state_dict().keys()
@@ -265,7 +265,7 @@ def test_an_encoder_may_read_in_the_words_of_a_pretrained_decoder(zoo: Path) -> 
 
 
 def test_special_tokens_are_never_written(zoo: Path) -> None:
-    model = untrained(*options(zoo, "bert", "encoder")).network.eval()
+    model = untrained(*options(zoo, "bert", "encoder"))
     with torch.no_grad():
         model.decoder.output_bias[model.tokenizer.mask_token_id] = 50.0
     assert not any("[MASK]" in text for text in model.generate(5, seed=0))

@@ -84,7 +84,7 @@ def test_every_state_is_saved(tmp_path: Path, overrides: tuple[str, ...]) -> Non
     assert all(torch.equal(saved[name], tensor) for name, tensor in loaded.network.state_dict().items())
     texts = ["the food was great .", "naïve 東京 🙂"]
     assert loaded.tokenizer(texts)["input_ids"] == model.tokenizer(texts)["input_ids"]
-    assert json.dumps(loaded.reconstruct(texts)) == json.dumps(model.network.eval().reconstruct(texts))
+    assert json.dumps(loaded.reconstruct(texts)) == json.dumps(model.reconstruct(texts))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_push_uploads_the_model_and_nothing_else(monkeypatch: pytest.MonkeyPatch
     assert not any(b"hf_secretsecret" in data for data in hub.uploaded.values())
     for name, data in hub.uploaded.items():
         (tmp_path / name).write_bytes(data)
-    assert TextEBM.from_pretrained(tmp_path).generate(2) == model.network.eval().generate(2)
+    assert TextEBM.from_pretrained(tmp_path).generate(2) == model.generate(2)
 
 
 def test_a_failed_push_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

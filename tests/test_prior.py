@@ -355,6 +355,18 @@ def test_standard_normal_tilted_by_a_symbol() -> None:
     assert -1 < nearly.mean() < -0.5
 
 
+def test_a_single_draw_is_resampled_among_its_own_candidates() -> None:
+    """One row, no chain: the weights are over the 32 candidates. p(z | y) ∝ N(z; 0, 1) sigmoid(2 z)³ by integration."""
+    net = HandSet(1, 1, {"y": 2}, lambda u, t: torch.cat([u, -u], dim=-1))
+    prior = LatentPrior(1, net, ladder(1), explicit=StandardNormal(), chain=ChainSettings(steps=0))
+    asked, g = Condition({"y": torch.zeros(1, dtype=torch.long)}, 3.0), generator()
+    z = torch.cat([sample(prior, 1, condition=asked, generator=g).z for _ in range(1000)])
+    grid = torch.linspace(-8, 8, 4001).double()
+    density = torch.sigmoid(2 * grid) ** 3 * torch.exp(-grid.square() / 2)
+    mean = float((density * grid).sum() / density.sum())
+    assert mean > 0.7 and z.mean().item() == pytest.approx(mean, abs=0.08)
+
+
 # -- learning ------------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +410,37 @@ def test_score_matching_learns_the_diffused_mixture(dim: int, reference: Referen
         if t < levels - 1:  # and F = 0 is far away
             untrained = prior.schedule.reference_score(u, torch.full((len(u),), t))
             assert (tau * (untrained - expected)).square().mean().sqrt() > 0.2
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_the_score_error_of_a_zero_net_by_hand(reference: Reference) -> None:
+    """u = ᾱ μ + τ ε, τ² = 1 − ᾱ² + ᾱ² s². Stationary (and at the top) the score is −u: E (ε − τ u)² is
+    (1 − τ²)² + τ² ᾱ² μ²; flat below the top it is 0 and the error ε² has the mean 1."""
+    schedule = NoiseSchedule(torch.tensor([1.0, 0.6]), reference)
+    prior = LatentPrior(1, HandSet(1, 2, {}, lambda u, t: 0 * u), schedule)
+    mean, stddev = 1.5, 0.4
+    matching = score_matching(
+        prior, Posterior(torch.full((60_000, 1), mean), torch.full((60_000, 1), stddev)), generator()
+    )
+    for level, alpha in enumerate((1.0, 0.6)):
+        tau = 1 - alpha**2 + alpha**2 * stddev**2
+        expected = 1.0 if reference == "flat" and level == 0 else (1 - tau) ** 2 + tau * alpha**2 * mean**2
+        found = matching.loss.detach()[matching.noisy.level == level]
+        assert found.mean().item() == pytest.approx(expected, abs=5 * float(found.std()) / math.sqrt(len(found)))
+
+
+@pytest.mark.parametrize("learn", [score_matching, recovery])
+def test_only_training_moves_the_chains_buffers(learn: Callable[..., object]) -> None:
+    prior = LatentPrior(2, EnergyNet(2, 3, {}, hidden_size=4, num_blocks=1), ladder(3))
+    z = torch.randn(40, 2, generator=generator())
+    batch = Posterior(2 * z, 0.1 + 0 * z) if learn is score_matching else 2 * z
+
+    def moves(*, training: bool) -> bool:
+        before = {name: value.clone() for name, value in prior.named_buffers()}
+        learn(prior.train(training), batch, generator())
+        return any(not torch.equal(value, before[name]) for name, value in prior.named_buffers())
+
+    assert not moves(training=False) and moves(training=True)
 
 
 GRID = torch.linspace(-9, 9, 1801).double()  # for densities in one dimension

@@ -90,6 +90,39 @@ def test_without_potential_the_gaussian_is_invariant(rho: float, metropolis: boo
     assert correlation.item() == pytest.approx(rho**7, abs=0.03)  # each step forgets by ρ, neither less nor more
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_with_the_right_spread_an_uncorrected_chain_is_exact(rho: float) -> None:
+    """κ s² = 1/(1/s² + k): the proposal's Gaussian then has the target's own variance, and nothing is rejected."""
+    mean, start = reference()
+    result = semi_implicit(
+        quadratic,
+        start,
+        mean,
+        S,
+        rho,
+        1 if rho == 0 else 30,
+        spread=VARIANCE / S**2,
+        generator=generator(),
+        tamed=False,
+    )
+    assert_moments(result.w, MEAN, VARIANCE)
+    torch.testing.assert_close(result.acceptance, torch.ones(N), atol=1e-4, rtol=0)
+
+
+def test_another_spread_has_its_own_curvature_and_noise() -> None:
+    """w' − m = c (w − m) + b + noise of variance (1 − ρ²) v, c = ρ − (1 − ρ)(v (k + 1/s²) − 1), with v = κ s²."""
+    mean, start = reference()
+    spread, rho = torch.tensor([0.5, 1.3]), 0.5
+    plain = semi_implicit(quadratic, start, mean, S, rho, 30, spread=spread, generator=generator(), tamed=False).w
+    exact = semi_implicit(quadratic, start, mean, S, rho, 30, spread=spread, generator=generator(), metropolis=True).w
+    for place, v in enumerate((0.5 * S**2, 1.3 * S**2)):
+        c = rho - (1 - rho) * (v * PRECISION - 1)
+        limit = (1 - rho**2) * v / (1 - c * c)
+        assert abs(limit - VARIANCE) > 0.01, "the test must be able to fail"
+        assert_moments(plain[:, place], MEAN, limit)
+        assert_moments(exact[:, place], MEAN, VARIANCE)
+
+
 def test_rows_may_differ_in_rho_and_stddev() -> None:
     mean = torch.zeros(N, 2)
     stddev = torch.where(torch.arange(N) % 2 == 0, 0.5, 2.0)[:, None]

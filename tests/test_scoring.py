@@ -282,7 +282,7 @@ def test_scaling_finds_the_posterior_of_a_linear_gaussian_decoder(explicit: bool
 def test_each_texts_own_q_finds_the_posterior_of_a_linear_gaussian_decoder(explicit: bool) -> None:
     model = LinearGaussian(explicit)
     batch = collate_texts(list(sentences(30)), model.tokenizer, 16)
-    start = model.network.posterior(batch)
+    start = model.posterior(batch)
     start = Posterior(start.mean + torch.linspace(-0.5, 0.5, 30)[:, None], start.stddev)  # wrong, each its own way
     found = fit_posterior(model, batch, start, steps=400, generator=torch.Generator().manual_seed(0))  # type: ignore[arg-type]
     torch.testing.assert_close(found.mean, model.x(batch) / (1 + NOISE**2), atol=0.06, rtol=0)
@@ -317,7 +317,7 @@ def test_a_moved_top_down_posterior_moves_every_layer() -> None:
     model = untrained("prior.kind=joint_energy", "prior.num_levels=null")
     batch = collate_texts(list(sentences(5)), model.tokenizer, 16)
     with torch.no_grad():
-        q = model.network.eval().posterior(batch)
+        q = model.network.posterior(batch)
         scale, spread, none = torch.linspace(0.5, 1.2, 8), torch.linspace(2.0, 0.7, 8), torch.zeros(8)
         scaled = q.moved(Affine(scale, none, spread))
         same = q.moved(Affine(torch.ones(8), none, torch.ones(8)))

@@ -92,7 +92,7 @@ def test_every_system_trains_through_every_stage(overrides: tuple[str, ...], mon
         assert all(math.isfinite(value) for value in step.values.values())
     assert worker.number == worker.total_steps == 18
     assert all(math.isfinite(value) for value in worker.health().values.values())
-    assert all(torch.isfinite(value).all() for value in worker.model.network.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in worker.model.state_dict().values())
 
 
 def test_bfloat16_is_used_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +213,7 @@ def test_a_bad_number_stops_the_run_and_names_the_term(
     again = trainer()
     again.restore({group: found.tensors(group) for group in found.groups}, found.state)
     assert again.number == found.step
-    assert all(torch.isfinite(value).all() for value in again.model.network.state_dict().values())
+    assert all(torch.isfinite(value).all() for value in again.model.state_dict().values())
 
 
 def test_a_bad_gradient_stops_the_run_before_the_weights_change() -> None:

@@ -14,10 +14,13 @@ import torch
 
 from textebm.api import TextEBM
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model.objective import TrainingObjective
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, Targets, TrainingObjective
 from textebm.networks.energy import EnergyNet
+from textebm.objective.schedules import Weights
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
+from textebm.text.batches import TokenBatch
 from textebm.training.data import Split, label_names, read_split
 from textebm.training.loop import Trainer
 
@@ -61,15 +64,20 @@ def splits(of: Recipe) -> tuple[Any, dict[str, Split], dict[str, list[str]]]:
 
 
 def untrained(*overrides: str) -> TextEBM:
-    """A fresh model of the tiny recipe, with a potential that is not zero."""
+    """A fresh model of the tiny recipe, with a potential that is not zero, as one has it for use."""
+    return TextEBM(network(*overrides).eval())
+
+
+def network(*overrides: str) -> LatentTextModel:
+    """The network of `untrained`."""
     chosen = recipe(*overrides)
     tokenizer, _, names = splits(recipe(*(each for each in overrides if each.startswith(("data.", "tokenizer.")))))
     torch.manual_seed(chosen.seed)
-    network = build_model(chosen, tokenizer, build_heads(chosen, names))
-    for net in network.prior.energy.modules():
+    model = build_model(chosen, tokenizer, build_heads(chosen, names))
+    for net in model.prior.energy.modules():
         if isinstance(net, EnergyNet):
             torch.nn.init.normal_(net.outputs.weight, std=0.5)
-    return TextEBM(network)
+    return model
 
 
 def trainer(*overrides: str) -> Trainer:
@@ -89,9 +97,16 @@ def trained(*overrides: str) -> TextEBM:
     return TextEBM(worker.model.eval())
 
 
-def objective(model: TextEBM) -> TrainingObjective:
-    """What a training step calls."""
-    return TrainingObjective(model.network)
+def objective_of(
+    model: LatentTextModel,
+    batch: TokenBatch | LatentBatch,
+    stage: StageName,
+    weights: Weights,
+    targets: Targets | None = None,
+    generator: torch.Generator | None = None,
+) -> Objective:
+    """What a training step computes."""
+    return TrainingObjective(model)(batch, stage, weights, targets, generator)
 
 
 @cache

@@ -37,7 +37,11 @@ CATALOGUE: dict[str, Entry] = {
     "context_gain": Entry(_PER_SENTENCE, True, "what the bound loses when each sentence gets another's history"),
     "context_gain_reconstruction": Entry(_PER_SENTENCE, True, "the reconstruction's part of it"),
     "context_gain_kl": Entry(_PER_SENTENCE, True, "the prior's part of it"),
-    "active_units": Entry("dimensions", True, "latent dimensions with Var_x E[z|x] > 0.01"),
+    "unigram_ppl": Entry("per token", None, "perplexity of a unigram model of the training split on the same tokens"),
+    "bigram_ppl": Entry("per token", None, "perplexity of a bigram model of the training split on the same tokens"),
+    "kl_per_unit_used": Entry("dimensions", None, "latent dimensions whose KL to N(0, 1) exceeds .05 nats"),
+    "kl_per_unit_largest": Entry(_NATS, None, "largest KL to N(0, 1) of a latent dimension, mean over sentences"),
+    "kl_per_unit_smallest": Entry(_NATS, None, "smallest KL to N(0, 1) of a latent dimension, mean over sentences"),
     "mutual_information_xz": Entry(_NATS, True, "E KL(q(z|x) || q(z)) over n posteriors; cannot exceed log n"),
     "mutual_information_zy": Entry(
         _NATS, True, "H(mean p(y|z)) - mean H(p(y|z)) of the unsupervised head, at z = E[z|x]"
@@ -63,6 +67,11 @@ CATALOGUE: dict[str, Entry] = {
     "latent_stddev_more_steps": Entry("latent units", None, "the same with 4x the sampler steps: should not change"),
     "latent_stddev_posterior": Entry(
         "latent units", None, "the same of the aggregated posterior: what the prior should match"
+    ),
+    "fluency": Entry(
+        "0 = shuffled words, 1 = real text",
+        True,
+        "n-gram perplexity of free samples, placed between shuffled and real sentences; above 1: dull or copied",
     ),
     "wkl": Entry(_NATS, False, "unigram KL of free samples (greedy) against training words; falls as n grows"),
     "wkl_matched": Entry(_NATS, False, "wkl of as many free samples as wkl_reconstruction has sentences"),
@@ -90,6 +99,7 @@ CATALOGUE: dict[str, Entry] = {
             ("copied", _SHARE, False),
             ("empty", _SHARE, False),
             ("grammatical", _SHARE, True),
+            ("fluency", "0 = shuffled words, 1 = real text", True),
         )
     },
     **{
@@ -140,6 +150,10 @@ CATALOGUE: dict[str, Entry] = {
         )
     },
     "head_accuracy_<head>": Entry(_SHARE, True, "p(y|z) at the posterior mean against the label"),
+    "majority_accuracy_<head>": Entry(_SHARE, None, "accuracy of always saying the commonest class of train"),
+    "tfidf_accuracy_<head>": Entry(
+        _SHARE, None, "accuracy of logistic regression on TF-IDF, fitted on the labels that the head was shown"
+    ),
     "few_labels_tfidf_<number>_<label>": Entry(_SHARE, True, "logistic regression on TF-IDF from so many labels"),
     "few_labels_means_<number>_<label>": Entry(_SHARE, True, "the same on posterior means"),
     "few_labels_base_<label>": Entry(_SHARE, None, "the same from nothing: the share of the commonest label"),

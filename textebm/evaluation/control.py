@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.evaluation.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from textebm.evaluation.protocols import Model
@@ -89,7 +90,7 @@ class ClassifierJudge:
         kept = [(text, label) for text, label in zip(texts, labels, strict=True) if label >= 0 and text.strip()]
         if len({label for _, label in kept}) < 2:
             raise UndefinedMetricError("a classifier needs labelled sentences of at least two classes")
-        vectorizer = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2), sublinear_tf=True)
+        vectorizer = TfidfVectorizer(token_pattern=WORD_PATTERN, ngram_range=(1, 2), sublinear_tf=True)
         features = vectorizer.fit_transform([text for text, _ in kept])
         regression = LogisticRegression(C=10.0, max_iter=300, random_state=seed)
         regression.fit(features, np.array([label for _, label in kept]))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.networks.posterior import Posterior
 
+USED_NATS = 0.05  # a unit with less is near the prior for every sentence
 CHUNK_ELEMENTS = 4_000_000  # of the n x n matrix of log-densities: 32 MB at a time in float64
 
 
@@ -19,6 +21,15 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
     if len(means) < 2:
         raise UndefinedMetricError("a variance over sentences needs at least two")
     return int((means.double().flatten(1).var(dim=0, correction=0) > threshold).sum())
+
+
+def kl_per_unit(means: Tensor, stddevs: Tensor) -> Tensor:
+    """KL(q(z_i|x) || N(0, 1)) of each dimension, nats, averaged over sentences; means and stddevs (n, d) -> (d,).
+
+    With standardised means and standard deviations of at most s no unit is below (s² − ln s²) / 2, whatever the decoder
+    does with it: there only `reliance` shows a collapse.
+    """
+    return Posterior(means.double(), stddevs.double()).kl_to_standard_normal().mean(0)
 
 
 def mutual_information_xz(means: Tensor, stddevs: Tensor, *, seed: int = 0) -> float:

@@ -7,13 +7,16 @@ import math
 import numpy as np
 
 from textebm.errors import CorpusError
-from textebm.evaluation import context, fluency, latent
+from textebm.evaluation import context, fluency, latent, ngram
 from textebm.evaluation import reconstruction as bleu
+from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.protocols import Encoding
-from textebm.evaluation.setting import Setting, texts_of
-from textebm.networks.posterior import Posterior
+from textebm.evaluation.setting import Setting, some_texts, texts_of
+from textebm.evaluation.words import split_words
+from textebm.text.tokenizer import TokenStore
 
 MORE_STEPS = 4
+MAX_NGRAM_SENTENCES = 100_000
 MAX_POSTERIORS = 10_000  # for I(x; z), whose time is quadratic
 KEPT_FREE, KEPT_PAIRS = 50, 20
 
@@ -42,6 +45,7 @@ def reconstruction(run: Setting) -> list[str]:
     per_token = float((nll + kl).sum()) / max(float(terms.num_tokens.sum()), 1.0)
     ppl = math.exp(per_token) if per_token < 700 else math.inf  # math.exp would raise; infinity becomes a note
     result.add("ppl", ppl, len(texts))
+    _ngram_perplexities(run)
     if run.model.reads_context:
         gains = context.context_gain(run.model, texts, float(nll.mean()), float(kl.mean()), seed=run.seed)
         for name, gain in gains.items():
@@ -49,13 +53,30 @@ def reconstruction(run: Setting) -> list[str]:
     return found
 
 
+def _ngram_perplexities(run: Setting) -> None:
+    """Of the same tokens as `ppl`, where the tokenizer is known; else of words."""
+
+    def sentences(texts: list[str]) -> list[list[int]] | list[list[str]]:
+        if run.tokenizer is None:
+            return [split_words(text) for text in texts]
+        store = TokenStore.build(texts, run.tokenizer, run.max_tokens)
+        return [store[i].tolist() for i in range(len(store))]
+
+    train, own = sentences(some_texts(run.corpus["train"], MAX_NGRAM_SENTENCES, run.seed)), sentences(run.texts)
+    for order, name in ((1, "unigram_ppl"), (2, "bigram_ppl")):
+        run.result.measure(name, len(own), lambda order=order: ngram.NGramModel.fit(train, order=order).perplexity(own))
+
+
 def latent_health(run: Setting) -> Encoding:
     run.progress("latent")
     result, n = run.result, len(run.texts)
     encoding = run.model.encode(run.texts)
     mean, stddev = encoding.mean, encoding.stddev
-    result.measure("active_units", n, latent.active_units, mean)
-    result.add("kl_standard_normal", float(Posterior(mean, stddev).kl_to_standard_normal().sum(-1).mean()), n)
+    kl = latent.kl_per_unit(mean, stddev)
+    result.add("kl_standard_normal", float(kl.sum()), n)
+    result.add("kl_per_unit_used", int((kl > latent.USED_NATS).sum()), n)
+    result.add("kl_per_unit_largest", float(kl.max()), n)
+    result.add("kl_per_unit_smallest", float(kl.min()), n)
     few = np.random.default_rng(run.seed).permutation(n)[:MAX_POSTERIORS].tolist()
     name = "mutual_information_xz"
     result.measure(name, len(few), latent.mutual_information_xz, mean[few], stddev[few], seed=run.seed)
@@ -81,8 +102,13 @@ def free_samples(run: Setting, reconstructions: list[str]) -> None:
     result.samples["free"], result.samples["free, sampled words"] = (texts[:KEPT_FREE] for texts in written.values())
     # One seeded choice serves both: real and reconstructed sentences compare only at equal numbers.
     matched = np.random.default_rng(run.seed).permutation(len(run.texts))[: run.samples].tolist()
+    words = ngram.fit_words(some_texts(run.corpus["train"], MAX_NGRAM_SENTENCES, run.seed))
     for suffix, free in written.items():
         n = len(free)
+        try:
+            result.add(f"fluency{suffix}", ngram.fluency(free, run.texts, words, seed=run.seed).score, n)
+        except UndefinedMetricError as reason:
+            result.note(f"fluency{suffix}: left out, {reason}")
         result.measure(f"wkl{suffix}", n, fluency.wkl, free, counts)
         result.measure(f"wkl_matched{suffix}", min(n, len(matched)), fluency.wkl, free[: len(matched)], counts)
         result.measure(f"self_bleu{suffix}", n, fluency.self_bleu, free)

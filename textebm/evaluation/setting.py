@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -54,7 +54,7 @@ class Setting:
     # suites only
     tokenizer: PreTrainedTokenizerFast | None = None
     max_tokens: int = 40
-    label_limits: Mapping[str, int] = field(default_factory=dict)
+    shown_labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     outliers: Mapping[str, list[str]] = field(default_factory=dict)
     language_model: LanguageModel | None = None  # of the training split, once a part has fitted it
     judges: dict[str, Judge] = field(default_factory=dict)
@@ -119,6 +119,19 @@ def texts_of(data: Dataset) -> Iterator[str]:
         yield from batch["text"]
 
 
+def some_rows(data: Dataset, most: int, seed: int) -> Dataset:
+    """All rows, or a seeded choice of *most* of them in the order of the file."""
+    if len(data) <= most:
+        return data
+    chosen = np.random.default_rng(seed).choice(len(data), most, replace=False)
+    return data.select(np.sort(chosen).tolist())  # Dataset.shuffle would write a cache file
+
+
+def some_texts(data: Dataset, most: int, seed: int) -> list[str]:
+    """The texts of `some_rows`."""
+    return list(texts_of(some_rows(data, most, seed)))
+
+
 def judge_of(run: Setting, head: str) -> Judge:
     """The exact parser if it knows the factor, else a classifier on the judge corpus, else one on the training split
     (which is not independent; noted).
@@ -143,7 +156,5 @@ def _fit_judge(run: Setting, head: str) -> Judge:
         run.result.note(
             f"{head}: judged by a classifier fitted on the model's own training split; it is not independent"
         )
-    if len(source) > MAX_JUDGE_SENTENCES:
-        chosen = np.random.default_rng(run.seed).choice(len(source), MAX_JUDGE_SENTENCES, replace=False)
-        source = source.select(np.sort(chosen).tolist())  # Dataset.shuffle would write a cache file
+    source = some_rows(source, MAX_JUDGE_SENTENCES, run.seed)
     return ClassifierJudge.fit(list(source["text"]), list(source[column]), source.features[column].names, run.seed)

@@ -10,7 +10,7 @@ language model's perplexities, baselines, editing, outliers.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -72,7 +72,7 @@ def evaluate(
     suite: str | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
     max_tokens: int = 40,
-    label_limits: Mapping[str, int] | None = None,
+    shown_labels: Mapping[str, Sequence[int]] | None = None,
     other_texts: Mapping[str, list[str]] | None = None,
     so_far: Callable[[Evaluation], object] | None = None,
 ) -> Evaluation:
@@ -85,9 +85,9 @@ def evaluate(
     progress is called with the name of each part as it starts.
 
     suite: one of `SUITES`, or None for the quick part alone. It wants the model's tokenizer and max_tokens (the
-    language model reads the same tokens); label_limits says how many labels each head was shown, other_texts are
-    sentences of other corpora, by name. so_far is called with what there is whenever a part of a suite is about to
-    start.
+    language model reads the same tokens). other_texts: sentences of other corpora, by name. shown_labels: for heads
+    that were shown some labels only, the rows of train that have them. so_far is called with what there is whenever a
+    part of a suite is about to start.
 
     CorpusError if the split or the train split is missing or has no sentence.
     """
@@ -117,7 +117,7 @@ def evaluate(
         progress or (lambda name: None),
         tokenizer,
         max_tokens,
-        label_limits or {},
+        shown_labels or {},
         other_texts or {},
     )
     result.sizes = {
@@ -139,6 +139,7 @@ def evaluate(
     parts.free_samples(run, reconstructions)
     symbols.probes(run, encoding)
     symbols.codes(run, encoding)
+    symbols.head_accuracies(run, encoding)
     symbols.controlled(run, encoding)
     symbols.by_example(run, reconstructions)
     for part in SUITES[suite] if suite else ():

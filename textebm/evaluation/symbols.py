@@ -12,7 +12,7 @@ from textebm.evaluation import control, fluency, guidance, interpretability, lat
 from textebm.evaluation.interpretability import CodeLabelMatch
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.protocols import Encoding
-from textebm.evaluation.setting import Setting, judge_of, texts_of
+from textebm.evaluation.setting import MAX_JUDGE_SENTENCES, Setting, judge_of, some_rows, texts_of
 
 KEPT_PER_CLASS, KEPT_PER_CODE = 10, 3
 MAX_EXAMPLES = 100  # to generate by
@@ -81,6 +81,40 @@ def codes(run: Setting, encoding: Encoding) -> None:
         result.add(run.own("code_agreement", head), found.accuracy, found.n)
         for code, texts in found.texts.items():
             result.samples[f"{head}={code}"] = texts[:KEPT_PER_CODE]
+
+
+def head_accuracies(run: Setting, encoding: Encoding) -> None:
+    """Each labelled head on the evaluated sentences, beside the commonest class and TF-IDF with logistic regression,
+    both fitted on the labels that the head was shown."""
+    for head in run.labelled:
+        column, classes = run.model.heads[head].column, run.model.heads[head].classes
+        if column not in run.data.features:
+            continue
+        truth = np.array(run.data[column])
+        known = np.flatnonzero(truth >= 0)
+        if not len(known):
+            continue
+        run.progress(f"accuracy of {head}")
+        truth, n, result = truth[known], len(known), run.result
+        result.add(f"head_accuracy_{head}", float((encoding.codes[head].numpy()[known] == truth).mean()), n)
+        shown = run.shown_labels.get(head)
+        limit = "all labels of train" if shown is None else f"{len(shown):,} labels"
+        result.settings[f"head_accuracy_{head}"] = f"p(y|z) of a model that saw {limit}"
+        train = run.corpus["train"]
+        if column not in train.features:
+            continue
+        train = some_rows(train if shown is None else train.select(shown), MAX_JUDGE_SENTENCES, run.seed)
+        labels = np.array(train[column])
+        if (labels >= 0).any():
+            commonest = np.bincount(labels[labels >= 0]).argmax()
+            result.add(f"majority_accuracy_{head}", float((truth == commonest).mean()), n)
+        try:
+            judge = control.ClassifierJudge.fit(list(train["text"]), labels.tolist(), classes, run.seed)
+        except UndefinedMetricError as reason:
+            result.note(f"tfidf_accuracy_{head}: left out, {reason}")
+            continue
+        right = control.accuracy(judge.predict([run.texts[i] for i in known]), [classes[k] for k in truth])
+        result.add(f"tfidf_accuracy_{head}", right, n)
 
 
 def controlled(run: Setting, encoding: Encoding) -> None:

@@ -13,7 +13,8 @@ WORDS = 12
 MARKED = 1.96  # standard errors above the other classes: what makes a word a class's own, see top_words
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
+WORD_PATTERN = f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+"
+_WORD = re.compile(WORD_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Word:
     score: float
     count: int
     z: float
+
+
+def split_words(text: str) -> list[str]:
+    """What spaces separate, and each character of a script without spaces; as it is written."""
+    return _WORD.findall(text)
 
 
 def words_of(text: str) -> list[str]:

@@ -91,8 +91,9 @@ def _from_autocovariance(gamma: NDArray[np.float64], size: int) -> float:
 
 @torch.no_grad()
 def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0) -> list[Chain]:
-    """Each level's chain, run on from where the prior's sampler leaves it; the levels run side by side. Empty for a
-    closed-form prior, which is drawn from directly. acceptance: by level, of a draw of the prior.
+    """Each level's own chain (`prior.sampling.sample`: its step, its spread, its precision), run on from where the
+    sampler leaves it; the levels run side by side. Empty for a closed-form prior, which is drawn from directly.
+    acceptance: by level, of a draw of the prior.
     """
     prior = model.prior
     if prior.num_levels == 0:
@@ -112,9 +113,10 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
         w[::CHAINS] = start.flatten(0, 1)
         answered = read_contexts(model.network, model.answered(range(GROUPS)), GROUPS)
         context = None if answered is None else answered.vectors.repeat_interleave(CHAINS, 0).repeat(count, 1)
-        condition, points, energies = Condition(context=context), [], []
+        condition, spread = Condition(context=context), prior.spread[level]
+        points, energies = [], []
         for step in range(WARM + STEPS):
-            w = run_chain(prior, w, mean, stddev, level, condition, 1, generator).w
+            w = run_chain(prior, w, mean, stddev, level, condition, 1, generator, spread=spread).w
             if step >= WARM:
                 points.append(w.view(count, GROUPS, CHAINS, -1).cpu())
                 energies.append(prior.potential(w, level, condition).view(count, GROUPS, CHAINS, 1).cpu())

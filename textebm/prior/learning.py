@@ -58,7 +58,8 @@ def score_matching(
     """Denoising score matching at all levels, with the posterior's own noise (Hyvärinen 2005; Vincent 2011).
 
     u_t = ᾱ_t μ + τ_t ε with τ_t² = 1 − ᾱ_t² + ᾱ_t² s²; loss ‖τ_t ∇log p_t(u_t) + ε‖² / d. It moves F alone: the
-    posterior must be detached, and the transport, which belongs to the generator, rests.
+    posterior must be detached, and the transport, which belongs to the generator, gets no gradient. In training mode
+    the prior's running means of the squared score take the batch in.
     """
     mean = posterior.mean
     level = integers(prior.schedule.num_levels, len(mean), device=mean.device, generator=generator)
@@ -69,7 +70,8 @@ def score_matching(
     value = prior.untilted(u, logits)
     (gradient,) = torch.autograd.grad(value.sum(), u, create_graph=True)
     score = gradient + prior.schedule.reference_score(u.detach(), level)
-    observe_scores(prior, level, score)
+    if prior.training:
+        observe_scores(prior, level, score)
     error = diffused.tau * score + diffused.noise
     named = dict(zip(prior.energy.head_sizes, logits, strict=False))
     return ScoreMatching(error.square().mean(-1), value, Noisy(level, named, view))
@@ -92,7 +94,7 @@ def recovery(
 
     The encoder's gradient has, beside ∇F(u_t, t), the term of the normaliser,
     ∂ log Z_t(v)/∂v = c_t E[w − c_t v]/s_t² (`encoder_gradient="full"`); published code drops it
-    (`"positive_only"`).
+    (`"positive_only"`). In training mode each level's step ρ moves towards the acceptance asked for.
     """
     schedule, b = prior.schedule, len(z)
     top = schedule.num_levels - 1
@@ -114,7 +116,8 @@ def recovery(
     stddev = schedule.reverse_stddev[level][:, None]
     start = mean.detach() + stddev * normal_like(mean, generator)
     chain = run_chain(prior, start, mean.detach(), stddev, level, given.detached, prior.chain.steps, generator)
-    adapt_rho(prior, level, chain.acceptance)
+    if prior.training:
+        adapt_rho(prior, level, chain.acceptance)
     value_positive, gradient_positive = potential_and_gradient(
         lambda w: prior.potential(w, level, given.detached), positive
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, TextEBMError
@@ -27,6 +27,7 @@ from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
 from textebm.text.history import histories_of, texts_of
+from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
 OUTLIERS = 2000  # sentences of each other corpus
@@ -166,7 +167,7 @@ def measure(
         suite=suite,
         tokenizer=model.tokenizer,
         max_tokens=model.max_tokens,
-        label_limits={head.name: head.label_limit for head in recipe.heads if head.label_limit is not None},
+        shown_labels=_shown_labels(recipe, corpus["train"]),
         other_texts={} if suite is None else other_texts(recipe, data_dir),
         so_far=so_far,
     )
@@ -176,6 +177,15 @@ def measure(
             "answer histories drawn from test"
         )
     return evaluation
+
+
+def _shown_labels(recipe: Recipe, train: Dataset) -> dict[str, list[int]]:
+    """For heads with a label limit, the rows of train whose label they were shown."""
+    heads = [head for head in recipe.heads if head.label_limit is not None and head.labels is not None]
+    return {
+        head.name: shown_rows(np.asarray(train[head.labels]), head.label_limit or 0, recipe.seed).tolist()
+        for head in heads
+    }
 
 
 def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:

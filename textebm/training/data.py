@@ -119,6 +119,11 @@ def label_names(rows: Dataset) -> dict[str, list[str]]:
     return {name: feature.names for name, feature in rows.features.items() if isinstance(feature, ClassLabel)}
 
 
+def shown_rows(labels: NDArray[np.integer], limit: int, seed: int) -> NDArray[np.int64]:
+    """The rows whose label a head with `label_limit` sees, a seeded choice among those that have one. labels (n,)"""
+    return np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))[:limit]
+
+
 def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.integer]]:
     """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed."""
     known = {}
@@ -127,10 +132,8 @@ def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str
             continue
         labels = split.labels[head.labels]
         if head.label_limit is not None:
-            labels = labels.copy()
-            present = np.flatnonzero(labels >= 0)
-            shown = np.random.default_rng(seed).permutation(present)[: head.label_limit]
-            hidden = np.setdiff1d(present, shown)
-            labels[hidden] = -1
+            shown, all_labels = shown_rows(labels, head.label_limit, seed), labels
+            labels = np.full_like(all_labels, -1)
+            labels[shown] = all_labels[shown]
         known[name] = labels
     return known
