@@ -293,8 +293,10 @@ def test_evaluate(training: dict[str, Any], run_directory: str) -> None:
     asked = {name: training[name] for name in ("directory", "limit", "seed", "data_dir")}
     assert asked == {"directory": Path(run_directory), "limit": 5, "seed": 3, "data_dir": Path("d")}
     assert json.loads(succeed("evaluate", run_directory, "--json")) == FakeEvaluation().to_json()
-    succeed("evaluate", run_directory, "--set", "evaluation.draws=3", "--set", "evaluation.refine=2")
+    succeed("evaluate", run_directory, "evaluation.draws=3", "--set", "evaluation.refine=2")  # --set: as it once was
     assert training["overrides"] == ["evaluation.draws=3", "evaluation.refine=2"]
+    assert "name a run directory" in fail("evaluate", "evaluation.draws=3")
+    assert "--set" not in succeed("evaluate", "--help")
 
 
 # --- run directories --------------------------------------------------------------------------------------------------
@@ -565,7 +567,9 @@ def test_recipes_options() -> None:
     kinds = "gaussian | gaussian_mixture | energy | diffusion_energy | joint_energy | hierarchical_diffusion_energy"
     assert lines[0].startswith(f"prior.kind\t{kinds}\tdiffusion_energy")
     assert all(line.startswith("prior.") for line in lines)
-    assert {"name", "kind", "default", "description"} == set(json.loads(succeed("recipes", "options", "--json"))[0])
+    assert {"name", "kind", "default", "description", "when"} == set(
+        json.loads(succeed("recipes", "options", "--json"))[0]
+    )
     assert "did you mean 'prior'" in fail("recipes", "options", "priro")
 
 

@@ -277,7 +277,7 @@ def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
     one, two = two_runs
     for arguments, words in (
         ((one, "--samples", 50), "it needs --suite"),
-        ((one, two, "--saved", "--suite", "all"), "leave --suite, --limit and --set out"),
+        ((one, two, "--saved", "--suite", "all"), "leave --suite, --limit and OPTION=VALUE out"),
         ((one, one, "--saved"), "given twice"),
         ((one, two / "gone", "--saved"), "does not exist"),
     ):

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from textebm import __version__
-from textebm.cli import bench, data, densities, inspection, latents, recipes, runs, sentences, sweep
+from textebm.cli import bench, codes, data, densities, inspection, latents, recipes, runs, sentences, sweep
 from textebm.errors import TextEBMError
 
 
@@ -81,5 +81,6 @@ def _main(
 
 for _group in (runs, sweep, sentences, latents, inspection, densities, bench):
     _group.register(app)
+app.add_typer(codes.app, name="codes")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -84,10 +84,15 @@ def validate(
 @app.command(epilog="Example: textebm recipes options prior")
 def options(
     section: Annotated[str | None, typer.Argument(metavar="SECTION", help="Only this section, such as prior.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The reference page of all options.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List every option of a recipe with what it takes and its default."""
-    from textebm.recipe.read import describe
+    """List every option of a recipe: its range, its default, what it does and when to touch it."""
+    from textebm.recipe.options import describe, options_page
+
+    if markdown:
+        print(options_page(), end="")
+        return
 
     found = describe()
     if section is not None:
@@ -96,7 +101,6 @@ def options(
             raise RecipeError(f"no section {section!r}{did_you_mean(section, known)}")
         found = [each for each in found if each.name.partition(".")[0] == section]
     if as_json:
-        emit([vars(each) for each in found], indent=2)
+        emit([each._asdict() for each in found], indent=2)
     else:
-        rows = [(each.name, each.kind, each.default, each.description) for each in found]
-        print_rows(("option", "takes", "default", "description"), rows)
+        print_rows(("option", "takes", "default", "what it does", "touch it when"), found)

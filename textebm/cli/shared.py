@@ -34,6 +34,8 @@ DeviceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
+# The old way to say OPTION=VALUE, which is an argument now.
+HiddenSetOption = Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", hidden=True)]
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Where the corpora lie; else $TEXTEBM_DATA, else data/.")
 ]

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.words import WORD_PATTERN
+from textebm.text.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     from textebm.evaluation.protocols import Model

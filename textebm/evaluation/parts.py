@@ -12,8 +12,8 @@ from textebm.evaluation import reconstruction as bleu
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.protocols import Encoding
 from textebm.evaluation.setting import Setting, some_texts, texts_of
-from textebm.evaluation.words import split_words
 from textebm.text.tokenizer import TokenStore
+from textebm.text.words import split_words
 
 MORE_STEPS = 4
 MAX_NGRAM_SENTENCES = 100_000

@@ -84,7 +84,7 @@ class Refinement:
     def kernel(self, score: Score, draw: Draw, generator: torch.Generator | None = None) -> Posterior:
         """The last of the steps from a draw of q; a draw of it is the refined u. Detached."""
         u, stddev = draw.u.detach(), draw.given.stddev.detach()
-        noise = torch.empty(self.steps - 1, *u.shape, device=u.device).normal_(generator=generator)
+        noise = torch.randn(self.steps - 1, *u.shape, device=u.device, generator=generator)
         with torch.no_grad():
             return langevin_kernel(score, u, (self.step_size * stddev).expand(self.steps, -1, -1), noise)
 
@@ -117,7 +117,8 @@ class ShortRun(nn.Module):
 
         In training one row in eight has a gradient in the step sizes.
         """
-        split = -(-noise.shape[1] // LEARNING_SHARE) if self.training and torch.is_grad_enabled() else 0
+        taught_rows = -(-noise.shape[1] // LEARNING_SHARE)
+        split = taught_rows if self.training and torch.is_grad_enabled() else 0
         kernels = []
         for rows, taught in ((slice(0, split), True), (slice(split, noise.shape[1]), False)):
             start, *rest = noise[:, rows].split([1, self.steps - 1])

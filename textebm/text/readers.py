@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -254,9 +254,27 @@ def file_rows(
         if column not in columns:
             raise CorpusError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
     problem = report or _raiser(path)
-    read = {"csv": _csv_rows, "tsv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[kind]
-    rows = read(path, problem, wanted)
-    return _chosen(rows, text_column, label_columns, context_column, problem)
+    return _chosen(_ROWS[kind](path, problem, wanted), text_column, label_columns, context_column, problem)
+
+
+def table_columns(path: Path, columns: Sequence[str]) -> dict[str, list[str | None]]:
+    """*columns* of a csv, tsv, jsonl or parquet file as strings, None where a value is missing. Raises CorpusError."""
+    path = Path(path)
+    if file_kind(path) == "txt":
+        raise CorpusError(f"{path}: txt has no columns; use csv, tsv, jsonl or parquet")
+    (check_not_empty if file_kind(path) == "parquet" else check_text_file)(path)
+    known = file_columns(path)
+    for column in columns:
+        if column not in known:
+            raise CorpusError(f"{path}: no column {column!r}{did_you_mean(column, known)}")
+    found: dict[str, list[str | None]] = {column: [] for column in columns}
+    for number, row in _ROWS[file_kind(path)](path, _raiser(path), list(columns)):
+        for column, values in found.items():
+            try:
+                values.append(label_text(row.get(column)))
+            except ValueError as error:
+                raise CorpusError(f"{path}, line {number}: column {column!r}: {error}") from None
+    return found
 
 
 def check_not_empty(path: Path) -> None:
@@ -363,3 +381,6 @@ def _parquet_rows(path: Path, problem: Report, wanted: list[str]) -> Iterator[tu
         yield from enumerate(chain.from_iterable(batches), start=1)
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{path}: damaged parquet file: {error}") from error
+
+
+_ROWS = {"csv": _csv_rows, "tsv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}
