@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
-from textebm.inspection.frames import crosstab
+from textebm.inspection.frames import Inspection, crosstab
 from textebm.inspection.projection import Layout, Projection, project
-from textebm.inspection.report import Inspection, inspect, inspect_rows
+from textebm.inspection.report import inspect, inspect_rows
 from textebm.inspection.rows import choose_rows
 from textebm.runs import report as reports
 from textebm.text.grammar import corpus

@@ -14,8 +14,9 @@ import pytest
 from browser import Browser, started
 from tiny import RECIPE, sentences, trained, untrained
 
+from textebm.inspection.frames import Inspection
 from textebm.inspection.page import render
-from textebm.inspection.report import Inspection, RunFacts, inspect_rows, page_data
+from textebm.inspection.report import RunFacts, inspect_rows, page_data
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 
