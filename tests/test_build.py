@@ -57,7 +57,7 @@ def test_prior_options_arrive() -> None:
 
 def test_layers_arrive() -> None:
     plain = network()
-    assert isinstance(plain.prior.transport, Identity) and plain.layers == (8,)
+    assert isinstance(plain.prior.transport, Identity) and plain.prior.layers == (8,)
     assert isinstance(plain.encoder.head, PosteriorHead) and isinstance(plain.prior.energy, EnergyNet)
     for kind in ("joint_energy", "hierarchical_diffusion_energy"):
         model = network(f"prior.kind={kind}", "prior.num_levels=null", "latent.dim=9")

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from tiny import network, objective_of, recipe, sentences, trainer
+from tiny import network, objective_of, recipe, sentences, trainer, untrained
 from torch import Tensor
 
+from textebm.api import TextEBM
 from textebm.errors import RecipeError, TextEBMError
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, langevin_kernel, text_noise
 from textebm.networks.posterior import Posterior, PosteriorHead, TopDownHead
@@ -208,7 +209,7 @@ def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: st
             log_prior = -0.5 * u.square().sum(-1)
         else:
             log_prior = model.prior.potential(u, level)
-        return log_prior - model.reconstruction_nll(batch, u)
+        return log_prior - model.network.reconstruction_nll(batch, u)
 
     model.train()
     u = torch.randn(3, 8, generator=seeded())
@@ -238,7 +239,7 @@ def test_every_prior_trains_and_serves(inference: tuple[str, ...], kind: str) ->
     moved = {name.split(".")[0] for name, value in worker.model.state_dict().items() if not value.equal(before[name])}
     assert moved == {"encoder", "decoder", "prior"}
     assert all(math.isfinite(value) for value in worker.health().values.values())
-    model, texts = worker.model.eval(), list(sentences(6))
+    model, texts = TextEBM(worker.model.eval()), list(sentences(6))
     for refine in (0, 2):
         terms = model.elbo_terms(texts, refine=refine)
         assert bool((terms.reconstruction_nll + terms.kl).isfinite().all())
@@ -259,7 +260,7 @@ def test_a_seed_decides_everything(learning: str) -> None:
 
 
 def test_a_text_does_not_depend_on_its_batch_but_on_the_seed() -> None:
-    model, texts = network(*SHORT), list(sentences(5))
+    model, texts = untrained(*SHORT), list(sentences(5))
     together = model.encode(texts)
     alone = torch.cat([model.encode([text]).mean for text in texts])
     assert torch.allclose(together.mean, alone, atol=1e-5)
@@ -273,7 +274,7 @@ def test_a_text_does_not_depend_on_its_batch_but_on_the_seed() -> None:
 
 
 def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
-    model, texts = network(), list(sentences(8))
+    model, texts = untrained(), list(sentences(8))
 
     def log_joint(refine: int) -> float:
         mean = model.encode(texts, refine=refine).mean
@@ -281,7 +282,7 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
         with torch.no_grad():
             level = torch.zeros(len(texts), dtype=torch.long)
             prior = model.prior.potential(mean, level) - 0.5 * mean.square().sum(-1)
-            return float((prior - model.reconstruction_nll(batch, mean)).mean())
+            return float((prior - model.network.reconstruction_nll(batch, mean)).mean())
 
     assert log_joint(0) < log_joint(3) < log_joint(20)
     assert torch.equal(model.encode(texts, refine=3).stddev, model.encode(texts).stddev)
@@ -290,12 +291,10 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
 
 
 def test_a_short_run_has_no_encoder_and_is_saved_and_loaded(tmp_path: object) -> None:
-    from textebm import LatentTextModel
-
-    model = network(*SHORT)
-    assert [name for name in model.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
+    model = untrained(*SHORT)
+    assert [name for name in model.network.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
     model.save_pretrained(str(tmp_path))
-    loaded = LatentTextModel.from_pretrained(str(tmp_path))
+    loaded = TextEBM.from_pretrained(str(tmp_path))
     assert torch.equal(loaded.encode(list(sentences(3))).mean, model.encode(list(sentences(3))).mean)
 
 

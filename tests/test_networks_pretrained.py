@@ -223,11 +223,11 @@ def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> N
     save(worker.model, tmp_path / "saved")
     shutil.rmtree(source)
     read = textebm.TextEBM.from_pretrained(tmp_path / "saved")
-    trained = worker.model.eval()
-    for model in (other.model, read):
-        found = model.network.state_dict()
-        assert found.keys() == trained.state_dict().keys()
-        assert all(torch.equal(value, found[name]) for name, value in trained.state_dict().items())
+    trained = textebm.TextEBM(worker.model.eval())
+    for network in (other.model, read.network):
+        found = network.state_dict()
+        assert found.keys() == worker.model.state_dict().keys()
+        assert all(torch.equal(value, found[name]) for name, value in worker.model.state_dict().items())
     for decoding in ("greedy", "beam", "sample"):
         asked: dict[str, Any] = {"symbols": {"code": 1}, "seed": 3, "decoding": decoding}
         assert read.generate(4, **asked) == trained.generate(4, **asked)
@@ -243,7 +243,7 @@ def test_a_dialogue_is_read_and_answered_by_them(zoo: Path) -> None:
     told = [*options(zoo, "gpt", "encoder", "decoder"), "data.context_turns=2", "data.context_tokens=20", "heads=[]"]
     chosen = recipe("data.corpus=dailydialog", *told)
     torch.manual_seed(0)
-    model = build_model(chosen, build_tokenizer(chosen, []), {}).eval()
+    model = textebm.TextEBM(build_model(chosen, build_tokenizer(chosen, []), {}).eval())
     texts, histories = sentences(2), [["hello .", "how are you ?"], ["the food was cold ."]]
     read = [model.encode(list(texts), contexts=each).mean for each in (histories, histories[::-1])]
     assert not torch.allclose(*read, atol=1e-4)

@@ -171,7 +171,7 @@ def test_saving_replaces_the_model_and_keeps_the_card(copy: Path) -> None:
 
 def test_a_model_that_could_not_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
     model = untrained()
-    model.recipe = None
+    model.network.recipe = None
     with pytest.raises(TextEBMError, match="without a recipe"):
         model.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
