@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from textebm.errors import TextEBMError
-from textebm.evaluation.guidance import likeness
+from textebm.evaluation.likeness import likeness
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.model.auxiliary_terms import view_term
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
