@@ -29,7 +29,7 @@ class Tokenizer(Part):
     kind: Literal["word", "bpe", "pretrained"] | None = option(
         None,
         "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding over bytes, which can "
-        "spell any text) learned from the training text, or by the tokenizer that `tokenizer.name` names; null: bpe for "
+        "spell any text) learned from the training text, or by the tokenizer of tokenizer.name; null: bpe for "
         "files and hub, words for the corpora that textebm knows.",
         "word for own text that is already split at blanks; pretrained together with a pretrained encoder or decoder.",
     )
