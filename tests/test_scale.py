@@ -18,8 +18,8 @@ from tiny import recipe, splits
 
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.text.batches import BatchOrder, load_batches, shards
-from textebm.text.corpora import draw_splits
 from textebm.text.shuffle import Shuffle
+from textebm.text.splits import draw_splits
 from textebm.text.tokenizer import TokenStore, encode_chunks, train_word
 from textebm.training.data import read_split
 from textebm.training.loop import Trainer
