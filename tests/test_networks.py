@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from textebm.api import TextEBM
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
+from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
-from textebm.networks.part import Dropout
 from textebm.networks.posterior import Posterior, PosteriorHead
 from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within

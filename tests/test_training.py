@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tiny import recipe, splits, trainer
 import textebm
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
+from textebm.model.build import build_weights
 from textebm.networks import hardware
 from textebm.runs import checkpoint
 from textebm.runs import train as runs
@@ -128,10 +130,10 @@ def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:
     seen: list[int] = []
     original = worker._step
 
-    def watched(stage: Any, rows: Any, dealt: Any, batches: Any) -> Any:
-        for batch in batches:
+    def watched(stage: Any, batches: Any) -> Any:
+        for batch, _ in batches:
             seen.extend(batch.index.tolist())
-        return original(stage, rows, dealt, batches)
+        return original(stage, batches)
 
     worker._step = watched  # type: ignore[method-assign]
     steps = list(worker.steps())
@@ -384,3 +386,49 @@ def test_accumulated_batches_make_one_step_of_all_their_sentences() -> None:
     total = sum(step.tokens for _, step in zip(range(two.plan[0].batches_per_epoch), two.steps(), strict=False))
     assert total == int(two.train.store.lengths.sum() + len(two.train)), "each sentence once an epoch, with its end"
     assert (abs(two.classes.means).sum(1) > 0).all(), "and its posterior mean was kept"
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "prior", "joint"])
+def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: str) -> None:
+    """The last batch of an epoch, whose shards are of 7 and 6 sentences."""
+    worker = trainer(
+        "data.size=269",
+        "training.accumulate=2",
+        "training.prior_batch_size=32",
+        "training.gradient_clip=1e9",
+        f"training.stages=[{{name: {stage}, steps: 9}}]",
+    )
+    step, held, gradients = worker._step, list[Any](), dict[str, torch.Tensor]()
+    worker._step = lambda plan, batches: held.append((plan, batches)) or SimpleNamespace()  # type: ignore
+    for _ in zip(range(5), worker.steps(), strict=False):
+        pass
+    sizes = [
+        [len(getattr(batch, "posterior", batch).mean if stage == "prior" else batch) for batch, _ in step[1]]
+        for step in held
+    ]
+    last = sizes.index([7, 6])
+    plan, batches = held[last]
+    parameters = dict(worker.model.named_parameters())
+
+    def keep() -> None:
+        gradients.update({name: each.grad.clone() for name, each in parameters.items() if each.grad is not None})
+
+    worker.optimizer.step = keep  # type: ignore
+    noise = worker.generator.get_state()
+    buffers = {name: each.clone() for name, each in worker.model.named_buffers()}
+    values = step(plan, batches).values
+    worker.generator.set_state(noise)
+    worker.model.load_state_dict(buffers, strict=False)
+    worker.stage_step -= 1  # the weights of a term depend on the position
+    weights = build_weights(worker.recipe.objective, worker.stage_step / plan.steps)
+    worker.optimizer.zero_grad()
+    expected = 0.0
+    for size, (batch, _) in zip(sizes[last], batches, strict=True):
+        targets = worker.classes.targets(batch.index.numpy(), worker.device) if stage != "prior" else None
+        loss = worker.model(batch, stage, weights, targets, worker.generator).loss * size / 13
+        loss.backward()
+        expected += loss.item()
+    assert values["loss"] == pytest.approx(expected, rel=1e-5)
+    assert gradients and max(each.abs().max() for each in gradients.values()) > 0.01
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, parameters[name].grad, msg=lambda text, name=name: f"{name}: {text}")

@@ -31,7 +31,6 @@ from transformers import PreTrainedTokenizerFast
 from textebm.model.companions import Companions, LatentBatch, StageName, Targets
 from textebm.model.inference import Refinement, ShortRun
 from textebm.networks.encoder import ContextEncoder
-from textebm.networks.part import whole
 from textebm.networks.posterior import Posterior
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, free_bits
@@ -171,7 +170,7 @@ class TextEBM(Companions):
             kl = draw.given.kl_to_standard_normal()
             if stage == "autoencoder" or self.prior.explicit is not None:
                 terms["kl"] = kl.sum(-1).mean()
-                divergence = free_bits(whole(kl), weights.free_bits)
+                divergence = free_bits(kl, weights.free_bits)
                 if stage == "joint":  # closed-form prior: its log-ratio to N(0, I), at one draw, corrects the KL
                     assert self.prior.explicit is not None
                     log_ratio = self.prior.explicit.log_ratio(u).mean()
@@ -230,7 +229,7 @@ class TextEBM(Companions):
         cross-entropies then kept the network from learning almost anything of the density (recipes/README.md).
         """
         terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
-        pull = self.prior.potential_penalty * whole(matching.potential).mean().square()
+        pull = self.prior.potential_penalty * matching.potential.mean().square()
         return self.prior.dim * (matching.loss.mean() + pull)
 
     # -- stage "prior" -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from textebm.cli.shared import (
     stdout_kept_clean,
 )
 from textebm.errors import TextEBMError
+from textebm.files import check_output, text_output
 
 if TYPE_CHECKING:
     from textebm.inspection.codes import CodeCard, LabelShare
@@ -64,9 +65,8 @@ def show(
 ) -> None:
     """Say what each code stands for: its words, labels and sentences."""
     check_run(run)
-    if csv_file is not None and (csv_file.is_dir() or not csv_file.parent.is_dir()):
-        problem = "it is a directory" if csv_file.is_dir() else "its folder does not exist"
-        raise TextEBMError(f"cannot write {str(csv_file)!r}: {problem}")
+    if csv_file is not None:
+        check_output(csv_file)
     with stdout_kept_clean(), spinner("looking at the codes"):
         from textebm.runs.report import codes_of_run
 
@@ -133,7 +133,7 @@ def _write_csv(cards: list[CodeCard], path: Path) -> None:
     from textebm.inspection.codes import spreadsheet_safe, to_rows
 
     rows = to_rows(cards)
-    with path.open("w", encoding="utf-8", newline="", errors="replace") as file:
+    with text_output(path) as file:
         writer = csv.writer(file)
         writer.writerow([spreadsheet_safe(name) for name in rows[0]])
         writer.writerows([spreadsheet_safe(value) for value in row.values()] for row in rows)

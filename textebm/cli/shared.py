@@ -195,28 +195,19 @@ def decoding_options(
 
 def read_sentences(file: Path | None = None) -> Iterator[str]:
     """Lines of a UTF-8 text file, or of stdin, without their line ends. Raises CorpusError naming the line."""
+    from textebm.text.lines import decoded_lines
+
     name = "standard input" if file is None else str(file)
     if file is None:
         if sys.stdin.isatty():
             note("sentences, one a line; end with Ctrl-D")
-        yield from _decoded(sys.stdin.buffer, name)
+        yield from decoded_lines(sys.stdin.buffer, name)
         return
     try:
         with file.open("rb") as stream:
-            yield from _decoded(stream, name)
+            yield from decoded_lines(stream, name)
     except OSError as error:
         raise CorpusError(f"cannot read {name!r}: {error.strerror}") from None
-
-
-def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise CorpusError(f"{name}, line {number}: not UTF-8 text") from None
-        if "\0" in text:
-            raise CorpusError(f"{name}, line {number}: contains a NUL character; is this a text file?")
-        yield text
 
 
 def as_read(model: TextEBM, lines: Sequence[str]) -> list[str]:

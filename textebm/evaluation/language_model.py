@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.networks.dropout import Dropout
 from textebm.networks.hardware import Precision, autocast, rows_at_once
-from textebm.networks.part import Dropout
 from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.text.batches import BatchOrder, TokenBatch, collate, special_ids

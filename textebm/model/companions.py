@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from textebm.model.inference import ShortRun
-from textebm.networks.part import alone, uniform, whole
 from textebm.networks.posterior import Posterior
 from textebm.objective.bottleneck import symbol_mutual_information
 from textebm.objective.contrastive import Contrastive, simclr_loss
@@ -65,7 +64,7 @@ class Companions(Generation):
                 terms[f"cross_entropy_{name}"] = symbol_cross_entropy(logits[name], targets[name])
                 loss = loss + (weights.supervised if supervised else weights.cluster) * terms[f"cross_entropy_{name}"]
             if not supervised:
-                terms[f"mutual_information_{name}"] = symbol_mutual_information(whole(logits[name]))
+                terms[f"mutual_information_{name}"] = symbol_mutual_information(logits[name])
                 loss = loss - weights.mutual_information * terms[f"mutual_information_{name}"]
         return loss
 
@@ -96,13 +95,12 @@ class Companions(Generation):
         tokens = self._with_words_hidden(batch.tokens, options.word_dropout, generator)
         negatives = None
         if options.negatives > 0:  # the model's own sentences: the autoencoder's are those of N(0, I)
-            given = None if context is None else whole(context.detach())
+            given = None if context is None else context.detach()
             if given is not None:  # each in the context of a sentence
                 given = given[torch.arange(options.negatives, device=u.device) % len(given)]
-            with alone():
-                negatives = self._negative_views(options.negatives, given, stage, generator)
+            negatives = self._negative_views(options.negatives, given, stage, generator)
         first, second = self.encoder.views(features), self.encoder.views(self.encoder.features(tokens, batch.lengths))
-        terms["contrastive"] = simclr_loss(whole(first), whole(second), negatives, temperature=options.temperature)
+        terms["contrastive"] = simclr_loss(first, second, negatives, temperature=options.temperature)
         return options.weight * (terms["contrastive"] + self._view_term(u, first.detach(), terms, context))
 
     def _negative_views(
@@ -128,6 +126,6 @@ class Companions(Generation):
 
     def _with_words_hidden(self, tokens: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
         """tokens (B, T) with about *share* of them <unk>, the first of each sentence never."""
-        hidden = uniform(tokens.shape, device=tokens.device, generator=generator) < share
+        hidden = torch.rand(tokens.shape, device=tokens.device, generator=generator) < share
         hidden[:, 0] = False
         return tokens.masked_fill(hidden, self.tokenizer.unk_token_id)

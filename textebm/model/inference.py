@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from textebm.networks.part import normal, rows_in_first
 from textebm.networks.posterior import Draw, Posterior
 from textebm.prior.sampler import tame
 from textebm.prior.transport import resting
@@ -85,7 +84,7 @@ class Refinement:
     def kernel(self, score: Score, draw: Draw, generator: torch.Generator | None = None) -> Posterior:
         """The last of the steps from a draw of q; a draw of it is the refined u. Detached."""
         u, stddev = draw.u.detach(), draw.given.stddev.detach()
-        noise = normal((self.steps - 1, *u.shape), device=u.device, generator=generator, dim=1)
+        noise = torch.randn(self.steps - 1, *u.shape, device=u.device, generator=generator)
         with torch.no_grad():
             return langevin_kernel(score, u, (self.step_size * stddev).expand(self.steps, -1, -1), noise)
 
@@ -118,7 +117,8 @@ class ShortRun(nn.Module):
 
         In training one row in eight has a gradient in the step sizes.
         """
-        split = rows_in_first(noise.shape[1], LEARNING_SHARE) if self.training and torch.is_grad_enabled() else 0
+        taught_rows = -(-noise.shape[1] // LEARNING_SHARE)
+        split = taught_rows if self.training and torch.is_grad_enabled() else 0
         parts = []
         for rows, taught in ((slice(0, split), True), (slice(split, noise.shape[1]), False)):
             start, *rest = noise[:, rows].split([1, self.steps - 1])

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from textebm.networks.part import Dropout
+from textebm.networks.dropout import Dropout
 from textebm.networks.posterior import Head, Posterior
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.segments import SegmentPooling

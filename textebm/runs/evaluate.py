@@ -18,11 +18,11 @@ from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import load, model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs import checkpoint
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -82,15 +82,12 @@ def evaluate_run(
         unfinished.unlink(missing_ok=True)
         if suite is not None:
             page = field_tables(evaluation, recipe.data.corpus, recipe.name)
-            checkpoint.write_atomically(directory / "tables.md", page.encode())
+            write_atomically(directory / "tables.md", page.encode())
     return evaluation
 
 
 def _keep(found: Evaluation, path: Path) -> None:
-    try:
-        found.save(path)
-    except OSError as error:  # now, not after hours
-        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    found.save(path)
 
 
 def evaluate_runs(
@@ -233,8 +230,8 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
     evaluation.save(directory / "evaluation.json")
-    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

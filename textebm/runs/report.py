@@ -14,6 +14,7 @@ from textebm import __version__
 from textebm.api import TextEBM
 from textebm.errors import CorpusError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
+from textebm.files import check_output, write_atomically, write_output
 from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
@@ -23,7 +24,6 @@ from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
 from textebm.model.files import load
 from textebm.recipe.schema import Recipe
-from textebm.runs import checkpoint
 from textebm.runs.lock import RunLock
 from textebm.text.history import histories_of
 
@@ -74,9 +74,7 @@ def write_report(
 ) -> Path:
     """The same for a model and corpus that are at hand; the caller holds the directory's lock."""
     path = directory / "report.html" if out is None else Path(out)
-    if path.is_dir() or not path.parent.is_dir():
-        problem = "it is a directory" if path.is_dir() else "its folder does not exist"
-        raise TextEBMError(f"cannot write {str(path)!r}: {problem}")
+    check_output(path)
     say = progress or (lambda part: None)
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
@@ -88,13 +86,13 @@ def write_report(
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
     say("writing the page")
     page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
-    try:
-        if found.projection is not stored:
-            kept = json.dumps(found.projection.to_json(), separators=(",", ":"), allow_nan=False)
-            checkpoint.write_atomically(directory / "projection.json", kept.encode())
-        checkpoint.write_atomically(path, page.encode("utf-8"))
-    except OSError as error:
-        raise TextEBMError(f"cannot write the report: {error.filename or path}: {error.strerror}") from None
+    if found.projection is not stored:
+        kept = json.dumps(found.projection.to_json(), separators=(",", ":"), allow_nan=False)
+        write_atomically(directory / "projection.json", kept)
+    if out is None:
+        write_atomically(path, page)
+    else:
+        write_output(path, page)
     return path
 
 
@@ -241,7 +239,7 @@ def _history(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(entry, dict):
             found.append(entry)
@@ -252,5 +250,5 @@ def _json(path: Path) -> Any:
     """What a JSON file holds; None if there is none, or it is none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

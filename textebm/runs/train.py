@@ -16,6 +16,7 @@ from datasets import DatasetDict
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
 from textebm.evaluation.metric import Evaluation
+from textebm.files import write_atomically
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.files import adopt, save
 from textebm.networks.hardware import has_bfloat16_products
@@ -122,7 +123,7 @@ def _train(
     metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
     found = checkpoint.latest(directory) if resume else None
     if main and (found is None or not (directory / "recipe.yaml").exists()):
-        checkpoint.write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
+        write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
     if found is not None:
         saved = load_recipe(directory / "recipe.yaml")
         if saved != recipe:

@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, still, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.part import normal
 from textebm.networks.posterior import Posterior
 from textebm.networks.pretrained import PretrainedDecoder
 from textebm.prior.condition import Condition
@@ -123,7 +122,7 @@ class Reading(Dialogue):
             noise = (
                 text_noise(batch.tokens, batch.lengths, shape[0], shape[2], seed)
                 if generator is None
-                else normal(shape, device=self.device, generator=generator, dim=1)
+                else torch.randn(shape, device=self.device, generator=generator)
             )
             posterior = self.encoder(lambda rows: self.posterior_score(batch.rows(rows), learned_prior), noise)
         else:
