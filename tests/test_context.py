@@ -17,7 +17,7 @@ from torch import Tensor
 
 from textebm.api import TextEBM, Weights
 from textebm.errors import CorpusError, RecipeError, TextEBMError
-from textebm.evaluation.setting import Effort
+from textebm.evaluation.state import Effort
 from textebm.evaluation.suite import evaluate
 from textebm.inspection.report import inspect
 from textebm.inspection.rows import choose_rows

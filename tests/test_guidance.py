@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from textebm.api import Weights
 from textebm.errors import TextEBMError
-from textebm.evaluation.guidance import likeness
+from textebm.evaluation.likeness import likeness
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.view import ViewHead

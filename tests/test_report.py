@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import textebm
 from textebm.cli import app
 from textebm.errors import TextEBMError
-from textebm.evaluation.metric import Evaluation, Metric
+from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
 from textebm.inspection.report import RunFacts, _options, inspect, page_data, stated_networks, stated_prior
@@ -100,7 +100,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"step": 38, "stage": "prior", "reconstruction_nll": 4.5, "kl": 2.0, "acceptance": 0.8, "warnings": ["s: y"]},
     ]
     (directory / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
-    evaluation = Evaluation(seed=0, metrics={"kl": Metric(1.25, "nats/sentence", None, 30)}, notes=["a note"])
+    evaluation = Evaluation(seed=0, metrics={"kl": MetricValue(1.25, "nats/sentence", None, 30)}, notes=["a note"])
     evaluation.add("control_accuracy_sentiment", 0.9, 50)
     evaluation.save(directory / "evaluation.json")
     return directory
@@ -145,7 +145,7 @@ def inspected() -> dict[str, Any]:
         trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
     )
     found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))
-    evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": Metric(1.0, "nats", True, 3)})
+    evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": MetricValue(1.0, "nats", True, 3)})
     history = [{"step": 1, "stage": "s", "kl": 2.0, "warnings": ["w: x"], "accuracy_x": 0.5}]
     facts = RunFacts("name", "version", "split", {"train": 1}, evaluation, history)
     return page_data(found, facts, {**RECIPE, "description": "words", "option": "value"})

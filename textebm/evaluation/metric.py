@@ -1,6 +1,6 @@
 """One measured number, what is known about each name, and a whole evaluation: kept, saved and shown.
 
-A metric that is undefined (no labels, one sentence, no words) raises `UndefinedMetricError`; `Evaluation.measure`
+A metric that is undefined (no labels, one sentence, no words) raises `UndefinedMetricError`; `Evaluation.noting`
 turns that into a note, so that a missing number says why it is missing and NaN never reaches a file.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from textebm.evaluation.catalogue import describe
+from textebm.evaluation.catalogue import ARROWS, describe
 from textebm.files import write_output
 
 
@@ -26,24 +27,22 @@ class UndefinedMetricError(ValueError):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A measured value. `n` counts what it was measured on (sentences, unless the catalogue says otherwise)."""
+class MetricValue:
+    """A measured value. `n` counts what it was measured on (sentences, unless the catalogue says otherwise; 0 where it
+    is not known)."""
 
     value: float
-    unit: str
-    higher_is_better: bool | None
-    n: int
+    unit: str = ""
+    higher_is_better: bool | None = None
+    n: int = 0
 
     @classmethod
-    def named(cls, name: str, value: float, n: int) -> Metric:
+    def named(cls, name: str, value: float, n: int) -> MetricValue:
         """The metric *name* of the catalogue with its unit and direction. ValueError if *value* is not finite."""
         if not math.isfinite(value):
             raise ValueError(f"metric {name}: expected a finite number, got {value}")
         entry = describe(name)
         return cls(float(value), entry.unit, entry.higher_is_better, int(n))
-
-
-ARROWS = {True: "↑", False: "↓", None: " "}
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Evaluation:
 
     seed: int
     split: str = "test"
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
     samples: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -70,16 +69,22 @@ class Evaluation:
     def add(self, name: str, value: float, n: int) -> None:
         """Record a value; one that is not finite becomes a note."""
         if math.isfinite(value):
-            self.metrics[name] = Metric.named(name, value, n)
+            self.metrics[name] = MetricValue.named(name, value, n)
         else:
             self.note(f"{name}: left out, the value came out as {value}")
 
-    def measure(self, name: str, n: int, function: Callable[..., float], /, *arguments: Any, **keywords: Any) -> None:
+    def compute(self, name: str, n: int, function: Callable[..., float], /, *arguments: Any, **keywords: Any) -> None:
         """Record ``function(*arguments, **keywords)``; an undefined metric becomes a note."""
-        try:
+        with self.noting(name):
             self.add(name, function(*arguments, **keywords), n)
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """What is undefined in this block ends it, and becomes a note."""
+        try:
+            yield
         except UndefinedMetricError as reason:
-            self.note(f"{name}: left out, {reason}")
+            self.note(f"{what}: left out, {reason}")
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -87,18 +92,9 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON (it contains no NaN); the samples are in `samples_text`."""
-        return {
-            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
-            "seed": self.seed,
-            "split": self.split,
-            "versions": dict(self.versions),
-            "sacrebleu_signature": self.sacrebleu_signature,
-            "self_bleu_signature": self.self_bleu_signature,
-            "sizes": dict(self.sizes),
-            "settings": dict(self.settings),
-            "notes": list(self.notes),
-            "code_names": dict(self.code_names),
-        }
+        data = asdict(self)
+        del data["samples"]
+        return {"metrics": data.pop("metrics"), **data}
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to *path*, which is then the old file or the new one, never half of it."""
@@ -111,21 +107,9 @@ class Evaluation:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
         """What `to_json` gave (without samples), for tables of a saved run."""
-        plain = {
-            k: data[k]
-            for k in (
-                "split",
-                "versions",
-                "sizes",
-                "settings",
-                "notes",
-                "code_names",
-                "sacrebleu_signature",
-                "self_bleu_signature",
-            )
-            if k in data
-        }
-        return cls(seed=data["seed"], metrics={name: Metric(**m) for name, m in data["metrics"].items()}, **plain)
+        metrics = {name: MetricValue(**value) for name, value in data["metrics"].items()}
+        kept = {each.name for each in fields(cls)} & data.keys() - {"samples"}
+        return cls(**{**{name: data[name] for name in kept}, "metrics": metrics})
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
@@ -149,10 +133,11 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The table and notes as Markdown, for the model card."""
-        lines = ["| metric | | value | unit | n |", "|---|---|---:|---|---:|"]
-        for name, m in self.metrics.items():
-            cells = cell(name), ARROWS[m.higher_is_better].strip(), number(m.value), cell(m.unit), str(m.n)
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = [
+            (cell(name), ARROWS[m.higher_is_better], number(m.value), cell(m.unit), str(m.n))
+            for name, m in self.metrics.items()
+        ]
+        lines = [*markdown_table(("metric", "", "value", "unit", "n"), rows, numeric=(2, 4))]
         if self.notes:
             lines += ["", *(f"- {cell(note)}" for note in self.notes)]
         return "\n".join(lines) + "\n"
@@ -167,14 +152,18 @@ class Evaluation:
 
 
 def number(value: float) -> str:
-    return (
-        f"{value:.0f}"
-        if value == int(value) and abs(value) >= 1
-        else f"{value:.4g}"
-        if abs(value) < 1000
-        else f"{value:.1f}"
-    )
+    """As printed: four digits, whole numbers without a point."""
+    if value == int(value) and abs(value) >= 1:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Container[int]) -> list[str]:
+    """The lines of a Markdown table; columns in *numeric* are set flush right. Cells as they are: see `cell`."""
+    rule = "|".join("---:" if place in numeric else "---" for place in range(len(heads)))
+    return [f"| {' | '.join(heads)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def cell(text: str) -> str:
+    """A text that neither ends a Markdown cell nor opens an element."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -322,7 +322,8 @@ def _measured(evaluation: Evaluation | None) -> dict[str, Any] | None:
     rows = []
     for name, metric in evaluation.metrics.items():
         try:
-            description = describe(name).description
+            entry = describe(name)
+            description = " ".join(filter(None, (entry.description, entry.beside)))
         except KeyError:
             description = ""
         rows.append({"name": name, "description": description, **asdict(metric)})

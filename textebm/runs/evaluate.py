@@ -14,8 +14,8 @@ from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, TextEBMError
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
-from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
+from textebm.evaluation.state import Effort, choose
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
 from textebm.files import write_atomically
@@ -30,7 +30,7 @@ from textebm.text.history import histories_of, texts_of
 from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
-OUTLIERS = 2000  # sentences of each other corpus
+OUTLIERS = 2000  # sentences of each other corpus, a seeded choice
 UNFINISHED = "evaluation.unfinished.json"
 
 
@@ -65,7 +65,7 @@ def evaluate_run(
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     unfinished = directory / UNFINISHED
-    evaluation = measure(
+    evaluation = evaluate_model(
         model,
         recipe,
         corpus,
@@ -131,7 +131,7 @@ def check_suite(suite: str | None, recipe: Recipe) -> None:
         )
 
 
-def measure(
+def evaluate_model(
     model: TextEBM,
     recipe: Recipe,
     corpus: DatasetDict,
@@ -146,10 +146,6 @@ def measure(
 ) -> Evaluation:
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
-    if model.reads_context and suite is not None:
-        raise TextEBMError(
-            f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
-        )
     histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
     with model.answering(drawn):
@@ -223,7 +219,8 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
             corpus = load_corpus(name, data_dir=data_dir)
         except CorpusError:
             continue  # not on this machine; the table shows which there were
-        found[name] = list(corpus["test"]["text"][:OUTLIERS])
+        texts = corpus["test"]["text"]
+        found[name] = [texts[i] for i in choose(len(texts), OUTLIERS, recipe.seed)]
     return found
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from textebm.errors import CheckpointError, RecipeError, TextEBMError
-from textebm.evaluation.catalogue import describe
-from textebm.evaluation.metric import ARROWS, Evaluation, cell
+from textebm.evaluation.catalogue import ARROWS, describe
+from textebm.evaluation.metric import Evaluation, cell
 from textebm.evaluation.several import Summary, summarize
 from textebm.files import write_atomically
 from textebm.recipe.read import load_recipe

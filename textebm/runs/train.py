@@ -23,7 +23,7 @@ from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
-from textebm.runs.evaluate import evaluate_run, measure, write_evaluation
+from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
@@ -206,7 +206,7 @@ def _conclude(
     save(model, directory)
     progress.message("evaluating")
     try:
-        evaluation = measure(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
+        evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
     except _StoppedError:
         progress.message("stopped while measuring; the model is trained and saved")
         return None
