@@ -288,13 +288,13 @@ def test_a_failing_report_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Path:
-        raise RuntimeError("no ink")
+        raise TextEBMError("no ink")
 
     monkeypatch.setattr(runs, "write_report", fail)
     with Progress() as progress, GracefulStop() as stop:
         runs._report(trained(), recipe(), corpus(300), tmp_path / "my run", None, progress, stop)
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "no report: RuntimeError: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
+    assert "no report: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
 
 
 def test_train_makes_the_report_and_the_command_makes_it_again(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
+from accelerate.utils import broadcast, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -36,6 +35,7 @@ from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.encoding import encode
 from textebm.training.health import Health, measure_health
+from textebm.training.launch import make_accelerator
 from textebm.training.memory import give_back
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
@@ -68,10 +68,7 @@ class Trainer:
     def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
-        # precision is the recipe's to say, not the launcher's; and no stage uses every parameter
-        self.accelerator = Accelerator(
-            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-        )
+        self.accelerator = make_accelerator()
         self.device = self.accelerator.device
         self.model = model.to(self.device)
         self.wrapped = self.accelerator.prepare_model(self.model)
