@@ -85,6 +85,7 @@ def talking(*overrides: str) -> Recipe:
     }
     heads = [{"name": "act", "labels": "act"}, {"name": "code", "classes": 3}]
     plain = {**RECIPE, "data": data, "heads": heads, "encoder": {**RECIPE["encoder"], "context_size": 6}}
+    plain["tokenizer"] = {"kind": "word"}
     return parse_recipe(plain, overrides)
 
 

@@ -74,7 +74,9 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
         name=data.name,
         text_column=data.text_column,
         label_columns=data.label_columns,
+        class_names=data.class_names,
         context_column=data.context_column,
+        group_column=data.group_column,
         limit=data.limit,
     )
 
@@ -88,8 +90,11 @@ def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizer
     options = recipe.tokenizer
     if options.kind == "pretrained":
         return tokenizer.load_pretrained(str(options.name))
-    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[options.kind]
-    return train(texts, options.vocabulary_size)
+    kind = options.kind or ("bpe" if recipe.data.corpus in ("files", "hub") else "word")
+    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[kind]
+    apart = options.punctuation == "apart"
+    normalization = tokenizer.Normalization(options.lowercase, options.html, apart)
+    return train(texts, options.vocabulary_size, normalization)
 
 
 def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:

@@ -149,6 +149,15 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     if data.context_column and data.corpus in LABELS:
         message = f"is for corpora files and hub; {data.corpus!r} has its own columns: leave it out"
         yield _problem("data.context_column", message, "data.corpus")
+    if data.group_column and data.corpus in LABELS:
+        message = f"is for corpora files and hub; {data.corpus!r} has its own splits: leave it out"
+        yield _problem("data.group_column", message, "data.corpus")
+    if data.class_names and len(data.class_names) != len(data.label_columns):
+        message = f"has {len(data.class_names)} lists for {len(data.label_columns)} label columns; give one for each"
+        yield _problem("data.class_names", message, "data.label_columns")
+    if tokenizer.kind == "pretrained" and (tokenizer.lowercase or tokenizer.html or tokenizer.punctuation != "keep"):
+        message = "is pretrained and reads text in its own way; leave lowercase, html and punctuation out"
+        yield _problem("tokenizer.kind", message, "tokenizer.lowercase", "tokenizer.html", "tokenizer.punctuation")
     if tokenizer.kind == "pretrained" and not tokenizer.name:
         message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
         yield _problem("tokenizer.name", message, "tokenizer.kind")

@@ -26,17 +26,29 @@ def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
 
 
 class Tokenizer(Part):
-    kind: Literal["word", "bpe", "pretrained"] = option(
-        "word",
-        "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding) learned from the "
-        "training text, or by the tokenizer that `tokenizer.name` names.",
-        "bpe for raw text with many rare words; pretrained together with a pretrained encoder or decoder.",
+    kind: Literal["word", "bpe", "pretrained"] | None = option(
+        None,
+        "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding over bytes, which can "
+        "spell any text) learned from the training text, or by the tokenizer of tokenizer.name; null: bpe for "
+        "files and hub, words for the corpora that textebm knows.",
+        "word for own text that is already split at blanks; pretrained together with a pretrained encoder or decoder.",
     )
     vocabulary_size: int = option(
         10000, "At most this many tokens; rarer words are read as <unk>.", "many words of your text are <unk>.", ge=10
     )
     name: str | None = option(
         None, "The pretrained tokenizer: a directory or a Hub id.", "tokenizer.kind is pretrained."
+    )
+    lowercase: bool = option(
+        False, "Capitals are read and written as small letters.", "text is little and capitals say little."
+    )
+    punctuation: Literal["keep", "apart"] = option(
+        "keep",
+        "word: whether marks (! , ?) stay at their words or are tokens of their own, set back when text is written.",
+        "apart for own text in words; bpe sets them apart by itself.",
+    )
+    html: bool = option(
+        False, "HTML entities and tags are read as what they stand for.", "`textebm data check` found some."
     )
 
 

@@ -28,6 +28,17 @@ class Data(Part):
     )
     text_column: str = option("text", "files, hub: the column that holds the sentence.", "yours has another name.")
     label_columns: tuple[str, ...] = option((), "files, hub: columns read as labels.", "the text has labels.")
+    class_names: tuple[tuple[str, ...], ...] = option(
+        (),
+        "files, hub: names for the classes of each label column, in the order of their values; an empty list keeps "
+        "the values.",
+        "labels are numbers.",
+    )
+    group_column: str | None = option(
+        None,
+        "files, hub: rows with the same value here stay on one side of a split that is drawn.",
+        "several rows are of one document, dialogue or author.",
+    )
     context_column: str | None = option(
         None,
         "files, hub: the column of the turns before the sentence: a list, or a text with __eou__ or tabs between.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
+from textebm.text.finding import Finding
 from textebm.text.history import COLUMN, encode_histories
 from textebm.text.shuffle import LARGE
-from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks
+from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks, unknown_share
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,68 @@ def label_names(rows: Dataset) -> dict[str, list[str]]:
 def shown_rows(labels: NDArray[np.integer], limit: int, seed: int) -> NDArray[np.int64]:
     """The rows whose label a head with `label_limit` sees, a seeded choice among those that have one. labels (n,)"""
     return np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))[:limit]
+
+
+def corpus_digest(corpus: Mapping[str, Dataset]) -> dict[str, dict[str, Any]]:
+    """Of each split its number of rows and a hash of texts, turns and labels, in their order: what a run was trained
+    and measured on."""
+    digests = {}
+    for split, rows in corpus.items():
+        names = sorted(rows.column_names)
+        digest = hashlib.sha256(json.dumps([names, label_names(rows)]).encode())
+        for values in zip(*(_column(rows, name) for name in names), strict=True):
+            digest.update(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        digests[split] = {"rows": len(rows), "sha256": digest.hexdigest()}
+    return digests
+
+
+def check_corpus(recorded: Mapping[str, Any], corpus: Mapping[str, Dataset], run: str) -> None:
+    """Raises CorpusError where *corpus* is not the one whose `corpus_digest` a run recorded."""
+    changed = []
+    for split, now in corpus_digest(corpus).items():
+        then = recorded.get(split)
+        if then != now:
+            rows = then.get("rows", "?") if isinstance(then, Mapping) else "no"
+            changed.append(f"{split} had {rows} rows, now {now['rows']}" if rows != now["rows"] else f"{split} differs")
+    if changed:
+        raise CorpusError(
+            f"the corpus is not the one of {run} ({'; '.join(changed)}): what was training text may now be test text. "
+            "Bring the old files back, or train a new run"
+        )
+
+
+def split_findings(
+    corpus: Mapping[str, Dataset], splits: Mapping[str, Split], tokenizer: PreTrainedTokenizerFast, max_tokens: int
+) -> list[Finding]:
+    """What of the text is lost on the way to tokens: unknown words and cut ends."""
+    findings = []
+    for name, split in splits.items():
+        unknown = unknown_share(split.store, tokenizer)
+        if name != "train" and unknown > 0.05:
+            findings.append(
+                Finding(
+                    "unknown_words",
+                    f"{unknown:.0%} of the {name} words are unknown",
+                    "tokenizer.kind=bpe",
+                    "which can spell every word",
+                )
+            )
+    train = splits["train"]
+    full = np.flatnonzero(train.store.lengths >= max_tokens)
+    if len(full) > 0.02 * len(train):  # those of just that length are not cut: count some
+        some = full[np.random.default_rng(0).permutation(len(full))[:1000]]
+        uncut = TokenStore.build(corpus["train"].select(np.sort(some))["text"], tokenizer, max_tokens + 1)
+        share = len(full) / len(train) * float(np.mean(uncut.lengths > max_tokens))
+        if share > 0.02:
+            findings.append(
+                Finding(
+                    "cut_texts",
+                    f"{share:.0%} of the training texts are cut to {max_tokens} tokens",
+                    "raise data.max_tokens, or write one sentence or paragraph a row",
+                    "the model neither reads nor writes what is cut",
+                )
+            )
+    return findings
 
 
 def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.integer]]:
