@@ -15,6 +15,7 @@ from datasets.table import MemoryMappedTable
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
+from textebm.errors import CorpusError
 from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.finding import Finding
