@@ -97,7 +97,7 @@ class Trainer:
         objective = recipe.objective
         self.classes = Classes(
             len(train),
-            self._some_rows(large if train.answers is None else len(train)),
+            self._some_rows(len(train) if train.features else large),
             recipe.latent.dim,
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
@@ -106,7 +106,7 @@ class Trainer:
             residual=objective.cluster_residual,
             drawn=objective.cluster_sampling,
             seed=recipe.seed,
-            answers=train.answers,
+            features=train.features,
         )
         self._latents: LatentBatch | None = None
 
@@ -141,7 +141,7 @@ class Trainer:
             return
         if first == 0:
             means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
-            if epoch > 0 or self.train.answers is not None:
+            if epoch > 0 or self.train.features:
                 self._new_clusters(means, self.stage_step / stage.steps)
             self.classes.begin_epoch()
         clusters = self.classes.drawn_by()
