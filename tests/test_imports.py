@@ -22,6 +22,7 @@ NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 # parts (1 and 2), whose rooms know only what is named here. "textebm/README" of the plan: shared/design/house.md.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "terminal": set(),  # what a terminal is shown
     "files": {"errors"},  # what is written, is written whole
     # the parts
     "text": {"errors", "files"},
@@ -32,13 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     # the model: encoder, decoder, prior, and the objective that trains them
     "model": {"errors", "files", "recipe", "text", "networks", "objective", "prior"},
 }
-ALLOWED["use"] = {*ALLOWED["model"], "model"} - {"recipe"}  # what one does with a trained model
+ALLOWED["use"] = {*ALLOWED["model"], "model"}  # what one does with a trained model
 ALLOWED["api"] = {*ALLOWED["use"], "use"}  # the face of all that
 # measure it, look at it, train it
 ALLOWED["evaluation"] = {*ALLOWED["api"], "api"}
 ALLOWED["inspection"] = {*ALLOWED["evaluation"], "evaluation"}
 ALLOWED["training"] = {*ALLOWED["model"], "model", "evaluation"}  # no roof: evaluation.latent has the estimates
-ALLOWED["runs"] = {*ALLOWED["inspection"], *ALLOWED["training"], "inspection", "training"}  # a run directory
+ALLOWED["runs"] = {*ALLOWED["inspection"], *ALLOWED["training"], "inspection", "training", "terminal"}  # a run directory
 # the doors
 ALLOWED["densities"] = {"errors", "networks", "objective", "prior"}  # no text at all: the prior on its own
 ALLOWED["bench"] = {*ALLOWED["runs"]}
