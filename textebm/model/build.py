@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.api import TextEBM
 from textebm.errors import RecipeError
 from textebm.model import own
+from textebm.model.build_prior import VIEW_SIZE, build_prior
 from textebm.model.inference import Refinement, ShortRun
+from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
-from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.pretrained import (
     ContextualEmbedding,
@@ -29,34 +28,9 @@ from textebm.networks.pretrained import (
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
-from textebm.prior.explicit import GaussianMixture, StandardNormal
-from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
-from textebm.prior.prior import ChainSettings, LatentPrior
-from textebm.prior.transport import Identity, Ladder, Transport
-from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
+from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
-from textebm.use.contexts import Encoder
-from textebm.use.reading import Decoder, SymbolHead
-
-# a prior of each kind where the recipe leaves it open
-LEVELS = {
-    "gaussian": 1,
-    "gaussian_mixture": 1,
-    "energy": 1,
-    "diffusion_energy": 16,
-    "joint_energy": 1,
-    "hierarchical_diffusion_energy": 8,
-}
-STEPS = {
-    "gaussian": 40,
-    "gaussian_mixture": 40,
-    "energy": 40,
-    "diffusion_energy": 2,
-    "joint_energy": 40,
-    "hierarchical_diffusion_energy": 2,
-}
-VIEW_SIZE = 32  # dimension of contrastive views
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -76,7 +50,9 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
         name=data.name,
         text_column=data.text_column,
         label_columns=data.label_columns,
+        class_names=data.class_names,
         context_column=data.context_column,
+        group_column=data.group_column,
         limit=data.limit,
     )
 
@@ -90,8 +66,11 @@ def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizer
     options = recipe.tokenizer
     if options.kind == "pretrained":
         return tokenizer.load_pretrained(str(options.name))
-    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[options.kind]
-    return train(texts, options.vocabulary_size)
+    kind = options.kind or ("bpe" if recipe.data.corpus in ("files", "hub") else "word")
+    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[kind]
+    apart = options.punctuation == "apart"
+    normalization = tokenizer.Normalization(options.lowercase, options.html, apart)
+    return train(texts, options.vocabulary_size, normalization)
 
 
 def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:
@@ -108,7 +87,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast,
     heads: dict[str, SymbolHead],
     pretrained: Mapping[str, Any] | None = None,
-) -> TextEBM:
+) -> LatentTextModel:
     """The whole model, freshly initialised from torch's global random state.
 
     pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
@@ -128,10 +107,10 @@ def build_model(
         encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
         if size != recipe.encoder.embedding_size:
             raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
-    return TextEBM(
+    return LatentTextModel(
         encoder,
         decoder,
-        _prior(recipe, layers, heads, width),
+        build_prior(recipe, layers, {name: len(head.classes) for name, head in heads.items()}, width),
         tokenizer,
         heads,
         max_tokens=recipe.data.max_tokens,
@@ -236,13 +215,9 @@ def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequenc
         decoder: Decoder = own.own_network("decoder.implementation", name, sizes, own.DECODER)
         return decoder
     if options.kind == "bag_of_words":
+        end, special = tokenizer.eos_token_id, _no_words(tokenizer)
         return BagOfWordsDecoder(
-            vocabulary_size,
-            options.embedding_size,
-            dim,
-            end=tokenizer.eos_token_id,
-            special=_no_words(tokenizer),
-            dropout=options.dropout,
+            vocabulary_size, options.embedding_size, dim, end=end, special=special, dropout=options.dropout
         )
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
@@ -314,84 +289,6 @@ def _contrastive(recipe: Recipe) -> Contrastive | None:
     return Contrastive(objective.contrastive_weight, objective.contrastive_temperature)
 
 
-def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
-    options, dim = recipe.prior, sum(layers)
-    view_size = VIEW_SIZE if recipe.objective.contrastive_weight > 0 else 0
-    levels = options.num_levels or LEVELS[options.kind]
-    ladder = (
-        published_ladder(levels)
-        if options.schedule == "published"
-        else log_snr_ladder(levels, options.log_snr_max, options.log_snr_min)
-    )
-    explicit: StandardNormal | GaussianMixture | None = None
-    if options.kind == "gaussian":
-        explicit = StandardNormal()
-    elif options.kind == "gaussian_mixture":
-        explicit = GaussianMixture(options.components, dim)
-    sizes = {name: len(head.classes) for name, head in heads.items()}
-    energy: EnergyNet | LayeredEnergyNet
-    if name := options.implementation:
-        numbers = {
-            "dim": dim,
-            "num_levels": levels,
-            "head_sizes": sizes,
-            "hidden_size": options.hidden_size,
-            "num_blocks": options.num_blocks,
-            "view_size": view_size,
-            "context_size": context_size,
-        }
-        energy = own.own_network("prior.implementation", name, numbers, own.ENERGY)
-    elif options.kind in LAYERS:
-        places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
-        energy = LayeredEnergyNet(
-            layers,
-            levels,
-            sizes,
-            head_layers=places,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    else:
-        energy = EnergyNet(
-            dim,
-            levels,
-            sizes,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
-    transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
-    chain = ChainSettings(
-        options.sampler,
-        options.steps or STEPS[options.kind],
-        options.step_size,
-        options.acceptance,
-        options.learning == "score_matching" if options.metropolis is None else options.metropolis,
-        options.start,
-        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
-    )
-    return LatentPrior(
-        dim,
-        energy,
-        NoiseSchedule(ladder, options.reference),
-        transport=transport,
-        layers=layers,
-        explicit=explicit,
-        chain=chain,
-        symbol_levels=options.symbol_levels,
-        strength=options.strength,
-        potential_penalty=options.potential_penalty,
-        encoder_gradient=options.encoder_gradient,
-        like_strength=options.like_strength,
-    )
-
-
 def build_weights(objective: Objective, progress: float) -> Weights:
     """The terms' weights at *progress* (0 … 1) through a stage."""
     kl = kl_weight(
@@ -410,13 +307,13 @@ def build_weights(objective: Objective, progress: float) -> Weights:
     )
 
 
-def model_config(model: TextEBM) -> dict[str, Any]:
+def model_config(model: LatentTextModel) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
     heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
     pretrained = {name.partition(".")[0]: part.settings for name, part in pretrained_parts(model)}
     return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
 
 
-def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> TextEBM:
+def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> LatentTextModel:
     heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
     return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"))

@@ -10,21 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from datasets import DatasetDict
-from numpy.typing import NDArray
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, FileError, RecipeError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
 from textebm.files import check_finite
-from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model.files import adopt, save
+from textebm.model.build import build_corpus, build_model, build_tokenizer
+from textebm.model.files import adopt
 from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.recipe.implementation import code_allowed, import_class
+from textebm.recipe.implementation import code_allowed
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
@@ -34,7 +32,8 @@ from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
-from textebm.training.data import label_names, read_split, words_of
+from textebm.training.data import known_labels, label_names, read_split, words_of
+from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Trainer
 
 __all__ = ["Run", "evaluate_run", "train"]
@@ -56,8 +55,8 @@ def train(
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
-    allow_code: bool = False,
     quiet: bool = False,
+    allow_code: bool = False,
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
@@ -84,11 +83,11 @@ def train(
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+    return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
 def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
@@ -106,30 +105,21 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
             data.max_tokens,
             context_turns=data.context_turns,
             context_tokens=data.context_tokens,
-            answers=name == "train" and recipe.objective.cluster_features == "answer",
         )
         for name in ("train", "validation")
     }
-    if name := recipe.objective.cluster_implementation:
-        features = _own_features(name, list(corpus["train"]["text"]), recipe.seed)
-        splits["train"] = replace(splits["train"], answers=features)
     for name, split in splits.items():
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
-    model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
-    fit_words(model.modules(), splits["train"].store.tokens, splits["train"].store.offsets)
+    labels = known_labels(splits["train"], {head.name: head for head in recipe.heads}, recipe.seed)
+    recipe, found = found_in(corpus["train"], recipe, labels)
+    splits["train"] = replace(splits["train"], features=found)
+    model = build_model(recipe, tokenizer, named_heads(recipe, label_names(corpus["train"])))
+    store = splits["train"].store
+    fit_words(model.modules(), store.tokens, store.offsets)
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)
-
-
-def _own_features(name: str, texts: list[str], seed: int) -> NDArray[np.float32]:
-    """What the user's own function says of each text, (n, k), to be clustered. Raises RecipeError."""
-    option = "objective.cluster_implementation"
-    features = np.asarray(import_class(option, name)(texts, seed=seed), dtype=np.float32)
-    if features.ndim != 2 or len(features) != len(texts) or not np.isfinite(features).all():
-        raise RecipeError(f"{option}: expected finite numbers of shape ({len(texts)}, k), got {features.shape}")
-    return features
 
 
 def _refuse_used(directory: Path, resume: bool) -> None:
@@ -230,8 +220,8 @@ def _conclude(
         if stop.requested:
             raise _StoppedError
 
-    model.eval()
-    save(model, directory)
+    model.network.eval()
+    model.save_pretrained(directory)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
