@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from textebm.networks.decoder import DecoderState, WritesWords
 from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import EncoderHeads
-from textebm.networks.posterior import Head, Posterior
+from textebm.networks.posterior import Head
 from textebm.networks.view import ViewHead
 
 WORDS_WRITTEN = 12  # a list that is read at a glance
@@ -83,9 +83,6 @@ class BagOfWordsEncoder(EncoderHeads):
     def _perceptron(self, bag: Tensor) -> Tensor:
         features: Tensor = self.layers(bag)
         return features.float()
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class BagOfWordsDecoder(WritesWords):
