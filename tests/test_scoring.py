@@ -18,7 +18,7 @@ from textebm.errors import TextEBMError
 from textebm.networks.energy import EnergyNet
 from textebm.networks.posterior import Affine, Draw, Posterior
 from textebm.prior.explicit import GaussianMixture, StandardNormal
-from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_partition
+from textebm.prior.likelihood import Annealing, chain_log_weights
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import Ladder
@@ -59,11 +59,9 @@ def interval(
     """Of one x (m,) and its posterior q (1, d), *rows* times over: the mean is the expectation that bounds promise."""
     g = torch.Generator().manual_seed(0)
     wide = Posterior(q.mean.expand(rows, -1), q.stddev.expand(rows, -1))
-    start = wide.sample(g)
-    top = top_log_partition(prior, start, annealing, generator=g)
     drawn = [wide.draw(g) for _ in range(draws)]
     nll = torch.stack([-Normal(decode(prior.transport(each.u)), NOISE).log_prob(x).sum(-1) for each in drawn])
-    return bounds_from_weights(*importance_weights(prior, drawn, nll, top, annealing, g), g)
+    return bounds_from_weights(*importance_weights(prior, drawn, nll, annealing, g), g)
 
 
 def near(value: Tensor, truth: float, *, side: str, slack: float = 3.5) -> None:
@@ -151,8 +149,7 @@ def test_the_chains_average_is_the_density_itself() -> None:
     for point in (-0.8, 1.2):
         u = torch.full((20_000, 1), point)
         annealing = Annealing(6, 30)
-        top = top_log_partition(prior, torch.randn(1000, 1, generator=g), annealing, generator=g)
-        weights = chain_log_weights(prior, u, top, annealing, generator=g)
+        weights = chain_log_weights(prior, u, annealing, generator=g)
         truth = float(log_p[(GRID - point).abs().argmin()])
         averaged = float(torch.logsumexp(weights.safe, 0) - math.log(len(u)))
         assert averaged == pytest.approx(truth, abs=0.03)
