@@ -21,13 +21,14 @@ import pytest
 import torch
 
 from textebm.errors import CheckpointError
+from textebm.model.files import TOKENIZER_FILES, publish_model, read_model
 from textebm.runs import checkpoint
-from textebm.runs.checkpoint import latest, publish_model, read_model, save
+from textebm.runs.checkpoint import latest, save
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 # Children fork from a clean server that has torch loaded: quick to start, and no threads of this process in them.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "textebm.runs.checkpoint", "textebm.training.state"])
+FORKS.set_forkserver_preload(["pytest", "textebm.model.files", "textebm.runs.checkpoint", "textebm.training.state"])
 
 
 def content(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -303,20 +304,23 @@ def test_kill_at_every_boundary_leaves_the_old_or_the_new(tmp_path: Path, step: 
 
 
 def _publish(directory: str, number: int) -> None:
-    publish_model(directory, content(number)["model"], {"number": number})
+    files = {name: f"{name} of {number}".encode() for name in TOKENIZER_FILES}
+    publish_model(directory, content(number)["model"], {"number": number}, files)
 
 
 def test_kill_at_every_boundary_leaves_the_old_or_the_new_model(tmp_path: Path) -> None:
     _publish(str(tmp_path), 0)
     seen = []
     for _ in deaths(_publish, str(tmp_path), 1):
-        tensors, config = read_model(tmp_path)
-        assert torch.equal(tensors["a"], content(config["number"])["model"]["a"])
-        seen.append(config["number"])
+        model = read_model(tmp_path)
+        number = model.config["number"]
+        assert torch.equal(model.tensors["a"], content(number)["model"]["a"])
+        assert model.files == {name: f"{name} of {number}".encode() for name in TOKENIZER_FILES}
+        seen.append(number)
         if len(seen) % 2:  # start from the old one again, or go on from where the dead one left
             _publish(str(tmp_path), 0)
-    assert set(seen) == {0, 1} and len(seen) > 5
-    assert sorted(os.listdir(tmp_path)) in (["config.json", "model.safetensors"],)
+    assert set(seen) == {0, 1} and len(seen) > 10
+    assert sorted(os.listdir(tmp_path)) == sorted(["config.json", "model.safetensors", *TOKENIZER_FILES])
 
 
 @pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EIO, errno.EROFS])
@@ -382,7 +386,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     train(model, optimizer, 3, generator)
     tensors, optimizer_state = pack(optimizer.state_dict())
     random_tensors, random_state = pack_random({"chain": generator})
-    groups = {"model": model.state_dict(), "optimizer": tensors, "random": random_tensors}
+    groups = {"model": model.network.state_dict(), "optimizer": tensors, "random": random_tensors}
     save(tmp_path, 3, groups, {"optimizer": optimizer_state, "random": random_state}, keep=1)
     train(model, optimizer, 3, generator)
 
@@ -393,7 +397,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     resumed_optimizer.load_state_dict(unpack(found.tensors("optimizer"), found.state["optimizer"]))
     unpack_random(found.tensors("random"), found.state["random"], {"chain": resumed_generator})
     train(resumed, resumed_optimizer, 3, resumed_generator)
-    for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
+    for left, right in zip(model.network.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
     same(optimizer.state_dict(), resumed_optimizer.state_dict())
 
@@ -478,7 +482,7 @@ def test_model_comes_back_as_published(tmp_path: Path) -> None:
     config = {"recipe": {"betas": (0.9, 0.99), "tiny": 1e-300}, "heads": [{"name": "sentiment", "column": None}]}
     for number in (1, 2):
         publish_model(tmp_path, content(number)["model"], config)
-    tensors, read = read_model(tmp_path)
+    tensors, read, _ = read_model(tmp_path)
     same(tensors, content(2)["model"])
     assert read == json.loads(json.dumps(config))
     assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors", "tokenizer.json"]

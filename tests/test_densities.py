@@ -224,6 +224,7 @@ def test_command_prints_the_table_and_json() -> None:
     ("arguments", "words"),
     [
         (("--target", "rign"), "unknown target 'rign'; did you mean 'ring'"),
+        (("steps",), "expected OPTION=VALUE"),
         (("--set", "steps"), "expected OPTION=VALUE"),
         (("--target", "ring", "--prior", "exact", "--iterations", "1"), "Gaussian mixtures alone"),
     ],

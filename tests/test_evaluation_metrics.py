@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from sacrebleu.metrics.bleu import BLEU
 
-from textebm.evaluation import fluency, interpretability, latent
-from textebm.evaluation.catalogue import CATALOGUE, describe
-from textebm.evaluation.metric import Evaluation, Metric, UndefinedMetricError
+from textebm.evaluation import fluency, latent
+from textebm.evaluation.catalogue import PAGE, catalogue, describe
+from textebm.evaluation.metric import Evaluation, MetricValue, UndefinedMetricError
 from textebm.evaluation.reconstruction import reconstruction_bleu
 
 torch.set_num_threads(1)
@@ -168,91 +169,58 @@ def test_latent_stddevs() -> None:
         latent.latent_stddev(z[:1])
 
 
-# Interpretability
+# MetricValue and Evaluation
 
 
-def test_codes_against_labels() -> None:
-    labels = np.array([0, 0, 1, 1] * 25)
-    perfect = interpretability.match_codes_to_labels(labels + 7, labels)
-    assert (perfect.homogeneity, perfect.v_measure, perfect.ami) == pytest.approx((1, 1, 1))
-    assert perfect.permuted_homogeneity < 0.1
-    # Each label split into two codes: homogeneity stays 1, completeness is 1/2, so V = 2/3.
-    finer = interpretability.match_codes_to_labels(np.arange(100) % 4, labels)
-    assert finer.homogeneity == pytest.approx(1.0)
-    assert finer.v_measure == pytest.approx(2 / 3)
-
-
-def test_homogeneity_flatters_many_codes_and_the_permuted_value_says_so() -> None:
-    rng = np.random.default_rng(0)
-    found = interpretability.match_codes_to_labels(rng.integers(0, 100, 400), rng.integers(0, 2, 400))
-    assert found.homogeneity > 0.1
-    assert found.homogeneity == pytest.approx(found.permuted_homogeneity, abs=0.08)
-    assert found.ami == pytest.approx(0.0, abs=0.05)
-
-
-def test_one_code_tells_nothing() -> None:
-    found = interpretability.match_codes_to_labels([4] * 6, [0, 1, 2, 0, 1, 2])
-    assert (found.homogeneity, found.v_measure) == (0.0, 0.0)
-    assert found.ami == pytest.approx(0.0, abs=1e-12)
-
-
-def test_missing_labels_are_left_out() -> None:
-    found = interpretability.match_codes_to_labels([0, 0, 1, 1, 0, 1], [0, 0, 1, 1, -1, -1])
-    assert found.homogeneity == pytest.approx(1.0)
-    assert found.n == 4
-    for labels in ([-1, -1, -1], [-1, 1, 1]):
-        with pytest.raises(UndefinedMetricError, match="labels"):
-            interpretability.match_codes_to_labels([0, 1, 2], labels)
-    with pytest.raises(ValueError, match="shape"):
-        interpretability.match_codes_to_labels([0, 1], [0, 1, 1])
-
-
-# Metric and Evaluation
-
-
-def test_the_catalogue_resolves_suffixes_by_the_longest_prefix() -> None:
-    assert describe("ami_topic") is CATALOGUE["ami_<label>"]
-    assert describe("permuted_homogeneity_act") is CATALOGUE["permuted_homogeneity_<label>"]
-    assert describe("wkl_real") is CATALOGUE["wkl_real"]
-    assert describe("code_agreement") is not describe("code_agreement_other")
+def test_the_catalogue_finds_the_pattern_that_says_most() -> None:
+    for name, key in {
+        "ami_topic": "ami_<label>",
+        "permuted_homogeneity_act": "permuted_homogeneity_<label>",
+        "homogeneity_batch30_act": "homogeneity_batch<n>_<label>",
+        "wkl_real": "wkl_real",
+        "wkl_sampled": "wkl[_sampled]",
+        "code_agreement": "code_agreement[_<head>]",
+        "code_agreement_other": "code_agreement[_<head>]",
+        "control_accuracy_mood": "control_accuracy_<head>",
+        "rnn_lm_outlier_auroc_ptb": "rnn_lm_outlier_auroc_<corpus>",
+        "sweep_self_bleu_mood_strength0.5": "sweep_self_bleu_<head>_strength<s>",
+    }.items():
+        assert describe(name) is catalogue()[key], name
     with pytest.raises(KeyError, match="self_bleu"):
         describe("selfbleu")
     with pytest.raises(KeyError):
         describe("ami_")
 
 
+def test_every_entry_stands_alone_and_the_documentation_is_current() -> None:
+    for name, entry in catalogue().items():
+        assert entry.group and entry.unit and entry.description.endswith("."), name
+        assert not re.match("the same|its|their", entry.description, re.IGNORECASE), name
+        # a metric that has a better way says what to compare it with, or how it flatters, unless its unit is a bound
+        for other in re.findall(r"`?\b([a-z]+_[a-z_]*(?:<\w+>)?)`?", entry.beside):
+            assert other.split("<")[0].rstrip("_*") in " ".join(catalogue()) + " evaluation.refine", (name, other)
+    page = Path(__file__).parent.parent / "docs" / "metrics.md"
+    current = page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+    assert current, "write it again: python -m textebm.evaluation.catalogue > docs/metrics.md"
+
+
 def test_a_metric_must_be_finite() -> None:
-    assert Metric.named("wkl", 0.5, 3) == Metric(0.5, "nats", False, 3)
+    assert MetricValue.named("wkl", 0.5, 3) == MetricValue(0.5, "nats", False, 3)
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="finite"):
-            Metric.named("wkl", bad, 3)
+            MetricValue.named("wkl", bad, 3)
 
 
 def test_an_undefined_metric_is_a_note_and_never_nan(tmp_path) -> None:
     found = Evaluation(seed=4)
     found.add("kl", math.nan, 3)
-    found.measure("wkl", 1, fluency.wkl, ["x"], {"a": 1})
-    found.measure("wkl_real", 1, fluency.wkl, ["a"], {"a": 1})
+    found.compute("wkl", 1, fluency.wkl, ["x"], {"a": 1})
+    found.compute("wkl_sampled", 1, fluency.wkl, ["a"], {"a": 1})
     saved = json.loads(found.save(tmp_path / "new" / "evaluation.json").read_text())
-    assert set(saved["metrics"]) == {"wkl_real"}
-    assert saved["metrics"]["wkl_real"] == {"value": 0.0, "unit": "nats", "higher_is_better": False, "n": 1}
+    assert set(saved["metrics"]) == {"wkl_sampled"}
+    assert saved["metrics"]["wkl_sampled"] == {"value": 0.0, "unit": "nats", "higher_is_better": False, "n": 1}
     assert [note.split(":")[0] for note in saved["notes"]] == ["kl", "wkl"]
     assert saved["seed"] == 4
-
-
-def test_save_keeps_the_old_file_when_it_fails(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "evaluation.json"
-    Evaluation(seed=1).save(path)
-    before = path.read_bytes()
-
-    def broken(source, target) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
-        Evaluation(seed=2).save(path)
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
 
 
 def test_tables_show_the_direction_and_take_odd_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.ngram import END, UNKNOWN, NGramModel, fit_words, fluency
-from textebm.evaluation.words import split_words
+from textebm.text.words import split_words
 
 
 def test_a_unigram_model_by_hand() -> None:

@@ -18,11 +18,10 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import RecipeError, TextEBMError
 from textebm.evaluation import baselines, outliers, suite
-from textebm.evaluation.interpretability import match_codes_to_labels, purity
 from textebm.evaluation.language_model import LanguageModel, LanguageModelSettings, TextScores, fit_language_model
-from textebm.evaluation.metric import Evaluation, Metric, UndefinedMetricError
-from textebm.evaluation.setting import Effort, Setting
+from textebm.evaluation.metric import Evaluation, MetricValue, UndefinedMetricError
 from textebm.evaluation.several import summarize
+from textebm.evaluation.state import Effort, EvaluationState
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import TABLES, field_tables
 from textebm.runs.evaluate import check_suite, effort_of, evaluate_run
@@ -80,15 +79,6 @@ def test_fitting_is_seeded_leaves_global_state_and_refuses_too_little() -> None:
 # -- single measures ---------------------------------------------------------------------------------------------------
 
 
-def test_purity_and_information_by_hand() -> None:
-    codes, labels = [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, -1]
-    assert purity([0, 0, 0, 1, 1], [0, 0, 1, 1, 1]) == pytest.approx(4 / 5)
-    found = match_codes_to_labels(codes, labels)
-    joint = 2 / 5 * math.log((2 / 5) / (3 / 5 * 2 / 5)) + 1 / 5 * math.log((1 / 5) / (3 / 5 * 3 / 5))
-    assert found.mutual_information == pytest.approx(joint + 2 / 5 * math.log((2 / 5) / (2 / 5 * 3 / 5)))
-    assert found.purity == pytest.approx(4 / 5) and found.permuted_purity <= 1
-
-
 def test_kmeans_finds_the_words_that_separate() -> None:
     train, test = TEXTS, [sentence(i % 3, 0) for i in range(30)]
     codes = baselines.kmeans_codes(train, test, 3, baselines.words)
@@ -100,7 +90,7 @@ def test_kmeans_finds_the_words_that_separate() -> None:
 
 
 def test_shuffling_keeps_the_words_and_never_the_order() -> None:
-    found = outliers.shuffled(["a b c d", "x", "y y", "a b"], seed=0)
+    found = outliers.shuffle_words(["a b c d", "x", "y y", "a b"], seed=0)
     assert len(found) == 2 and found[0] != "a b c d" and sorted(found[0].split()) == ["a", "b", "c", "d"]
     assert found[1] == "b a"
 
@@ -186,7 +176,7 @@ def test_steering_baselines_labels_and_outliers(measured: Evaluation) -> None:
     assert value["class_lm_accuracy_sentiment"] > 0.9 and value["real_self_bleu_sentiment"] > 0
     assert value["checked_accuracy_sentiment"] > 0 and value["diverse_accuracy_sentiment"] > 0
     assert value["diverse_self_bleu_sentiment"] > 0 and value["diverse_forward_ppl_sentiment"] > 1
-    assert value["kmeans_words_homogeneity_topic"] >= 0 and "kmeans_ends_purity_sentiment" in value
+    assert value["kmeans_words_homogeneity_topic"] >= 0 and "kmeans_ends_ami_sentiment" in value
     assert value["few_labels_tfidf_200_sentiment"] == value["few_labels_means_200_topic"] == 1.0
     # the encoder was taught sentiment, from every label that the head saw: its means have learned more than 200 labels
     assert "few_labels_means_200_sentiment" not in value
@@ -228,7 +218,7 @@ def test_a_suite_needs_its_tokenizer_and_a_known_name() -> None:
 def made(value: float, **more: float) -> Evaluation:
     found = Evaluation(seed=0)
     for name, each in {"wkl": value, **more}.items():
-        found.metrics[name] = Metric.named(name, each, 10)
+        found.metrics[name] = MetricValue.named(name, each, 10)
     return found
 
 
@@ -277,7 +267,7 @@ def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
     one, two = two_runs
     for arguments, words in (
         ((one, "--samples", 50), "it needs --suite"),
-        ((one, two, "--saved", "--suite", "all"), "leave --suite, --limit and --set out"),
+        ((one, two, "--saved", "--suite", "all"), "leave --suite, --limit and OPTION=VALUE out"),
         ((one, one, "--saved"), "given twice"),
         ((one, two / "gone", "--saved"), "does not exist"),
     ):
@@ -337,20 +327,20 @@ def test_a_stopped_suite_keeps_what_it_had_measured(tmp_path: Path, monkeypatch:
     directory, options = save_trained(tmp_path / "run"), ["evaluation.samples=7", "evaluation.limit=9"]
     unfinished = directory / "evaluation.unfinished.json"
 
-    def stop(run: object, encoding: object) -> None:
+    def stop(state: object, encoding: object) -> None:
         raise KeyboardInterrupt
 
-    def add(run: Setting, encoding: object) -> None:
-        run.result.add("nll_width", 1.5, 9)
+    def add(state: EvaluationState, encoding: object) -> None:
+        state.result.add("nll_width", 1.5, 9)
 
     monkeypatch.setitem(suite.SUITES, "all", ("intervals", "language"))
-    monkeypatch.setitem(suite.PARTS, "intervals", add)
-    monkeypatch.setitem(suite.PARTS, "language", stop)
+    monkeypatch.setitem(suite.SECTIONS, "intervals", add)
+    monkeypatch.setitem(suite.SECTIONS, "language", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate_run(directory, suite="all", overrides=options)
     kept = json.loads(unfinished.read_text())["metrics"]
     assert kept["nll_width"]["value"] == 1.5 and "reconstruction_bleu" in kept
-    monkeypatch.setitem(suite.PARTS, "language", lambda run, encoding: None)
+    monkeypatch.setitem(suite.SECTIONS, "language", lambda state, encoding: None)
     found = evaluate_run(directory, suite="all", overrides=options)
     assert found.metrics["nll_width"].value == 1.5 and not unfinished.exists()
     unfinished.mkdir()

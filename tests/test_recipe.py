@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from textebm.errors import RecipeError
-from textebm.recipe import checks as recipe_checks
 from textebm.recipe import read as recipe_io
 from textebm.recipe import removed
 from textebm.recipe import yaml_text as recipe_yaml
-from textebm.recipe.read import describe, dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
+from textebm.recipe.options import annotation_at, describe, item_of, option_paths, options_page, section_of
+from textebm.recipe.read import dump_recipe, list_recipes, load_recipe, parse_recipe, recipe_text
 from textebm.recipe.schema import Part, Recipe
 
 PACKAGE = Path(recipe_io.__file__).parents[1]
@@ -151,6 +151,9 @@ def test_another_prior_forgets_the_ladder_of_the_last_one(write: Any, shipped: P
     prior = load_recipe(path, ["prior.steps=30", "prior.kind=energy"]).prior
     assert (prior.num_levels, prior.steps, prior.strength) == (None, 30, 5)
     assert load_recipe(path, ["prior.kind=diffusion_energy"]).prior.num_levels == 10
+    assert load_recipe(path, ["prior.kind='diffusion_energy'"]).prior.num_levels == 10  # quoted, it is the same kind
+    assert load_recipe(path, [" prior . kind = energy "]).prior.num_levels is None
+    assert load_recipe(path, ["prior.kind=energy", "prior.kind=diffusion_energy"]).prior.num_levels == 10
     assert refusal(path, ["prior.kind=energy", "prior.num_levels=10"]).startswith(
         "prior.num_levels: kind 'energy' has one"
     )
@@ -240,10 +243,13 @@ ERRORS = [
         "got text 'a b'",
     ),
     # across options
-    ("heads: [{name: a}]", "heads.0: give either classes (codes to be found) or labels (a label column), got neither"),
+    (
+        "heads: [{name: a}]",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got none",
+    ),
     (
         "heads: [{name: a, classes: 2, labels: topic}]",
-        "heads.0: give either classes (codes to be found) or labels (a label column), got both",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got two",
     ),
     (
         "heads: [{name: a, classes: 2}, {name: a, classes: 3}]",
@@ -483,6 +489,15 @@ def test_extends_in_a_circle_is_refused(write: Any) -> None:
     assert refusal(write("extends: c.yaml", "c.yaml")) == "extends goes round in a circle: c.yaml → c.yaml"
 
 
+def test_a_long_chain_of_recipes_is_refused_in_a_line(tmp_path: Path) -> None:
+    for index in range(5000):
+        (tmp_path / f"{index}.yaml").write_text(f"extends: {index + 1}.yaml")
+    (tmp_path / "5000.yaml").write_text("seed: 3")
+    line = "0.yaml: a chain of more than 20 recipes that extend one another"
+    assert refusal(tmp_path / "0.yaml") == line
+    assert load_recipe(tmp_path / "4981.yaml").seed == 3
+
+
 def test_extends_of_nothing_is_refused_together_with_the_rest(write: Any, shipped: Path) -> None:
     message = refusal(write("extends: ptbb\nseed: -1"))
     assert message.split("\n  ") == [
@@ -532,12 +547,33 @@ def test_options_are_all_described_with_their_defaults() -> None:
     assert options["prior.kind"].default == "diffusion_energy"
     assert options["prior.kind"].kind == KINDS_IN_WORDS
     assert options["heads.0.name"].default == "(required)"
-    assert options["training.stages.0.epochs"].kind == "a number or null"
+    assert options["training.stages.0.epochs"].kind == "a number > 0 or null"
     # a default, given back as an override, changes nothing
     given = [
         f"{each.name}={each.default}" for each in options.values() if ".0." not in each.name and each.name != "name"
     ]
     assert parse_recipe({"name": "a"}, given) == Recipe(name="a")
+
+
+LEAVING = {
+    *("objective.cluster_sampling", "inference.elbo_weight", "prior.view_size"),
+    *("objective.cluster_whiten", "objective.contrastive_word_dropout", "objective.contrastive_negatives"),
+    *(f"evaluation.language_model.{name}" for name in ("num_layers", "dropout", "batch_size")),
+}  # options that will be gone with what reads them
+
+
+@pytest.mark.parametrize(
+    "option", [each for each in describe() if each.name not in LEAVING], ids=lambda option: option.name
+)
+def test_each_option_says_what_it_does_and_when_to_touch_it(option: Any) -> None:
+    assert option.description.endswith(".") and len(option.description.split()) >= 2, option
+    assert option.when and option.when.endswith("."), option
+
+
+def test_the_reference_page_is_current() -> None:
+    page = PACKAGE.parent / "docs" / "reference" / "options.md"
+    message = "write it anew: textebm recipes options --markdown > docs/reference/options.md"
+    assert page.read_text(encoding="utf-8") == options_page(), message
 
 
 # --- dump -------------------------------------------------------------------------------------------------------------
@@ -663,7 +699,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-OPTIONS = st.sampled_from([name for name, _ in recipe_checks.option_paths()])
+OPTIONS = st.sampled_from([name for name, _ in option_paths()])
 
 
 @given(
@@ -793,7 +829,7 @@ class Reads(ast.NodeVisitor):
 
 def section_in(annotation: Any) -> type[Part] | None:
     """The section that an option is, or is a list of."""
-    return recipe_checks.section_of(annotation) or recipe_checks.section_of(recipe_checks.item_of(annotation))
+    return section_of(annotation) or section_of(item_of(annotation))
 
 
 def sections(section: type[Part] = Recipe) -> set[type[Part]]:
@@ -885,7 +921,9 @@ OLD = Path(__file__).parent / "data" / "recipe-c7225b5.yaml"  # dumped by that c
 def test_a_recipe_that_an_earlier_program_wrote_out_in_full_loads() -> None:
     heads = [{"name": "code", "classes": 20}, {"name": "sentiment", "labels": "sentiment"}]
     old = load_recipe(OLD)
-    assert old == parse_recipe({"name": "old", "description": old.description, "heads": heads})
+    assert old == parse_recipe(
+        {"name": "old", "description": old.description, "heads": heads, "tokenizer": {"kind": "word"}}
+    )
     assert Recipe.model_validate(recipe_yaml.read_yaml(OLD.read_text(), "old").data) == old  # as config.json is read
 
 
@@ -906,6 +944,6 @@ def test_a_removed_option_is_dropped_where_it_is_neutral_and_else_explained(monk
 
 @pytest.mark.parametrize("option", removed.REMOVED)
 def test_a_removed_option_is_no_option_and_says_what_to_do(option: str) -> None:
-    assert recipe_checks.annotation_at(tuple(0 if key == "*" else key for key in option.split("."))) is None
+    assert annotation_at(tuple(0 if key == "*" else key for key in option.split("."))) is None
     neutral, message = removed.REMOVED[option]
     assert neutral and len(message) > 20 and not message.endswith(".")

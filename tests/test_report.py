@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 import textebm
 from textebm.cli import app
 from textebm.errors import TextEBMError
-from textebm.evaluation.metric import Evaluation, Metric
+from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
-from textebm.inspection.report import RunFacts, _options, inspect, page_data, stated_networks, stated_prior
+from textebm.inspection.report import RunFacts, _options, inspect_rows, page_data, stated_networks, stated_prior
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.runs import report as reports
 from textebm.runs import train as runs
@@ -100,7 +100,7 @@ def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"step": 38, "stage": "prior", "reconstruction_nll": 4.5, "kl": 2.0, "acceptance": 0.8, "warnings": ["s: y"]},
     ]
     (directory / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 4')
-    evaluation = Evaluation(seed=0, metrics={"kl": Metric(1.25, "nats/sentence", None, 30)}, notes=["a note"])
+    evaluation = Evaluation(seed=0, metrics={"kl": MetricValue(1.25, "nats/sentence", None, 30)}, notes=["a note"])
     evaluation.add("control_accuracy_sentiment", 0.9, 50)
     evaluation.save(directory / "evaluation.json")
     return directory
@@ -141,11 +141,11 @@ def read(page: str) -> Reader:
 def inspected() -> dict[str, Any]:
     """The page data of the tiny model, with everything in it that a page may show."""
     rows = choose_rows(corpus(300)["test"])
-    found = inspect(
+    found = inspect_rows(
         trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
     )
     found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))
-    evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": Metric(1.0, "nats", True, 3)})
+    evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": MetricValue(1.0, "nats", True, 3)})
     history = [{"step": 1, "stage": "s", "kl": 2.0, "warnings": ["w: x"], "accuracy_x": 0.5}]
     facts = RunFacts("name", "version", "split", {"train": 1}, evaluation, history)
     return page_data(found, facts, {**RECIPE, "description": "words", "option": "value"})
@@ -288,13 +288,13 @@ def test_a_failing_report_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Path:
-        raise RuntimeError("no ink")
+        raise TextEBMError("no ink")
 
     monkeypatch.setattr(runs, "write_report", fail)
     with Progress() as progress, GracefulStop() as stop:
         runs._report(trained(), recipe(), corpus(300), tmp_path / "my run", None, progress, stop)
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "no report: RuntimeError: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
+    assert "no report: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
 
 
 def test_train_makes_the_report_and_the_command_makes_it_again(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -12,12 +11,13 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import recipe, run, start, write_recipe
 
 from textebm.errors import RunInUseError, TextEBMError
@@ -118,18 +118,27 @@ def child(
     directory: Path, overrides: Sequence[str] = (), *, resume: bool = False, death: Any = None, ranks: int = 1
 ) -> list[int]:
     """Exit codes of a run in *ranks* processes (a signal counts negative)."""
+    # the last process is the one in trouble
+    each = [(directory, overrides, resume, death if rank == ranks - 1 else None) for rank in range(ranks)]
+    codes = spawn(job, each)
+    assert None not in codes, log_of(directory)
+    return [code for code in codes if code is not None]
+
+
+def spawn(target: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> list[int | None]:
+    """Exit codes of a process for each of the arguments, which train together if there are several."""
+    ranks = len(arguments)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = []
-    for rank in range(ranks):
-        environment = {}
+    for rank, own in enumerate(arguments):
+        environment = dict[str, object]()
         if ranks > 1:
             environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        mine = death if rank == ranks - 1 else None  # the last process is the one in trouble
         texts = {name: str(value) for name, value in environment.items()}
-        processes.append(FORKS.Process(target=job, args=(directory, overrides, resume, mine, texts)))
+        processes.append(FORKS.Process(target=target, args=(*own, texts)))
     for process in processes:
         process.start()
     for process in processes:
@@ -138,8 +147,7 @@ def child(
     for process in processes:
         if process.is_alive():
             process.kill()
-    assert None not in codes, log_of(directory)
-    return [code for code in codes if code is not None]
+    return codes
 
 
 def log_of(directory: Path) -> str:
@@ -227,8 +235,8 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert child(directory, PLAIN, death=("step", 9, signal.SIGTERM)) == [0]
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    assert child(directory, (*PLAIN, "training.learning_rate=1e-4"), resume=True) == [2]
-    assert "trained with another recipe" in log_of(directory)
+    assert child(directory, (*PLAIN, "training.batch_size=33"), resume=True) == [2]
+    assert "trained with another recipe (training.batch_size: 32 → 33)" in log_of(directory)
     assert child(directory, PLAIN) == [2]
     assert "is not empty" in log_of(directory)
     with RunLock(directory):
@@ -264,64 +272,56 @@ def test_two_processes_stop_together_and_resume_to_the_same_bits(overrides: tupl
     assert [name for name in first if first[name] != second.get(name)] == []
 
 
-SHORT = "training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 4}]"
-EACH = ("training.evaluate_every=1",)
+def keep_gradients(file: Path, environment: Mapping[str, str]) -> None:
+    """In the child: the gradient of the last step of an epoch, and what this process's own rows should add to it."""
+    os.environ.update(environment)
+    import torch
+    from safetensors.torch import save_file
+    from tiny import trainer
+
+    from textebm.model.build import build_weights
+
+    torch.set_num_threads(1)
+    worker = trainer("data.size=269", "training.gradient_clip=1e9", "training.stages=[{name: autoencoder, steps: 5}]")
+    step, parameters = worker._step, dict(worker.model.named_parameters())
+
+    def watched(stage: Any, batches: Any) -> Any:
+        ((batch, share),) = batches
+        if len(batch) == 32:
+            worker.stage_step += 1
+            return None
+        noise, buffers = worker.generator.get_state(), {k: v.clone() for k, v in worker.model.named_buffers()}
+        weights = build_weights(worker.recipe.objective, worker.stage_step / 5)
+        targets = worker.classes.targets(batch.index.numpy(), worker.device)
+        worker.model.train()
+        (worker.model(batch, "autoencoder", weights, targets, worker.generator).loss * share).backward()
+        own = {name: each.grad.clone() for name, each in parameters.items() if each.grad is not None}
+        worker.generator.set_state(noise)
+        worker.model.load_state_dict(buffers, strict=False)
+        worker.optimizer.step = lambda: None  # type: ignore[method-assign]
+        step(stage, batches)
+        taken = {f"step.{name}": each.grad for name, each in parameters.items() if each.grad is not None}
+        rows, noise = {"rows": batch.index}, {"noise": worker.generator.get_state()}
+        save_file({**rows, **noise, **taken, **{f"own.{name}": each for name, each in own.items()}}, file)
+        return None
+
+    worker._step = watched  # type: ignore[method-assign]
+    for _ in worker.steps():
+        pass
 
 
-def losses(directory: Path) -> list[float]:
-    """The loss of every step, as the run has logged it."""
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["train_loss"] for line in lines]
-
-
-DOUBLED = ("training.batch_size=64", "training.prior_batch_size=128")
-DRAWS = ("decoder.word_dropout=0.2", "encoder.dropout=0.1")  # and every stage's noise
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("data.size=289", "objective.free_bits=0.1", "objective.mutual_information_weight=1"),  # unequal last parts
-        # A last batch of one sentence. Standardised, it would be by running statistics, and these follow a bias whose
-        # gradient is rounding and nothing else.
-        ("data.size=257", "latent.standardize=false"),
-        ("prior.learning=recovery", "prior.steps=2", "prior.metropolis=true", "objective.cluster_sampling=true"),
-        ("prior.kind=hierarchical_diffusion_energy", "objective.contrastive_weight=0.5"),
-        ("latent.segments=4", "encoder.tie_embedding=true"),
-        ("inference.kind=short_run", "inference.steps=2", "prior.kind=energy"),
-    ],
-    ids=["score matching", "a part of none", "recovery", "layers and views", "segments", "short runs"],
-)
-def test_two_processes_do_what_one_does_with_twice_the_batch(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    stages = "training.stages=[{name: autoencoder, steps: 7}, {name: prior, steps: 4}, {name: joint, steps: 4}]"
-    overrides = (*EACH, *DRAWS, stages, *overrides)
-    assert child(tmp_path / "two", overrides, ranks=2) == [0, 0], log_of(tmp_path / "two")
-    assert child(tmp_path / "one", (*overrides, *DOUBLED)) == [0], log_of(tmp_path / "one")
-    two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
-    assert len(one) == 15 and one[0] != pytest.approx(one[5], rel=1e-2)
-    # sums of floats come in another order: half of the steps agree well, and none may be far off
-    assert two == pytest.approx(one, rel=1e-3)
-    assert np.median(np.abs(np.array(two) / np.array(one) - 1)) < 1e-4
-
-
-def test_accumulated_batches_do_what_one_of_twice_the_size_does(tmp_path: Path) -> None:
-    """Where there are no statistics of the batch."""
-    overrides = (
-        *EACH,
-        *DRAWS,
-        SHORT,
-        "latent.standardize=false",
-        "objective.mutual_information_weight=0",
-        "heads=[{name: code, classes: 3}]",
-    )
-    assert child(tmp_path / "two", (*overrides, "training.accumulate=2")) == [0], log_of(tmp_path / "two")
-    assert child(tmp_path / "one", (*overrides, *DOUBLED)) == [0], log_of(tmp_path / "one")
-    assert child(tmp_path / "other", overrides) == [0], log_of(tmp_path / "other")
-    two, one, other = (losses(tmp_path / name) for name in ("two", "one", "other"))
-    # sums of floats come in another order: half of the steps agree well, and none may be far off
-    assert two == pytest.approx(one, rel=1e-3)
-    assert np.median(np.abs(np.array(two) / np.array(one) - 1)) < 1e-4
-    assert other != pytest.approx(one, rel=5e-2), "half the batch is something else"
+def test_the_gradient_of_two_processes_is_the_mean_over_their_rows(tmp_path: Path) -> None:
+    files = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
+    assert spawn(keep_gradients, [(file,) for file in files]) == [0, 0]
+    first, second = (load_file(file) for file in files)
+    assert [len(first["rows"]), len(second["rows"])] == [7, 6]
+    assert not set(first["rows"].tolist()) & set(second["rows"].tolist())
+    assert not torch.equal(first["noise"], second["noise"]), "each draws for itself"
+    names = [name.removeprefix("own.") for name in first if name.startswith("own.")]
+    assert len(names) > 10
+    for name in names:
+        torch.testing.assert_close(first[f"step.{name}"], second[f"step.{name}"], rtol=0, atol=0)
+        torch.testing.assert_close(first[f"step.{name}"], first[f"own.{name}"] + second[f"own.{name}"])
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ import torch
 from tiny import recipe, splits
 
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.text.batches import BatchOrder, Dealt, load_batches
-from textebm.text.corpora import draw_splits
+from textebm.text.batches import BatchOrder, load_batches, shards
 from textebm.text.shuffle import Shuffle
+from textebm.text.splits import draw_splits
 from textebm.text.tokenizer import TokenStore, encode_chunks, train_word
 from textebm.training.data import read_split
 from textebm.training.loop import Trainer
@@ -180,8 +180,8 @@ def tokens_of(workers: int) -> list[list[list[int]]]:
     order = BatchOrder(store.lengths, 32).batches(0, 0, 10)
     return [
         batch.tokens.tolist()
-        for parts in load_batches(store, map(Dealt.entire, order), {}, tokenizer, workers=workers)
-        for batch in parts
+        for step in load_batches(store, map(shards, order), {}, tokenizer, workers=workers)
+        for batch, _ in step
     ]
 
 
@@ -197,7 +197,7 @@ def test_processes_survive_a_signal_to_the_group_and_end_with_their_batches() ->
     tokenizer, read, _ = splits(recipe())
     store = read["train"].store
     order = BatchOrder(store.lengths, 32).epoch(0) * 5
-    loaded = load_batches(store, map(Dealt.entire, order), {}, tokenizer, workers=2)
+    loaded = load_batches(store, map(shards, order), {}, tokenizer, workers=2)
     next(loaded)
     running = multiprocessing.active_children()
     assert len(running) >= 2

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textebm.text.batches import BatchOrder, Dealt, collate, collate_texts, load_batches, padding_share, prefetch
+from textebm.text.batches import BatchOrder, collate, collate_texts, load_batches, padding_share, prefetch, shards
 from textebm.text.tokenizer import TokenStore, train_word
 
 STORE = TokenStore(np.array([5, 6, 7, 8, 9, 4], dtype=np.int32), np.array([0, 3, 3, 5, 6]))
@@ -125,7 +125,21 @@ def test_loading_is_collating_in_order() -> None:
     texts = ["a", "b c", "d e f", "", "f f f f"]
     store = TokenStore.build(texts, tokenizer, 10)
     order = BatchOrder(store.lengths, 2).epoch(0)
-    batches = [batch for (batch,) in load_batches(store, map(Dealt.entire, order), {"y": np.arange(5)}, tokenizer)]
+    batches = [batch for ((batch, _),) in load_batches(store, map(shards, order), {"y": np.arange(5)}, tokenizer)]
     assert [batch.index.tolist() for batch in batches] == [rows.tolist() for rows in order]
     assert all(torch.equal(batch.labels["y"], batch.index) for batch in batches)
     assert all(int(batch.tokens[0, 0]) == tokenizer.bos_token_id for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("n", "turns", "processes"), [(7, 1, 1), (7, 2, 1), (7, 1, 3), (8, 2, 2), (2, 2, 2), (1, 2, 3)]
+)
+def test_shards_hold_each_row_once_and_every_process_has_as_many(n: int, turns: int, processes: int) -> None:
+    rows = np.arange(10, 10 + n)
+    dealt = [shards(rows, turns, processes, rank) for rank in range(processes)]
+    assert len({len(of) for of in dealt}) == 1, "or the processes would wait for each other for ever"
+    own = [shard for of in dealt for shard in of]
+    assert sorted(row for shard in own if shard.share > 0 for row in shard.rows) == rows.tolist()
+    assert sum(shard.share for shard in own) == pytest.approx(1)
+    for shard in own:
+        assert shard.share == pytest.approx(len(shard.rows) / n) if shard.share else shard.rows.tolist() == [10]

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tiny import recipe, splits, trainer
 import textebm
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
+from textebm.model.build import build_weights
 from textebm.networks import hardware
 from textebm.runs import checkpoint
 from textebm.runs import train as runs
@@ -128,10 +130,10 @@ def test_the_position_counts_steps_and_every_row_comes_once_an_epoch() -> None:
     seen: list[int] = []
     original = worker._step
 
-    def watched(stage: Any, rows: Any, dealt: Any, batches: Any) -> Any:
-        for batch in batches:
+    def watched(stage: Any, batches: Any) -> Any:
+        for batch, _ in batches:
             seen.extend(batch.index.tolist())
-        return original(stage, rows, dealt, batches)
+        return original(stage, batches)
 
     worker._step = watched  # type: ignore[method-assign]
     steps = list(worker.steps())
@@ -279,7 +281,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected = {"recipe.yaml", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "evaluation.json"}
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
-    assert finished.evaluation is not None and not finished.model.training
+    assert finished.evaluation is not None and not finished.model.network.training
     assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
@@ -318,7 +320,7 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
     only = "training.stages=[{name: prior, steps: 3}]"
     start = f"training.start_from={finished.directory}"
     begun = runs.train(recipe(start, only, "prior.kind=energy"), out=tmp_path / "energy", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     kept = [name for name in new if name.startswith(("encoder.", "decoder."))]
     assert kept and all(torch.equal(old[name], new[name]) for name in kept)
     assert begun.evaluation is not None and finished.evaluation is not None
@@ -341,7 +343,7 @@ def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path)
     start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
     options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
     begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     taken = [name for name in new if name.startswith("decoder.")]
     assert taken
     for name in taken:
@@ -384,3 +386,49 @@ def test_accumulated_batches_make_one_step_of_all_their_sentences() -> None:
     total = sum(step.tokens for _, step in zip(range(two.plan[0].batches_per_epoch), two.steps(), strict=False))
     assert total == int(two.train.store.lengths.sum() + len(two.train)), "each sentence once an epoch, with its end"
     assert (abs(two.classes.means).sum(1) > 0).all(), "and its posterior mean was kept"
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "prior", "joint"])
+def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: str) -> None:
+    """The last batch of an epoch, whose shards are of 7 and 6 sentences."""
+    worker = trainer(
+        "data.size=269",
+        "training.accumulate=2",
+        "training.prior_batch_size=32",
+        "training.gradient_clip=1e9",
+        f"training.stages=[{{name: {stage}, steps: 9}}]",
+    )
+    step, held, gradients = worker._step, list[Any](), dict[str, torch.Tensor]()
+    worker._step = lambda plan, batches: held.append((plan, batches)) or SimpleNamespace()  # type: ignore
+    for _ in zip(range(5), worker.steps(), strict=False):
+        pass
+    sizes = [
+        [len(getattr(batch, "posterior", batch).mean if stage == "prior" else batch) for batch, _ in step[1]]
+        for step in held
+    ]
+    last = sizes.index([7, 6])
+    plan, batches = held[last]
+    parameters = dict(worker.model.named_parameters())
+
+    def keep() -> None:
+        gradients.update({name: each.grad.clone() for name, each in parameters.items() if each.grad is not None})
+
+    worker.optimizer.step = keep  # type: ignore
+    noise = worker.generator.get_state()
+    buffers = {name: each.clone() for name, each in worker.model.named_buffers()}
+    values = step(plan, batches).values
+    worker.generator.set_state(noise)
+    worker.model.load_state_dict(buffers, strict=False)
+    worker.stage_step -= 1  # the weights of a term depend on the position
+    weights = build_weights(worker.recipe.objective, worker.stage_step / plan.steps)
+    worker.optimizer.zero_grad()
+    expected = 0.0
+    for size, (batch, _) in zip(sizes[last], batches, strict=True):
+        targets = worker.classes.targets(batch.index.numpy(), worker.device) if stage != "prior" else None
+        loss = worker.model(batch, stage, weights, targets, worker.generator).loss * size / 13
+        loss.backward()
+        expected += loss.item()
+    assert values["loss"] == pytest.approx(expected, rel=1e-5)
+    assert gradients and max(each.abs().max() for each in gradients.values()) > 0.01
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, parameters[name].grad, msg=lambda text, name=name: f"{name}: {text}")

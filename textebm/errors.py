@@ -22,6 +22,10 @@ class CheckpointError(TextEBMError):
     """A checkpoint or model directory that is missing, damaged or of another kind."""
 
 
+class FileError(TextEBMError):
+    """A file that cannot be written (disk full, no permission) or that does not hold what it should."""
+
+
 class RunInUseError(TextEBMError):
     """A run directory that another process is writing."""
 

@@ -83,7 +83,7 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
 
     from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
     from textebm.recipe.read import parse_recipe
-    from textebm.text.batches import Dealt, load_batches
+    from textebm.text.batches import load_batches, shards
     from textebm.training.data import read_split, words_of
     from textebm.training.loop import Trainer
 
@@ -126,7 +126,7 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
         store, order = splits["train"].store, trainer.order
         with meter.part("epoch"):
             batches = order.batches(0, 0, trainer.plan[0].batches_per_epoch)
-            for _ in load_batches(store, map(Dealt.entire, batches), {}, tokenizer, workers=workers):
+            for _ in load_batches(store, map(shards, batches), {}, tokenizer, workers=workers):
                 pass
     meter.stop.set()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

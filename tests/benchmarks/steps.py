@@ -14,9 +14,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from textebm.evaluation.control import ClassifierJudge, Judge, ParserJudge, control_accuracy
+from textebm.evaluation.control import ClassifierJudge, Judge, ParserJudge, code_agreement, control_accuracy
 from textebm.evaluation.fluency import wkl, word_counts
-from textebm.evaluation.interpretability import code_agreement
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import load
 from textebm.prior.sampling import calibrate, sample

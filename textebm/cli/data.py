@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="List the corpora, and check a file
 def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
     """List the corpora that recipes know, and whether they are here."""
     with stdout_kept_clean():
-        from textebm.text.check import list_corpora
+        from textebm.text.listing import list_corpora
 
         found = list_corpora(data)
     if as_json:
@@ -30,19 +30,31 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
     print_rows(("corpus", "sentences", "labels", "where"), rows)
 
 
-@app.command(epilog="Example: textebm data check reviews.csv --text review --label stars")
+@app.command(epilog="Example: textebm data check reviews.csv --text review --label stars --against test.csv")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A txt, csv, tsv, jsonl or parquet file.")],
     text: Annotated[str, typer.Option("--text", metavar="COLUMN", help="The column with the sentence.")] = "text",
-    label: Annotated[str | None, typer.Option("--label", metavar="COLUMN", help="A column with a label.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="COLUMN", help="A column with a label; may be repeated.")
+    ] = None,
     vocabulary: Annotated[int, typer.Option("--vocabulary", min=1, help="Words that coverage is counted for.")] = 10000,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=2, help="Words after which a text is cut.")] = 40,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="COLUMN", help="A column that names each row's document.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="FILE", help="Another split, for texts in both; may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report a file's rows, lengths, vocabulary, labels and problems; exit code 1 when there are problems."""
+    """Report a file's rows, lengths, labels, problems by line and what will hurt a model; exit code 1 for problems."""
     with stdout_kept_clean():
         from textebm.text.check import check_file, table
 
-        report = check_file(file, text, label, vocabulary)
+        report = check_file(
+            file, text, label or (), vocabulary, max_tokens=max_tokens, group_column=group, against=against or ()
+        )
     if as_json:
         emit(report.to_dict(), indent=2)
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from textebm.cli.shared import JsonOption, emit, note, print_rows, spinner, stdout_kept_clean
+from textebm.cli.shared import HiddenSetOption, JsonOption, emit, note, print_rows, spinner, stdout_kept_clean
 from textebm.errors import TextEBMError
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ HEADER = (
 
 
 def densities(
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OPTION=VALUE", help="Another steps, num_levels, acceptance, metropolis, …"),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option("--target", help="gaussians, mixture8, mixture40, ring, pinwheel or all; mixture8 unless given."),
@@ -42,10 +46,7 @@ def densities(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train so many times, with seeds 0, 1, …")] = 1,
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Optimiser steps of 256 draws.")] = 4000,
     samples: Annotated[int, typer.Option("--samples", min=100, help="Draws that are measured.")] = 8192,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="OPTION=VALUE", help="Another steps, num_levels, acceptance, metropolis, …"),
-    ] = None,
+    change: HiddenSetOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write a figure a prior (needs matplotlib).")
     ] = None,
@@ -63,11 +64,11 @@ def densities(
 
     if out is not None:
         require_matplotlib()
-    changes = _changes(change)
+    settings = _settings([*(changes or ()), *(change or ())])
     targets = list(TARGETS) if target == ["all"] else target or ["mixture8"]
     everywhere = [name for name in SETTINGS if name != "exact"]  # which needs a mixture
     priors = everywhere if prior == ["all"] else prior or ["diffusion_energy"]
-    asked = [(name, target_of(name), kind, setting_of(kind, changes)) for name in targets for kind in priors]
+    asked = [(name, target_of(name), kind, setting_of(kind, settings)) for name in targets for kind in priors]
     rows = []
     with stdout_kept_clean(), spinner("learning") as progress:
         for name, density, kind, setting in asked:
@@ -94,14 +95,14 @@ def densities(
         print_rows(HEADER, [line for row in rows for line in _lines(row, seeds)])
 
 
-def _changes(given: list[str] | None) -> dict[str, str]:
-    changes = {}
-    for text in given or ():
-        option, equals, value = (part.strip() for part in text.partition("="))
+def _settings(written: list[str]) -> dict[str, str]:
+    settings = {}
+    for text in written:
+        option, equals, value = (piece.strip() for piece in text.partition("="))
         if not (option and equals and value):
-            raise TextEBMError(f"--set {text!r}: expected OPTION=VALUE, such as steps=3")
-        changes[option] = value
-    return changes
+            raise TextEBMError(f"{text!r}: expected OPTION=VALUE, such as steps=3")
+        settings[option] = value
+    return settings
 
 
 def _lines(row: Row, seeds: int) -> list[tuple[str, ...]]:
@@ -142,6 +143,6 @@ def _lines(row: Row, seeds: int) -> list[tuple[str, ...]]:
 
 
 def register(app: Any) -> None:
-    app.command(epilog="Example: textebm densities --target mixture8 --prior diffusion_energy --set steps=3 --seeds 5")(
+    app.command(epilog="Example: textebm densities --target mixture8 --prior diffusion_energy steps=3 --seeds 5")(
         densities
     )

@@ -1,30 +1,13 @@
-"""Commands for looking at what a run learned: report, codes, figure."""
+"""Commands for looking at what a run learned: report, figure."""
 
 from __future__ import annotations
 
-import csv
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from textebm.cli.shared import (
-    DataOption,
-    JsonOption,
-    RunArgument,
-    SeedOption,
-    check_run,
-    console,
-    emit,
-    note,
-    spinner,
-    stdout_kept_clean,
-)
-from textebm.errors import TextEBMError
-
-if TYPE_CHECKING:
-    from textebm.inspection.codes import CodeCard, LabelShare
+from textebm.cli.shared import DataOption, RunArgument, SeedOption, check_run, spinner, stdout_kept_clean
 
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
@@ -51,40 +34,6 @@ def report(
             run, out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress
         )
     print(path)
-
-
-def codes(
-    run: RunArgument,
-    head: Annotated[
-        str | None, typer.Option("--head", metavar="HEAD", help="Which symbol; the codes found unless given.")
-    ] = None,
-    split: SplitOption = "test",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most so many sentences, chosen by the seed.")
-    ] = None,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write the table as CSV, for a spreadsheet.")
-    ] = None,
-    seed: SeedOption = 0,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say what each code stands for: its words, labels and sentences."""
-    check_run(run)
-    if csv_file is not None and (csv_file.is_dir() or not csv_file.parent.is_dir()):
-        problem = "it is a directory" if csv_file.is_dir() else "its folder does not exist"
-        raise TextEBMError(f"cannot write {str(csv_file)!r}: {problem}")
-    with stdout_kept_clean(), spinner("looking at the codes"):
-        from textebm.runs.report import codes_of_run
-
-        cards = codes_of_run(run, head=head, split=split, limit=limit, seed=seed, data_dir=data)
-    if csv_file is not None:
-        _write_csv(cards, csv_file)
-        note(f"{len(cards)} codes written to {csv_file}")
-    if as_json:
-        emit([asdict(card) for card in cards], indent=2)
-    elif csv_file is None:
-        _show(cards)
 
 
 def figure(
@@ -132,62 +81,6 @@ def figure(
     print(path)
 
 
-def _write_csv(cards: list[CodeCard], path: Path) -> None:
-    from textebm.inspection.codes import spreadsheet_safe, to_rows
-
-    rows = to_rows(cards)
-    with path.open("w", encoding="utf-8", newline="", errors="replace") as file:
-        writer = csv.writer(file)
-        writer.writerow([spreadsheet_safe(name) for name in rows[0]])
-        writer.writerows([spreadsheet_safe(value) for value in row.values()] for row in rows)
-
-
-def _show(cards: list[CodeCard]) -> None:
-    """A table, the most used codes first, and what is wrong with some of them. Text: brackets are not markup, and
-    what would steer the terminal is taken out."""
-    from rich.table import Table
-    from rich.text import Text
-
-    labels = list(dict.fromkeys(share.label for card in cards for share in card.labels))
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0), header_style="bold")
-    table.add_column(cards[0].head, no_wrap=True)
-    table.add_column("size", justify="right")
-    table.add_column("p", justify="right")
-    table.add_column("words", ratio=3, min_width=20)
-    for label in labels:
-        table.add_column(Text(label))
-    table.add_column("most typical, and generated", ratio=5, min_width=30)
-    for card in sorted(cards, key=lambda card: (-card.size, card.code)):
-        shares = [next((share for share in card.labels if share.label == label), None) for label in labels]
-        sentences = Text("\n".join(_printable(each.text) for each in card.typical[:2]))
-        sentences.append("".join(f"\n→ {_printable(text)}" for text in card.generated[:1]), style="dim")
-        table.add_row(
-            Text(_printable(card.name), style="bold"),
-            f"{card.size:,}",
-            "" if card.confidence is None else f"{card.confidence:.2f}",
-            Text(_printable(" ".join(word.text for word in card.words[:8]))),
-            *(Text(_share(share)) for share in shares),
-            sentences,
-        )
-    out = console()
-    out.print(table)
-    if unused := [card.name for card in cards if card.unused]:
-        out.print(Text(f"unused: {', '.join(unused)}"))
-    for card in cards:
-        if card.duplicates:
-            out.print(Text(f"nearly the same: {card.name} and {', '.join(card.duplicates)}"))
-
-
-def _share(share: LabelShare | None) -> str:
-    return f"{_printable(share.name)} {share.share:.0%}\nlift {share.lift:.2g}" if share else ""
-
-
-def _printable(text: str) -> str:
-    """Text without control characters: a corpus may hold a terminal's escape sequences."""
-    return "".join(char for char in text if char.isprintable())
-
-
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm report runs/quickstart --out quickstart.html")(report)
-    app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")(codes)
     app.command(epilog="Example: textebm figure runs/quickstart map --by sentiment --out map.pdf")(figure)

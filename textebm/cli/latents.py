@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +23,7 @@ from textebm.cli.shared import (
     stdout_kept_clean,
 )
 from textebm.errors import TextEBMError
+from textebm.files import check_output, text_output
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
@@ -48,13 +45,11 @@ def encode(
         raise TextEBMError(f"no such file: {str(file)!r}")
     if source is not None and out.exists() and out.samefile(source):
         raise TextEBMError(f"--out {str(out)!r} is the input itself; choose another file")
-    if out.is_dir() or not out.parent.is_dir():
-        raise TextEBMError(
-            f"cannot write {str(out)!r}: {'it is a directory' if out.is_dir() else 'its folder does not exist'}"
-        )
+    if str(out) != "-":
+        check_output(out)
     model = load_model(run, device)
     count = 0
-    with _written(out) as target:
+    with text_output(out) as target:
         numbered = enumerate(read_sentences(source), start=1)
         for batch in batches((number, text) for number, text in numbered if text.strip()):
             for record in _records(model, batch, refine, seed):
@@ -81,29 +76,6 @@ def _records(model: TextEBM, batch: list[tuple[int, str]], refine: int, seed: in
             "mean": means[row],
             "stddev": stddevs[row],
         }
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    """A text file that is the old one until all of the new one is written; ``-`` is stdout."""
-    if str(path) == "-":
-        yield sys.stdout
-        return
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            yield file
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    """The process's mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def classify(

@@ -11,6 +11,7 @@ import typer
 
 from textebm.cli.shared import (
     DataOption,
+    HiddenSetOption,
     JsonOption,
     SeedOption,
     check_run,
@@ -100,7 +101,14 @@ def _report(run: Run, evaluation: Evaluation) -> None:
 
 
 def evaluate(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, such as runs/quickstart.")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [OPTION=VALUE]...",
+            help="Run directories, such as runs/quickstart; and evaluation.draws=64 or another evaluation.… than the "
+            "recipe's.",
+        ),
+    ],
     suite: Annotated[
         Literal["ptb", "dailydialog", "yelp", "all"] | None,
         typer.Option(
@@ -116,27 +124,26 @@ def evaluate(
         int | None,
         typer.Option("--samples", min=40, help="With --suite: sentences for perplexities; the recipe's unless given."),
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="OPTION=VALUE", help="Another evaluation.draws, evaluation.refine, … than the recipe's."
-        ),
-    ] = None,
+    change: HiddenSetOption = None,
     saved: Annotated[bool, typer.Option("--saved", help="Measure nothing: read evaluation.json of each run.")] = False,
     seed: SeedOption = 0,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure trained runs on their test splits. Several runs give means and standard deviations."""
+    runs = [Path(text) for text in arguments if not _is_change(text)]
+    changes = [*filter(_is_change, arguments), *(change or ())]
+    if not runs:
+        raise TextEBMError("name a run directory, such as runs/quickstart, before the options")
     for run in runs:
         check_run(run)
     if samples is not None and suite is None:
         raise TextEBMError("--samples has no effect here; it needs --suite")
-    if saved and (suite is not None or limit is not None or change):
-        raise TextEBMError("--saved measures nothing: leave --suite, --limit and --set out")
+    if saved and (suite is not None or limit is not None or changes):
+        raise TextEBMError("--saved measures nothing: leave --suite, --limit and OPTION=VALUE out")
     options: dict[str, Any] = {"limit": limit, "seed": seed, "data_dir": data, "suite": suite, "samples": samples}
-    if change:
-        options["overrides"] = change
+    if changes:
+        options["overrides"] = changes
     if len(runs) > 1 or saved:
         with stdout_kept_clean(), spinner("measuring") as progress:
             from textebm.runs.evaluate import evaluate_runs
@@ -162,6 +169,11 @@ def evaluate(
         note(f"the tables, beside published rows: {runs[0] / 'tables.md'}")
 
 
+def _is_change(text: str) -> bool:
+    """Whether an argument is OPTION=VALUE, not a directory with = in its name."""
+    return "=" in text and "/" not in text.partition("=")[0] and not Path(text).exists()
+
+
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm train yelp training.batch_size=64 --data ../shared/data")(train)
-    app.command(epilog="Example: textebm evaluate runs/yelp --suite yelp --limit 500 --samples 10000")(evaluate)
+    app.command(epilog="Example: textebm evaluate runs/yelp --suite yelp --limit 500 evaluation.draws=64")(evaluate)

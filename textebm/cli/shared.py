@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
+from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +35,8 @@ DeviceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
+# The old way to say OPTION=VALUE, which is an argument now.
+HiddenSetOption = Annotated[list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", hidden=True)]
 DataOption = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="Where the corpora lie; else $TEXTEBM_DATA, else data/.")
 ]
@@ -72,14 +75,12 @@ def _finite(data: Any) -> Any:
 
 def note(text: str) -> None:
     """A line for the person, beside the result."""
-    print(text, file=sys.stderr)
+    print(plain(text), file=sys.stderr)
 
 
 def console() -> Console:
     """A rich console on stdout. It does not cut tables to 80 columns when their reader is a file."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return make_console(width=160)
 
 
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -110,10 +111,9 @@ def spinner(title: str) -> Iterator[Callable[[str], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.markup import escape
 
-    with Console(stderr=True).status(title) as status:
+    with make_console(stderr=True).status(title) as status:
         yield lambda part: status.update(f"{title}: {escape(part)}")
 
 
@@ -193,28 +193,19 @@ def decoding_options(
 
 def read_sentences(file: Path | None = None) -> Iterator[str]:
     """Lines of a UTF-8 text file, or of stdin, without their line ends. Raises CorpusError naming the line."""
+    from textebm.text.lines import decoded_lines
+
     name = "standard input" if file is None else str(file)
     if file is None:
         if sys.stdin.isatty():
             note("sentences, one a line; end with Ctrl-D")
-        yield from _decoded(sys.stdin.buffer, name)
+        yield from decoded_lines(sys.stdin.buffer, name)
         return
     try:
         with file.open("rb") as stream:
-            yield from _decoded(stream, name)
+            yield from decoded_lines(stream, name)
     except OSError as error:
         raise CorpusError(f"cannot read {name!r}: {error.strerror}") from None
-
-
-def _decoded(stream: IO[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(stream, start=1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise CorpusError(f"{name}, line {number}: not UTF-8 text") from None
-        if "\0" in text:
-            raise CorpusError(f"{name}, line {number}: contains a NUL character; is this a text file?")
-        yield text
 
 
 def as_read(model: TextEBM, lines: Sequence[str]) -> list[str]:

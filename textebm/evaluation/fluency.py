@@ -97,6 +97,14 @@ def self_bleu(samples: Sequence[str]) -> float:
     return math.fsum(scores) / len(scores)
 
 
+def mean_self_bleu(classes: Iterable[Sequence[str]]) -> float:
+    """`self_bleu` within each class of sentences, averaged over the classes that have two."""
+    scores = [self_bleu(texts) for texts in classes if len(texts) > 1]
+    if not scores:
+        raise UndefinedMetricError("self-BLEU needs a class of at least two sentences")
+    return math.fsum(scores) / len(scores)
+
+
 def _ngram_counts(words: Sequence[str]) -> Counter[tuple[str, ...]]:
     return Counter(tuple(words[i : i + n]) for n in range(1, MAX_ORDER + 1) for i in range(len(words) - n + 1))
 

@@ -7,35 +7,38 @@ what is evaluated. From there `evaluation.q_steps` gradient steps fit each sente
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import numpy as np
+from textebm.evaluation.state import EvaluationState, some_rows, texts_of
 
-from textebm.evaluation.protocols import Encoding
-from textebm.evaluation.setting import Setting, texts_of
+if TYPE_CHECKING:
+    from textebm.use.reading import Encoding
 
 SCALING_SENTENCES = 4000
 
 
-def measure(run: Setting, encoding: Encoding) -> None:
-    run.progress("likelihood interval")
-    effort, texts = run.effort, run.texts
-    found = run.model.nll_interval(
+def add_likelihood_interval(state: EvaluationState, encoding: Encoding) -> None:
+    state.progress("likelihood interval")
+    effort, texts = state.effort, state.texts
+    split = "validation" if "validation" in state.corpus and state.result.split != "validation" else "train"
+    others = some_rows(state.corpus[split], SCALING_SENTENCES, state.seed)
+    interval = state.model.nll_interval(
         texts,
         draws=effort.draws,
         temperatures=effort.temperatures,
         chains=effort.chains,
-        seed=run.seed,
-        progress=lambda done, n: run.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
-        scaling_texts=_others(run),
+        seed=state.seed,
+        progress=lambda done, n: state.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
+        scaling_texts=[text for text in texts_of(others) if text.strip()],
         q_steps=effort.q_steps,
     )
-    lower, upper, tokens = found.lower.double(), found.upper.double(), float(found.num_tokens.sum())
-    result, n = run.result, len(texts)
+    lower, upper, tokens = interval.lower.double(), interval.upper.double(), float(interval.num_tokens.sum())
+    result, n = state.result, len(texts)
     result.add("nll_upper", float(upper.mean()), n)
     result.add("nll_lower", float(lower.mean()), n)
     result.add("nll_width", float((upper - lower).mean()), n)
     result.add("ppl_upper", math.exp(min(float(upper.sum()) / tokens, 700.0)), n)
-    effective = float(found.effective_draws.double().mean())
+    effective = float(interval.effective_draws.double().mean())
     result.add("effective_draws", effective, n)
     result.settings["likelihood"] = (
         f"{effort.draws} draws, {effort.temperatures} temperatures, {effort.chains} chains a log Z; "
@@ -45,11 +48,3 @@ def measure(run: Setting, encoding: Encoding) -> None:
         result.note(
             f"nll_lower: {effective:.2f} of {effort.draws} draws carry the weight; read it as an estimate, not a bound"
         )
-
-
-def _others(run: Setting) -> list[str]:
-    """Sentences that are not evaluated, a seeded choice of at most `SCALING_SENTENCES`."""
-    split = "validation" if "validation" in run.corpus and run.result.split != "validation" else "train"
-    data = run.corpus[split]
-    chosen = np.random.default_rng(run.seed).permutation(len(data))[:SCALING_SENTENCES]
-    return [text for text in texts_of(data.select(np.sort(chosen).tolist())) if text.strip()]

@@ -8,77 +8,71 @@ low values are bought with dull samples, so both stand together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from textebm.evaluation import fluency
 from textebm.evaluation.language_model import LanguageModel, fit_language_model
-from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.protocols import Encoding
-from textebm.evaluation.setting import Setting, texts_of
+from textebm.evaluation.state import EvaluationState, some_rows, texts_of
 
-PUBLISHED_SAMPLES = 40_000
+if TYPE_CHECKING:
+    from textebm.use.reading import Encoding
 
 
-def measure(run: Setting, encoding: Encoding) -> None:
-    try:
-        own = train_model(run)
-    except UndefinedMetricError as reason:
-        run.result.note(f"language model: left out, {reason}")
-        return
-    result, n, wanted = run.result, len(run.texts), run.effort.language_samples
-    scores = own.score(run.texts)
+def add_language_model(state: EvaluationState, encoding: Encoding) -> None:
+    with state.result.noting("language model"):
+        _add_language_model(state, train_model(state))
+
+
+def _add_language_model(state: EvaluationState, own: LanguageModel) -> None:
+    result, n, wanted, seed = state.result, len(state.texts), state.effort.language_samples, state.seed + 1
+    scores = own.score(state.texts)
     result.add("rnn_lm_nll", float(scores.nll.mean()), n)
     result.add("rnn_lm_ppl", scores.perplexity, n)
-    result.settings["language model"] = f"{run.effort.language_model}; {wanted:,} samples (published: 40,000)"
+    result.settings["language model"] = f"{state.effort.language_model}; {wanted:,} samples (published: 40,000)"
 
-    run.progress("samples for the language model")
-    latents = run.model.sample_latents(wanted, symbols=None, strength=None, seed=run.seed + 1)
-    temperature = run.effort.temperature
-    sampled = run.model.decode(latents, seed=run.seed + 1, decoding="sample", temperature=temperature)
-    greedy = run.model.decode(latents, seed=run.seed + 1, decoding="greedy")
-    theirs = own.sample(wanted, seed=run.seed + 1)
+    state.progress("samples for the language model")
+    latents = state.model.sample_latents(wanted, seed=seed)
+    samples = {
+        "": state.model.decode(latents, seed=seed, decoding="sample", temperature=state.effort.temperature),
+        "_greedy": state.model.decode(latents, seed=seed, decoding="greedy"),
+        "rnn_lm_": own.sample(wanted, seed=seed),
+    }
+    theirs = samples["rnn_lm_"]
     result.samples["language model"] = theirs[:10]
-    result.measure("forward_ppl", wanted, forward_perplexity, own, sampled)
-    result.measure("forward_ppl_greedy", wanted, forward_perplexity, own, greedy)
-    result.measure("rnn_lm_forward_ppl", wanted, forward_perplexity, own, theirs)
-    counts = fluency.word_counts(texts_of(run.corpus["train"]))
-    few = theirs[: run.samples]
-    result.measure("rnn_lm_wkl", len(few), fluency.wkl, few, counts)
-    result.measure("rnn_lm_self_bleu", len(few), fluency.self_bleu, few)
-    result.measure("rnn_lm_distinct_2", len(few), fluency.distinct_n, few, 2)
-    # at the number of the perplexities, since wKL falls with it
-    for name, texts in (("wkl_large", sampled), ("wkl_large_greedy", greedy), ("rnn_lm_wkl_large", theirs)):
-        result.measure(name, len(texts), fluency.wkl, texts, counts)
-
-    real = _real(run, wanted)
-    for name, texts in (
-        ("reverse_ppl", sampled),
-        ("reverse_ppl_greedy", greedy),
-        ("rnn_lm_reverse_ppl", theirs),
-        ("reverse_ppl_floor", real),
-    ):
-        result.measure(name, len(texts), reverse_perplexity, run, texts, name)
+    train = state.corpus["train"]
+    counts, few = fluency.word_counts(texts_of(train)), theirs[: state.effort.samples]
+    result.compute("rnn_lm_wkl", len(few), fluency.wkl, few, counts)
+    result.compute("rnn_lm_self_bleu", len(few), fluency.self_bleu, few)
+    result.compute("rnn_lm_distinct_2", len(few), fluency.distinct_n, few, 2)
+    for whose, texts in samples.items():
+        prefix, suffix = (whose, "") if whose.endswith("lm_") else ("", whose)
+        result.compute(f"{prefix}forward_ppl{suffix}", wanted, forward_perplexity, own, texts)
+        # at the number of the perplexities, since wKL falls with it
+        result.compute(f"{prefix}wkl_large{suffix}", len(texts), fluency.wkl, texts, counts)
+        name = f"{prefix}reverse_ppl{suffix}"
+        result.compute(name, len(texts), reverse_perplexity, state, texts, name)
+    real = list(texts_of(some_rows(train, wanted, state.seed)))
+    result.compute("reverse_ppl_floor", len(real), reverse_perplexity, state, real, "reverse_ppl_floor")
 
 
-def train_model(run: Setting) -> LanguageModel:
+def train_model(state: EvaluationState) -> LanguageModel:
     """The language model of the training split, fitted once an evaluation."""
-    if run.language_model is None:
-        run.progress("language model of the training split")
-        run.language_model = fit(run, list(texts_of(run.corpus["train"])), "language model")
-    return run.language_model
+    if state.language_model is None:
+        state.progress("language model of the training split")
+        state.language_model = fit(state, list(texts_of(state.corpus["train"])), "language model")
+    return state.language_model
 
 
-def fit(run: Setting, texts: Sequence[str], name: str) -> LanguageModel:
-    assert run.tokenizer is not None, "suites have the tokenizer"
+def fit(state: EvaluationState, texts: Sequence[str], name: str) -> LanguageModel:
+    assert state.tokenizer is not None, "suites have the tokenizer"
     return fit_language_model(
         texts,
-        run.tokenizer,
-        run.max_tokens,
-        settings=run.effort.language_model,
-        seed=run.seed,
+        state.tokenizer,
+        state.max_tokens,
+        settings=state.effort.language_model,
+        seed=state.seed,
         name=name,
-        progress=run.progress,
+        progress=state.progress,
     )
 
 
@@ -87,15 +81,6 @@ def forward_perplexity(model: LanguageModel, texts: Sequence[str]) -> float:
     return model.score([text for text in texts if text.strip()]).perplexity
 
 
-def reverse_perplexity(run: Setting, texts: Sequence[str], name: str) -> float:
+def reverse_perplexity(state: EvaluationState, texts: Sequence[str], name: str) -> float:
     """Of the evaluated sentences, for a fresh language model of *texts*."""
-    return fit(run, texts, name).score(run.texts).perplexity
-
-
-def _real(run: Setting, n: int) -> list[str]:
-    """n real training sentences by a seeded choice, or all when there are fewer."""
-    train = run.corpus["train"]
-    if n >= len(train):
-        return list(texts_of(train))
-    chosen = np.sort(np.random.default_rng(run.seed).choice(len(train), n, replace=False))
-    return list(texts_of(train.select(chosen.tolist())))
+    return fit(state, texts, name).score(state.texts).perplexity

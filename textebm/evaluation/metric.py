@@ -1,6 +1,6 @@
 """One measured number, what is known about each name, and a whole evaluation: kept, saved and shown.
 
-A metric that is undefined (no labels, one sentence, no words) raises `UndefinedMetricError`; `Evaluation.measure`
+A metric that is undefined (no labels, one sentence, no words) raises `UndefinedMetricError`; `Evaluation.noting`
 turns that into a note, so that a missing number says why it is missing and NaN never reaches a file.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from textebm.evaluation.catalogue import describe
+from textebm.evaluation.catalogue import ARROWS, describe
+from textebm.files import read_json, write_output
 
 
 class UndefinedMetricError(ValueError):
@@ -26,24 +27,22 @@ class UndefinedMetricError(ValueError):
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A measured value. `n` counts what it was measured on (sentences, unless the catalogue says otherwise)."""
+class MetricValue:
+    """A measured value. `n` counts what it was measured on (sentences, unless the catalogue says otherwise; 0 where it
+    is not known)."""
 
     value: float
-    unit: str
-    higher_is_better: bool | None
-    n: int
+    unit: str = ""
+    higher_is_better: bool | None = None
+    n: int = 0
 
     @classmethod
-    def named(cls, name: str, value: float, n: int) -> Metric:
+    def named(cls, name: str, value: float, n: int) -> MetricValue:
         """The metric *name* of the catalogue with its unit and direction. ValueError if *value* is not finite."""
         if not math.isfinite(value):
             raise ValueError(f"metric {name}: expected a finite number, got {value}")
         entry = describe(name)
         return cls(float(value), entry.unit, entry.higher_is_better, int(n))
-
-
-ARROWS = {True: "↑", False: "↓", None: " "}
 
 
 @dataclass
@@ -57,7 +56,7 @@ class Evaluation:
 
     seed: int
     split: str = "test"
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, MetricValue] = field(default_factory=dict)
     samples: dict[str, list[str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -70,16 +69,22 @@ class Evaluation:
     def add(self, name: str, value: float, n: int) -> None:
         """Record a value; one that is not finite becomes a note."""
         if math.isfinite(value):
-            self.metrics[name] = Metric.named(name, value, n)
+            self.metrics[name] = MetricValue.named(name, value, n)
         else:
             self.note(f"{name}: left out, the value came out as {value}")
 
-    def measure(self, name: str, n: int, function: Callable[..., float], /, *arguments: Any, **keywords: Any) -> None:
+    def compute(self, name: str, n: int, function: Callable[..., float], /, *arguments: Any, **keywords: Any) -> None:
         """Record ``function(*arguments, **keywords)``; an undefined metric becomes a note."""
-        try:
+        with self.noting(name):
             self.add(name, function(*arguments, **keywords), n)
+
+    @contextmanager
+    def noting(self, what: str) -> Iterator[None]:
+        """What is undefined in this block ends it, and becomes a note."""
+        try:
+            yield
         except UndefinedMetricError as reason:
-            self.note(f"{name}: left out, {reason}")
+            self.note(f"{what}: left out, {reason}")
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -87,58 +92,40 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON (it contains no NaN); the samples are in `samples_text`."""
-        return {
-            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
-            "seed": self.seed,
-            "split": self.split,
-            "versions": dict(self.versions),
-            "sacrebleu_signature": self.sacrebleu_signature,
-            "self_bleu_signature": self.self_bleu_signature,
-            "sizes": dict(self.sizes),
-            "settings": dict(self.settings),
-            "notes": list(self.notes),
-            "code_names": dict(self.code_names),
-        }
+        data = asdict(self)
+        del data["samples"]
+        return {"metrics": data.pop("metrics"), **data}
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to *path*, which is then the old file or the new one, never half of it."""
         path = Path(path)
-        text = json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_output(path, self.to_text())
         return path
+
+    def to_text(self) -> str:
+        """`to_json` as the text of a file."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """What `to_json` gave (without samples), for tables of a saved run."""
-        plain = {
-            k: data[k]
-            for k in (
-                "split",
-                "versions",
-                "sizes",
-                "settings",
-                "notes",
-                "code_names",
-                "sacrebleu_signature",
-                "self_bleu_signature",
-            )
-            if k in data
-        }
-        return cls(seed=data["seed"], metrics={name: Metric(**m) for name, m in data["metrics"].items()}, **plain)
+        """What `to_json` gave (without samples), for tables of a saved run. Raises ValueError for anything else."""
+        empty = cls(0).to_json()
+        if not isinstance(data, Mapping) or not isinstance(data.get("metrics"), dict):
+            raise ValueError("not a saved evaluation: it has no metrics")
+        plain = {name: data[name] for name in empty if name in data and name != "metrics"}
+        for name, value in plain.items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            if type(value) is not type(empty[name]) or not all(isinstance(item, str | int) for item in items):
+                raise ValueError(f"not a saved evaluation: {name} is {str(value)[:80]!r}")
+        if "seed" not in plain:
+            raise ValueError("not a saved evaluation: it has no seed")
+        return cls(metrics={name: _metric(name, each) for name, each in data["metrics"].items()}, **plain)
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """What `save` wrote, without samples. OSError, ValueError, KeyError or TypeError if it is not that."""
-        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        """What `save` wrote, without samples. Raises FileError, and ValueError if it is not that."""
+        return cls.from_json(read_json(Path(path)))
 
     def render(self) -> Table:
         """A rich table; arrows give the better direction."""
@@ -157,10 +144,11 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The table and notes as Markdown, for the model card."""
-        lines = ["| metric | | value | unit | n |", "|---|---|---:|---|---:|"]
-        for name, m in self.metrics.items():
-            cells = cell(name), ARROWS[m.higher_is_better].strip(), number(m.value), cell(m.unit), str(m.n)
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = [
+            (cell(name), ARROWS[m.higher_is_better], number(m.value), cell(m.unit), str(m.n))
+            for name, m in self.metrics.items()
+        ]
+        lines = [*markdown_table(("metric", "", "value", "unit", "n"), rows, numeric=(2, 4))]
         if self.notes:
             lines += ["", *(f"- {cell(note)}" for note in self.notes)]
         return "\n".join(lines) + "\n"
@@ -174,15 +162,27 @@ class Evaluation:
         return "\n".join(blocks)
 
 
+def _metric(name: str, data: Any) -> MetricValue:
+    match data:
+        case {"value": float() | int() as value, "unit": str(), "higher_is_better": bool() | None, "n": int()}:
+            if len(data) == 4 and math.isfinite(value) and not isinstance(value, bool):
+                return MetricValue(**data)
+    raise ValueError(f"not a saved evaluation: the metric {name[:80]!r} is no measured number")
+
+
 def number(value: float) -> str:
-    return (
-        f"{value:.0f}"
-        if value == int(value) and abs(value) >= 1
-        else f"{value:.4g}"
-        if abs(value) < 1000
-        else f"{value:.1f}"
-    )
+    """As printed: four digits, whole numbers without a point."""
+    if value == int(value) and abs(value) >= 1:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Container[int]) -> list[str]:
+    """The lines of a Markdown table; columns in *numeric* are set flush right. Cells as they are: see `cell`."""
+    rule = "|".join("---:" if place in numeric else "---" for place in range(len(heads)))
+    return [f"| {' | '.join(heads)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def cell(text: str) -> str:
+    """A text that neither ends a Markdown cell nor opens an element."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

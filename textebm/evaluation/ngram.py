@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.words import split_words
+from textebm.text.words import split_words
 
 ORDER = 3
 START, END, UNKNOWN = ("start",), ("end",), ("unknown",)  # no word of a text is a tuple

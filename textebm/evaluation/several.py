@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from textebm.evaluation.metric import ARROWS, Evaluation, cell, number
+from textebm.evaluation.catalogue import ARROWS
+from textebm.evaluation.metric import Evaluation, cell, markdown_table, number
+
+HEADS = ("metric", "", "mean ± sd", "unit", "runs")
 
 
 @dataclass(frozen=True)
@@ -38,40 +41,25 @@ class Summary:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        metrics = {
-            name: {
-                "mean": each.mean,
-                "stddev": each.stddev,
-                "values": list(each.values),
-                "unit": each.unit,
-                "higher_is_better": each.higher_is_better,
-            }
-            for name, each in self.metrics.items()
-        }
+        """Lists in place of tuples."""
+        metrics = {name: {**asdict(each), "values": list(each.values)} for name, each in self.metrics.items()}
         return {"runs": list(self.runs), "metrics": metrics, "partial": list(self.partial), "notes": list(self.notes)}
 
     def rows(self) -> list[tuple[str, ...]]:
         """(metric, arrow, mean ± standard deviation, unit, each run's value)."""
         return [
-            (
-                name,
-                ARROWS[each.higher_is_better],
-                each.shown(),
-                each.unit,
-                " ".join(number(value) for value in each.values),
-            )
+            (name, ARROWS[each.higher_is_better], each.shown(), each.unit, " ".join(map(number, each.values)))
             for name, each in self.metrics.items()
         ]
 
     def render(self) -> Table:
-        table = Table("metric", "", "mean ± sd", "unit", "runs", title=f"{len(self.runs)} runs")
+        table = Table(*HEADS, title=f"{len(self.runs)} runs")
         for row in self.rows():
             table.add_row(*map(Text, row))
         return table
 
     def markdown(self) -> str:
-        lines = ["| metric | | mean ± sd | unit | runs |", "|---|---|---:|---|---|"]
-        lines += [f"| {' | '.join(cell(part.strip()) for part in row)} |" for row in self.rows()]
+        lines = markdown_table(HEADS, [list(map(cell, row)) for row in self.rows()], numeric=(2,))
         return "\n".join(lines) + "\n" + "".join(f"\n- {cell(note)}" for note in self.notes) + "\n"
 
 
@@ -81,19 +69,20 @@ def summarize(evaluations: Mapping[str, Evaluation]) -> Summary:
         raise ValueError("there is no run to summarize")
     runs = list(evaluations.values())
     first, *others = runs
-    common = [name for name in first.metrics if all(name in each.metrics for each in others)]
-    every = dict.fromkeys(name for each in runs for name in each.metrics)
-    found = {}
-    for name in common:
-        values = tuple(each.metrics[name].value for each in runs)
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        metric = first.metrics[name]
-        found[name] = Spread(statistics.fmean(values), spread, values, metric.unit, metric.higher_is_better)
-    notes = []
-    for part in ("split", "sizes", "settings"):
-        if any(getattr(each, part) != getattr(first, part) for each in others):
-            notes.append(f"the runs differ in {part}: read the means with care")
-    partial = tuple(name for name in every if name not in found)
+    spreads = {}
+    for name, metric in first.metrics.items():
+        if all(name in each.metrics for each in others):
+            values = tuple(each.metrics[name].value for each in runs)
+            stddev = statistics.stdev(values) if others else None
+            spreads[name] = Spread(statistics.fmean(values), stddev, values, metric.unit, metric.higher_is_better)
+    notes = [
+        f"the runs differ in {field}: read the means with care"
+        for field in ("split", "sizes", "settings")
+        if any(getattr(each, field) != getattr(first, field) for each in others)
+    ]
+    partial = tuple(
+        name for name in dict.fromkeys(name for each in runs for name in each.metrics) if name not in spreads
+    )
     if partial:
         notes.append(f"left out, since some runs lack them: {', '.join(partial)}")
-    return Summary(tuple(evaluations), found, partial, tuple(notes))
+    return Summary(tuple(evaluations), spreads, partial, tuple(notes))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -21,45 +22,48 @@ from textebm.errors import CorpusError, did_you_mean
 from textebm.evaluation import (
     baselines,
     control,
+    core,
     editing,
+    few_labels,
     intervals,
     language,
     outliers,
-    parts,
-    semisupervised,
     steering,
     symbols,
 )
-from textebm.evaluation.metric import Evaluation
-from textebm.evaluation.protocols import Encoding, Model
-from textebm.evaluation.setting import Effort, Setting
+from textebm.evaluation.metric import Evaluation, MetricValue
+from textebm.evaluation.state import Effort, EvaluationState, choose
 from textebm.text.history import texts_of
 
-__all__ = ["SUITES", "Effort", "Evaluation", "Model", "evaluate"]
+if TYPE_CHECKING:
+    from textebm.api import TextEBM
+    from textebm.use.reading import Encoding
 
 PACKAGES = ("torch", "transformers", "sacrebleu", "scikit-learn", "textebm")
-Part = Callable[[Setting, Encoding], None]
+Section = Callable[[EvaluationState, "Encoding"], None]
+OwnMetric = Callable[["TextEBM", list[str]], "float | MetricValue"]
 
-# The order matters: the language model that `language` fits is the judge of fluency in the parts after it.
-PARTS: dict[str, Part] = {
-    "intervals": intervals.measure,
-    "language": language.measure,
-    "baselines": baselines.measure,
-    "steering": steering.measure,
-    "editing": editing.measure,
-    "semisupervised": semisupervised.measure,
-    "outliers": outliers.measure,
+# The order matters: the language model that `language` fits is the judge of fluency in the sections after it.
+SECTIONS: dict[str, Section] = {
+    "intervals": intervals.add_likelihood_interval,
+    "language": language.add_language_model,
+    "baselines": baselines.add_kmeans_baselines,
+    "steering": steering.add_control_cost,
+    "editing": editing.add_edits,
+    "few_labels": few_labels.add_few_labels,
+    "outliers": outliers.add_outliers,
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "ptb": ("intervals", "language", "outliers"),
-    "dailydialog": ("intervals", "language", "baselines", "semisupervised", "outliers"),
-    "yelp": ("intervals", "language", "steering", "editing", "semisupervised", "outliers"),
-    "all": tuple(PARTS),
+    "dailydialog": ("intervals", "language", "baselines", "few_labels", "outliers"),
+    "yelp": ("intervals", "language", "steering", "editing", "few_labels", "outliers"),
+    "all": tuple(SECTIONS),
 }
+SINGLE_SENTENCES = ("intervals", "language", "steering", "editing", "outliers")  # not for models that read a history
 
 
 def evaluate(
-    model: Model,
+    model: TextEBM,
     corpus: DatasetDict,
     *,
     judge_corpus: Dataset | None = None,
@@ -74,6 +78,7 @@ def evaluate(
     max_tokens: int = 40,
     shown_labels: Mapping[str, Sequence[int]] | None = None,
     other_texts: Mapping[str, list[str]] | None = None,
+    metrics: Mapping[str, OwnMetric] | None = None,
     so_far: Callable[[Evaluation], object] | None = None,
 ) -> Evaluation:
     """Measure *model* on *split* of *corpus*, against its train split.
@@ -82,16 +87,19 @@ def evaluate(
     effort: its samples are free samples, and as many in all for code agreement; its samples_per_class are sentences a
     class of each labelled head, and in all for each pair of heads. judge_corpus: labelled sentences that the model
     never saw, to fit judges on. parser: the exact parser of a generated corpus (it also judges grammaticality).
-    progress is called with the name of each part as it starts.
+    progress is called with the name of each section as it starts. tokenizer, max_tokens: the model's, so that n-gram
+    and language models read the same tokens. shown_labels: for heads that were shown some labels only, the rows of
+    train that have them.
 
-    suite: one of `SUITES`, or None for the quick part alone. It wants the model's tokenizer and max_tokens (the
-    language model reads the same tokens). other_texts: sentences of other corpora, by name. shown_labels: for heads
-    that were shown some labels only, the rows of train that have them. so_far is called with what there is whenever a
-    part of a suite is about to start.
+    suite: one of `SUITES`, or None for the quick sections alone; it wants the tokenizer. other_texts: sentences of
+    other corpora, by name. so_far is called with what there is whenever a section of a suite is about to start.
+
+    metrics: metrics of one's own, a name and a function of the model and the evaluated sentences each, that gives a
+    number or a `MetricValue`; `UndefinedMetricError` and numbers that are not finite become notes.
 
     CorpusError if the split or the train split is missing or has no sentence.
     """
-    effort = effort or Effort()
+    effort, metrics = effort or Effort(), metrics or {}
     if effort.samples < 1 or effort.samples_per_class < 1 or (limit is not None and limit < 1):
         raise ValueError(
             "samples, samples_per_class and limit must be at least 1, got "
@@ -104,7 +112,7 @@ def evaluate(
             raise CorpusError(f"the corpus has no split {name!r}{did_you_mean(name, list(corpus))}")
     result = Evaluation(seed=seed, split=split, versions=_versions())
     data = _choose(corpus[split], limit, seed, result)
-    run = Setting(
+    state = EvaluationState(
         model,
         corpus,
         data,
@@ -134,19 +142,36 @@ def evaluate(
     }
     if split != "test":
         result.note(f"measured on {split}, not on test")
-    reconstructions = parts.reconstruction(run)
-    encoding = parts.latent_health(run)
-    parts.free_samples(run, reconstructions)
-    symbols.probes(run, encoding)
-    symbols.codes(run, encoding)
-    symbols.head_accuracies(run, encoding)
-    symbols.controlled(run, encoding)
-    symbols.by_example(run, reconstructions)
-    for part in SUITES[suite] if suite else ():
+    reconstructions = core.add_reconstruction(state)
+    encoding = core.add_latent(state)
+    core.add_free_samples(state)
+    for add in (symbols.add_probes, symbols.add_codes, symbols.add_head_accuracies, symbols.add_control):
+        add(state, encoding)
+    symbols.add_likeness(state, reconstructions)
+    for name, function in metrics.items():
+        _add_own(state, name, function)
+    for name in SUITES[suite] if suite else ():
+        if model.reads_context and name in SINGLE_SENTENCES:
+            result.note(f"{name}: left out, it compares models of single sentences")
+            continue
         if so_far is not None:
             so_far(result)
-        PARTS[part](run, encoding)
+        SECTIONS[name](state, encoding)
     return result
+
+
+def _add_own(state: EvaluationState, name: str, function: OwnMetric) -> None:
+    """A metric that the caller brought."""
+    if name in state.result.metrics:
+        raise ValueError(f"metrics: {name!r} is the name of a metric that every evaluation has; choose another")
+    state.progress(name)
+    with state.result.noting(name):
+        value = function(state.model, list(state.texts))
+        own = value if isinstance(value, MetricValue) else MetricValue(float(value), n=len(state.texts))
+        if np.isfinite(own.value):
+            state.result.metrics[name] = own
+        else:
+            state.result.note(f"{name}: left out, the value came out as {own.value}")
 
 
 def _choose(data: Dataset, limit: int | None, seed: int, result: Evaluation) -> Dataset:
@@ -156,16 +181,14 @@ def _choose(data: Dataset, limit: int | None, seed: int, result: Evaluation) -> 
         result.note(f"{len(data) - len(written)} blank sentences of {result.split} left out")
     if len(written) == 0:
         raise CorpusError(f"the split {result.split!r} has no sentence with a word; evaluate on a split that has text")
-    if limit is not None and limit < len(written):
-        written = np.sort(np.random.default_rng(seed).choice(written, limit, replace=False))
-    return data.select(written.tolist())
+    return data.select(written[choose(len(written), limit or len(written), seed)].tolist())
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"  # e.g. textebm run from its source folder
-    return found
+            versions[package] = "not installed"  # e.g. textebm run from its source folder
+    return versions

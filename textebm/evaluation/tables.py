@@ -6,206 +6,206 @@ from memory. A cell that was not measured or not published is a dash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from textebm.evaluation.metric import Evaluation, cell, number
+from textebm.evaluation.metric import Evaluation, cell, markdown_table, number
 
-Row = tuple[str, ...]  # first the name of the system, then cells as printed; or names of metrics, for our own rows
+NOTHING = "–"
+Cells = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FieldTable:
-    """columns: headings after the first; published and own rows have as many cells. A cell of an own row is a metric's
-    name, or text in quotes."""
+    """columns: headings after the first. published rows hold figures as printed; own rows names of metrics, or text in
+    quotes."""
 
     title: str
     source: str
-    columns: Row
-    published: tuple[Row, ...]
-    own: tuple[Row, ...]
+    columns: Cells
+    published: tuple[Cells, ...]
+    own: tuple[Cells, ...]
 
     def markdown(self, evaluation: Evaluation) -> str:
-        head = ["system", *self.columns]
-        lines = [f"### {self.title}", "", _line(head), "|---|" + "---:|" * len(self.columns)]
-        lines += [_line(row) for row in self.published]
-        for name, *cells in self.own:
-            values = [_value(evaluation, each) for each in cells]
-            if any(value != "–" for value in values):
-                lines.append(_line([f"**{name}**", *values]))
-        return "\n".join([*lines, "", f"Published rows: {self.source} Rows in bold were measured here.", ""])
+        rows = [*self.published, *((f"**{name}**", *values) for name, *values in _measured(evaluation, self.own))]
+        return "\n".join(
+            [
+                f"### {self.title}",
+                "",
+                *_lines(("system", *self.columns), rows),
+                "",
+                f"Published rows: {self.source} Rows in bold were measured here.",
+                "",
+            ]
+        )
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return markdown_table(heads, rows, numeric=range(1, len(heads)))
 
 
-def _value(evaluation: Evaluation, name: str) -> str:
-    if name.startswith("'"):
-        return name.strip("'")
-    metric = evaluation.metrics.get(name)
-    return "–" if metric is None else number(metric.value)
+def _rows(text: str) -> tuple[Cells, ...]:
+    """The rows of a table whose cells are set apart by bars."""
+    return tuple(tuple(part.strip() for part in line.split("|")) for line in text.strip().splitlines())
+
+
+def _measured(evaluation: Evaluation, rows: Sequence[Cells]) -> list[list[str]]:
+    """Names of metrics replaced by their values; rows without any are left out."""
+
+    def value(name: str) -> str:
+        metric = evaluation.metrics.get(name)
+        return name.strip("'") if name.startswith("'") else NOTHING if metric is None else number(metric.value)
+
+    filled = [[name, *map(value, names)] for name, *names in rows]
+    return [row for row in filled if any(each != NOTHING for each in row[1:])]
 
 
 PTB = FieldTable(
     "Penn Treebank, sentences of up to 40 tokens",
     "Shi et al. 2020, table 1 (40,000 samples).",
     ("rPPL ↓", "BLEU ↑", "wKL ↓", "NLL ↓"),
-    (
-        ("test set", "–", "100", "0.14", "–"),
-        ("RNN-LM", "–", "–", "–", "101.21"),
-        ("VAE", "686.18", "3.12", "0.50", "≤ 100.85"),
-        ("DI-VAE", "310.29", "4.53", "0.24", "≤ 108.90"),
-        ("semi-VAE + MI", "260.28", "5.08", "0.20", "≤ 107.30"),
-        ("GM-VAE", "983.50", "2.34", "0.72", "≤ 99.44"),
-        ("DGM-VAE + MI", "247.37", "8.67", "0.18", "≤ 105.73"),
+    _rows(
+        """
+        test set      | –      | 100  | 0.14 | –
+        RNN-LM        | –      | –    | –    | 101.21
+        VAE           | 686.18 | 3.12 | 0.50 | ≤ 100.85
+        DI-VAE        | 310.29 | 4.53 | 0.24 | ≤ 108.90
+        semi-VAE + MI | 260.28 | 5.08 | 0.20 | ≤ 107.30
+        GM-VAE        | 983.50 | 2.34 | 0.72 | ≤ 99.44
+        DGM-VAE + MI  | 247.37 | 8.67 | 0.18 | ≤ 105.73
+        """
     ),
-    (
-        ("this run, sampled words", "reverse_ppl", "reconstruction_bleu", "wkl_large", "nll_upper"),
-        ("this run, greedy words", "reverse_ppl_greedy", "reconstruction_bleu", "wkl_large_greedy", "nll_upper"),
-        ("this run, refined latents", "–", "reconstruction_bleu_refined", "–", "–"),
-        ("RNN-LM of the same run", "rnn_lm_reverse_ppl", "–", "rnn_lm_wkl_large", "rnn_lm_nll"),
-        ("real sentences (rPPL: as many; wKL: test set)", "reverse_ppl_floor", "–", "wkl_real", "–"),
+    _rows(
+        """
+        this run, sampled words | reverse_ppl        | reconstruction_bleu | wkl_large        | nll_upper
+        this run, greedy words  | reverse_ppl_greedy | reconstruction_bleu | wkl_large_greedy | nll_upper
+        this run, refined latents | – | reconstruction_bleu_refined | – | –
+        RNN-LM of the same run | rnn_lm_reverse_ppl | – | rnn_lm_wkl_large | rnn_lm_nll
+        real sentences (rPPL: as many; wKL: test set) | reverse_ppl_floor | – | wkl_real | –
+        """
     ),
 )
 PTB_PPL = FieldTable(
     "Penn Treebank, perplexity with a 32-dimensional latent",
     "Pang et al. 2021, table 1.",
     ("PPL ↓",),
-    (("LSTM-LM", "100.47"), ("free-bits VAE", "96.35"), ("short-run inference", "94.26")),
-    (("this run, upper bound", "ppl_upper"), ("LSTM-LM of the same run", "rnn_lm_ppl")),
+    _rows("LSTM-LM | 100.47\nfree-bits VAE | 96.35\nshort-run inference | 94.26"),
+    _rows("this run, upper bound | ppl_upper\nLSTM-LM of the same run | rnn_lm_ppl\nbigrams | bigram_ppl"),
 )
-
-
-def _kmeans(features: str) -> tuple[str, ...]:
-    parts = [f"kmeans_{features}_{metric}" for metric in ("homogeneity", "v_measure", "ami")]
-    return tuple(f"{part}_act" for part in parts) + tuple(f"{part}_emotion" for part in (parts[0], parts[2]))
-
-
+_CODES = "{0}homogeneity_act | {0}v_measure_act | {0}ami_act | {0}homogeneity_emotion | {0}ami_emotion"
 DAILYDIALOG = FieldTable(
     "DailyDialog, codes found without labels",
     "Shi et al. 2020, table 2; the k-means rows in plain type were measured before, with 125 codes.",
     ("MI ↑", "BLEU ↑", "act hom. ↑", "act V ↑", "act AMI ↑", "emotion hom. ↑", "emotion AMI ↑"),
-    (
-        ("DI-VAE", "1.20", "3.05", ".18", "–", "–", ".09", "–"),
-        ("semi-VAE + MI", "1.21", "3.69", ".21", "–", "–", ".14", "–"),
-        ("GM-VAE + MI", "1.41", "2.96", ".19", "–", "–", ".09", "–"),
-        ("DGM-VAE + MI", "1.32", "7.39", ".23", "–", "–", ".16", "–"),
-        ("k-means, words", "–", "–", ".317", ".131", ".123", ".170", ".025"),
-        ("k-means, 1–3-grams", "–", "–", ".342", ".141", ".134", ".181", ".027"),
-        ("k-means, first and last two words", "–", "–", ".395", ".174", ".167", ".178", ".031"),
-        ("random codes", "–", "–", ".020", "–", "0", ".074", "0"),
+    _rows(
+        """
+        DI-VAE                            | 1.20 | 3.05 | .18  | –    | –    | .09  | –
+        semi-VAE + MI                     | 1.21 | 3.69 | .21  | –    | –    | .14  | –
+        GM-VAE + MI                       | 1.41 | 2.96 | .19  | –    | –    | .09  | –
+        DGM-VAE + MI                      | 1.32 | 7.39 | .23  | –    | –    | .16  | –
+        k-means, words                    | –    | –    | .317 | .131 | .123 | .170 | .025
+        k-means, 1–3-grams                | –    | –    | .342 | .141 | .134 | .181 | .027
+        k-means, first and last two words | –    | –    | .395 | .174 | .167 | .178 | .031
+        random codes                      | –    | –    | .020 | –    | 0    | .074 | 0
+        """
     ),
-    (
-        (
-            "this run",
-            "mutual_information_zy",
-            "reconstruction_bleu",
-            "homogeneity_act",
-            "v_measure_act",
-            "ami_act",
-            "homogeneity_emotion",
-            "ami_emotion",
-        ),
-        (
-            "this run, codes shuffled",
-            "–",
-            "–",
-            "permuted_homogeneity_act",
-            "permuted_v_measure_act",
-            "–",
-            "permuted_homogeneity_emotion",
-            "–",
-        ),
-        ("k-means, words", "–", "–", *_kmeans("words")),
-        ("k-means, 1–3-grams", "–", "–", *_kmeans("ngrams")),
-        ("k-means, first and last two words", "–", "–", *_kmeans("ends")),
+    _rows(
+        f"""
+        this run | mutual_information_zy | reconstruction_bleu | {_CODES.format("")}
+        this run, codes shuffled | – | – | permuted_homogeneity_act | – | – | permuted_homogeneity_emotion | –
+        k-means, words | – | – | {_CODES.format("kmeans_words_")}
+        k-means, 1–3-grams | – | – | {_CODES.format("kmeans_ngrams_")}
+        k-means, first and last two words | – | – | {_CODES.format("kmeans_ends_")}
+        """
     ),
 )
+_PROTOCOLS = " | ".join(
+    f"{{0}}homogeneity{batch}_{label}" for label in ("act", "emotion") for batch in ("", "_batch128", "_batch30")
+)
+DAILYDIALOG_PROTOCOLS = FieldTable(
+    "DailyDialog, homogeneity as three protocols have it",
+    "random codes, measured before. All turns pooled is what Shi et al. report; other releases average over batches.",
+    (
+        "act, pooled",
+        "act, batches of 128",
+        "act, of 30",
+        "emotion, pooled",
+        "emotion, batches of 128",
+        "emotion, of 30",
+    ),
+    _rows(
+        """
+        125 random codes | .022 | .700 | .912 | .071 | .727 | .918
+        20 random codes  | .003 | .219 | .582 | .012 | .298 | .611
+        """
+    ),
+    _rows(
+        f"""
+        this run | {_PROTOCOLS.format("")}
+        this run, codes shuffled | {_PROTOCOLS.format("permuted_")}
+        """
+    ),
+)
+
+
+def _control(name: str, suffix: str = "") -> str:
+    return " | ".join(f"{name}_{metric}_sentiment{suffix}" for metric in ("accuracy", "self_bleu", "forward_ppl"))
+
+
 YELP = FieldTable(
     "Yelp, sentiment control",
     "LatentOps, thesis tables 4.1 and 4.3 (another classifier, and self-BLEU of another number of samples).",
     ("accuracy ↑", "self-BLEU ↓", "forward PPL ↓", "seconds for 150 ↓"),
-    (
-        ("GPT2-FT", ".98", "23.8", "–", "–"),
-        ("PPLM", ".86", "31.0", "–", "3182"),
-        ("FUDGE", ".77", "27.2", "–", "36.1"),
-        ("LatentOps", ".99", "13.0", "–", "5.5"),
+    _rows(
+        """
+        GPT2-FT   | .98 | 23.8 | – | –
+        PPLM      | .86 | 31.0 | – | 3182
+        FUDGE     | .77 | 27.2 | – | 36.1
+        LatentOps | .99 | 13.0 | – | 5.5
+        """
     ),
     (
-        (
-            "this run",
-            "control_accuracy_sentiment",
-            "control_self_bleu_sentiment",
-            "control_forward_ppl_sentiment",
-            "control_seconds_sentiment",
-        ),
-        (
-            "… read back by its own encoder",
-            "checked_accuracy_sentiment",
-            "checked_self_bleu_sentiment",
-            "checked_forward_ppl_sentiment",
-            "–",
-        ),
-        (
-            "… and as diverse as real ones",
-            "diverse_accuracy_sentiment",
-            "diverse_self_bleu_sentiment",
-            "diverse_forward_ppl_sentiment",
-            "–",
+        *_rows(
+            f"""
+            this run                       | {_control("control")} | control_seconds_sentiment
+            … read back by its own encoder | {_control("checked")} | –
+            … and as diverse as real ones  | {_control("diverse")} | –
+            """
         ),
         *(
-            (
-                f"… at strength {strength}",
-                f"sweep_accuracy_sentiment_strength{strength}",
-                f"sweep_self_bleu_sentiment_strength{strength}",
-                f"sweep_forward_ppl_sentiment_strength{strength}",
-                "–",
-            )
-            for strength in ("0.5", "1", "2", "4", "8")
+            _rows(f"… at strength {s} | {_control('sweep', f'_strength{s}')} | –")[0]
+            for s in ("0.5", "1", "2", "4", "8")
         ),
-        (
-            "LSTM-LM of each class",
-            "class_lm_accuracy_sentiment",
-            "class_lm_self_bleu_sentiment",
-            "class_lm_forward_ppl_sentiment",
-            "–",
+        *_rows(
+            f"""
+            LSTM-LM of each class | {_control("class_lm")} | –
+            real sentences        | judge_accuracy_sentiment | real_self_bleu_sentiment | real_forward_ppl_sentiment | –
+            """
         ),
-        ("real sentences", "judge_accuracy_sentiment", "real_self_bleu_sentiment", "real_forward_ppl_sentiment", "–"),
     ),
 )
+
+
+def _edit(suffix: str = "") -> str:
+    return " | ".join(f"edit_{metric}{suffix}" for metric in ("accuracy", "input_bleu", "reference_bleu"))
+
+
 YELP_EDITS = FieldTable(
     "Yelp, sentiment edits of the 1,000 test sentences",
     "LatentOps, thesis (another classifier).",
     ("accuracy ↑", "input BLEU ↑", "reference BLEU ↑"),
-    (("LatentOps", ".95", "54.0", "24.3"), ("DiRR", ".96", "61.5", "29.8"), ("FUDGE", ".40", "57.0", "18.0")),
+    _rows("LatentOps | .95 | 54.0 | 24.3\nDiRR | .96 | 61.5 | 29.8\nFUDGE | .40 | 57.0 | 18.0"),
     (
-        ("this run, least change", "edit_accuracy", "edit_input_bleu", "edit_reference_bleu"),
-        *(
-            (
-                f"… another word {keep} nats likelier",
-                f"edit_accuracy_keep{keep}",
-                f"edit_input_bleu_keep{keep}",
-                f"edit_reference_bleu_keep{keep}",
-            )
-            for keep in (0, 3, 10)
-        ),
-        *(
-            (
-                f"written anew from level {level}",
-                f"edit_accuracy_level{level}",
-                f"edit_input_bleu_level{level}",
-                f"edit_reference_bleu_level{level}",
-            )
-            for level in range(2, 65, 2)
-        ),
-        ("human rewrites", "edit_human_accuracy", "edit_human_input_bleu", "–"),
-        ("unchanged input", "–", "'100'", "edit_copy_reference_bleu"),
+        *_rows(f"this run, least change | {_edit()}"),
+        *(_rows(f"… another word {keep} nats likelier | {_edit(f'_keep{keep}')}")[0] for keep in (0, 3, 10)),
+        *(_rows(f"written anew from level {level} | {_edit(f'_level{level}')}")[0] for level in range(2, 65, 2)),
+        *_rows("human rewrites | edit_human_accuracy | edit_human_input_bleu | –"),
+        *_rows("unchanged input | – | '100' | edit_copy_reference_bleu"),
     ),
 )
 TABLES: dict[str, tuple[FieldTable, ...]] = {
     "ptb": (PTB, PTB_PPL),
-    "dailydialog": (DAILYDIALOG,),
+    "dailydialog": (DAILYDIALOG, DAILYDIALOG_PROTOCOLS),
     "yelp": (YELP, YELP_EDITS),
 }
 
@@ -213,67 +213,55 @@ TABLES: dict[str, tuple[FieldTable, ...]] = {
 def field_tables(evaluation: Evaluation, corpus: str, name: str) -> str:
     """A Markdown page: the corpus's tables, what the codes are called, all metrics, and how they were measured."""
     sizes = ", ".join(f"{key} {value:,}" for key, value in evaluation.sizes.items())
-    parts = [f"# {name}: measured on {evaluation.split}, seed {evaluation.seed}", "", f"Sentences: {sizes}.", ""]
-    parts += [f"- {key}: {value}" for key, value in evaluation.settings.items()] + [""]
-    parts += [table.markdown(evaluation) for table in TABLES.get(corpus, ())]
-    for title, build in (("Likelihood and language", _likelihood), ("Other text", _outliers), ("Few labels", _labels)):
-        if found := build(evaluation):
-            parts += [f"### {title}", "", *found, ""]
+    lines = [f"# {name}: measured on {evaluation.split}, seed {evaluation.seed}", "", f"Sentences: {sizes}.", ""]
+    lines += [f"- {key}: {value}" for key, value in evaluation.settings.items()] + [""]
+    lines += [table.markdown(evaluation) for table in TABLES.get(corpus, ())]
+    for title, heads, own in (
+        ("Likelihood and language", ("", "model", "model, greedy", "RNN-LM", "real"), _LIKELIHOOD),
+        ("Other text", ("against", "AUROC", "by the log-posterior", "by the RNN-LM", "AUPRC"), _outliers(evaluation)),
+        ("Labels", ("accuracy", "200 labels", "500 labels", "2500 labels", "all, or none"), _labels(evaluation)),
+    ):
+        if rows := _measured(evaluation, own):
+            lines += [f"### {title}", "", *_lines(heads, rows), ""]
     if evaluation.code_names:
-        parts += ["### Codes by their words (c-TF-IDF; sentences)", "", "| code | words |", "|---|---|"]
-        parts += [_line([cell(code), cell(words)]) for code, words in evaluation.code_names.items()] + [""]
-    return "\n".join([*parts, "### Everything", "", evaluation.markdown()])
+        names = [(cell(code), cell(words)) for code, words in evaluation.code_names.items()]
+        lines += ["### Codes by their words (c-TF-IDF; sentences)", ""]
+        lines += [*markdown_table(("code", "words"), names, numeric=()), ""]
+    return "\n".join([*lines, "### Everything", "", evaluation.markdown()])
 
 
-def _pairs(evaluation: Evaluation, head: Row, rows: Sequence[Row]) -> list[str]:
-    """A table of metrics by name; empty when none was measured."""
-    lines = [[name, *(_value(evaluation, each) for each in cells)] for name, *cells in rows]
-    kept = [line for line in lines if any(value != "–" for value in line[1:])]
-    return [_line(head), "|---|" + "---:|" * (len(head) - 1), *map(_line, kept)] if kept else []
-
-
-def _likelihood(evaluation: Evaluation) -> list[str]:
-    head = ("", "model", "model, greedy", "RNN-LM", "real")
-    return _pairs(
-        evaluation,
-        head,
-        (
-            ("NLL a sentence, upper", "nll_upper", "–", "rnn_lm_nll", "–"),
-            ("… lower", "nll_lower", "–", "–", "–"),
-            ("perplexity, upper", "ppl_upper", "–", "rnn_lm_ppl", "–"),
-            ("reverse perplexity", "reverse_ppl", "reverse_ppl_greedy", "rnn_lm_reverse_ppl", "reverse_ppl_floor"),
-            ("forward perplexity", "forward_ppl", "forward_ppl_greedy", "rnn_lm_forward_ppl", "rnn_lm_ppl"),
-            ("wKL", "wkl_sampled", "wkl", "rnn_lm_wkl", "wkl_real"),
-            ("self-BLEU", "self_bleu_sampled", "self_bleu", "rnn_lm_self_bleu", "self_bleu_real"),
-            ("copied", "copied_sampled", "copied", "–", "–"),
-        ),
-    )
+_LIKELIHOOD = _rows(
+    """
+    NLL a sentence, upper | nll_upper         | –                  | rnn_lm_nll         | –
+    … lower               | nll_lower         | –                  | –                  | –
+    perplexity, upper     | ppl_upper         | –                  | rnn_lm_ppl         | –
+    reverse perplexity    | reverse_ppl       | reverse_ppl_greedy | rnn_lm_reverse_ppl | reverse_ppl_floor
+    forward perplexity    | forward_ppl       | forward_ppl_greedy | rnn_lm_forward_ppl | rnn_lm_ppl
+    fluency               | fluency_sampled   | fluency            | –                  | '1'
+    wKL                   | wkl_sampled       | wkl                | rnn_lm_wkl         | wkl_real
+    self-BLEU             | self_bleu_sampled | self_bleu          | rnn_lm_self_bleu   | self_bleu_real
+    copied                | copied_sampled    | copied             | –                  | –
+    """
+)
 
 
 def _suffixes(evaluation: Evaluation, prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in evaluation.metrics if name.startswith(prefix)]
 
 
-def _outliers(evaluation: Evaluation) -> list[str]:
-    rows = [
-        (name, f"outlier_auroc_{name}", f"rnn_lm_outlier_auroc_{name}", f"outlier_auprc_{name}")
-        for name in _suffixes(evaluation, "outlier_auroc_")
-    ]
-    return _pairs(evaluation, ("against", "AUROC", "AUROC of the RNN-LM", "AUPRC"), rows)
+def _outliers(evaluation: Evaluation) -> list[Cells]:
+    prefixes = ("outlier_auroc_", "posterior_outlier_auroc_", "rnn_lm_outlier_auroc_", "outlier_auprc_")
+    return [(name, *(f"{prefix}{name}" for prefix in prefixes)) for name in _suffixes(evaluation, "outlier_auroc_")]
 
 
-def _labels(evaluation: Evaluation) -> list[str]:
-    numbers = ("200", "500", "2500")
-    rows: list[Row] = []
-    names: dict[str, Callable[[str, str], str]] = {
-        "TF-IDF": lambda label, n: f"few_labels_tfidf_{n}_{label}",
-        "posterior means": lambda label, n: f"few_labels_means_{n}_{label}",
-    }
+def _labels(evaluation: Evaluation) -> list[Cells]:
+    rows: list[Cells] = []
     for label in _suffixes(evaluation, "few_labels_base_"):
-        rows += [(f"{label}, {name}", *(make(label, n) for n in numbers), "–") for name, make in names.items()]
-        rows.append((f"{label}, commonest", "–", "–", "–", f"few_labels_base_{label}"))
-    rows += [
-        (f"{head}, the model's own", "–", "–", "–", f"head_accuracy_{head}")
-        for head in _suffixes(evaluation, "head_accuracy_")
-    ]
-    return _pairs(evaluation, ("accuracy", *(f"{n} labels" for n in numbers), "all, or none"), rows)
+        for features, title in (("tfidf", "TF-IDF"), ("means", "posterior means")):
+            names = (f"few_labels_{features}_{number}_{label}" for number in (200, 500, 2500))
+            rows.append((f"{label}, {title}", *names, NOTHING))
+        rows.append((f"{label}, commonest", *[NOTHING] * 3, f"few_labels_base_{label}"))
+    for head in _suffixes(evaluation, "head_accuracy_"):
+        rows.append((f"{head}, the model's own", *[NOTHING] * 3, f"head_accuracy_{head}"))
+        rows.append((f"{head}, TF-IDF on the same labels", *[NOTHING] * 3, f"tfidf_accuracy_{head}"))
+    return rows

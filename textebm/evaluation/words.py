@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from textebm.text.words import words_of
+
 WORDS = 12
 MARKED = 1.96  # standard errors above the other classes: what makes a word a class's own, see top_words
-# Scripts without spaces are counted by the character; everything else by what stands between spaces.
-_UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
-WORD_PATTERN = f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+"
-_WORD = re.compile(WORD_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,6 @@ class Word:
     score: float
     count: int
     z: float
-
-
-def split_words(text: str) -> list[str]:
-    """What spaces separate, and each character of a script without spaces; as it is written."""
-    return _WORD.findall(text)
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a sentence that have a letter or digit, in lower case."""
-    return [word for word in _WORD.findall(text.lower()) if any(map(str.isalnum, word))]
 
 
 def c_tf_idf(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
@@ -88,13 +75,16 @@ def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
     return found
 
 
-def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Word, ...]]:
+def top_words(
+    classes: Sequence[Sequence[str]], n: int = WORDS, words: Callable[[str], list[str]] = words_of
+) -> list[tuple[Word, ...]]:
     """The n words of highest c-TF-IDF of each class of sentences, among those that the class surely uses more than
     the others do: `log_odds` above `MARKED`, and not once only. The formula alone lets "the" and "was" lead.
 
-    A class with fewer than three such words shows those that it uses more at all, and a single class all of its own.
+    words: which words of a sentence count. A class with fewer than three such words shows those that it uses more at
+    all, and a single class all of its own.
     """
-    counts = [Counter(word for text in texts for word in words_of(text)) for texts in classes]
+    counts = [Counter(word for text in texts for word in words(text)) for texts in classes]
     found = []
     for own, scores, odds in zip(counts, c_tf_idf(counts), log_odds(counts), strict=True):
         marked = [word for word in own if odds[word] > MARKED and own[word] > 1]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textebm.errors import TextEBMError, did_you_mean
+from textebm.files import check_output, output
 from textebm.inspection.codes import CodeCard
 from textebm.inspection.projection import Layout
 
@@ -67,9 +68,7 @@ def check_out(path: Path) -> None:
     if ending not in FORMATS:
         known = ", ".join(f".{each}" for each in FORMATS)
         raise TextEBMError(f"a figure's file ends in one of {known}, got {path.name!r}")
-    if path.is_dir() or not path.parent.is_dir():
-        problem = "it is a directory" if path.is_dir() else "its folder does not exist"
-        raise TextEBMError(f"cannot write {str(path)!r}: {problem}")
+    check_output(path)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -77,11 +76,8 @@ def save(figure: Figure, path: Path) -> None:
     check_out(path)
     ending = path.suffix.lstrip(".").lower()
     undated: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(ending, {})
-    try:
-        with _style():
-            figure.savefig(path, format=ending, bbox_inches="tight", pad_inches=0.03, metadata=undated)
-    except OSError as error:
-        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
+    with output(path) as file, _style():
+        figure.savefig(file, format=ending, bbox_inches="tight", pad_inches=0.03, metadata=undated)
 
 
 def draw_map(

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textebm.evaluation.words import words_of
 from textebm.inspection.rows import Rows
-from textebm.use.reading import SymbolHead
+from textebm.model.latent_text_model import SymbolHead
+from textebm.text.words import words_of
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM

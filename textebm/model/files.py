@@ -2,58 +2,90 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.api import TextEBM
-from textebm.errors import CheckpointError
+from textebm.errors import CheckpointError, DivergenceError, FileError
+from textebm.files import (
+    check_finite,
+    checksum,
+    digest,
+    json_bytes,
+    parse_json,
+    parse_tensors,
+    read_bytes,
+    read_json,
+    read_verified,
+    sync_directory,
+    tensor_bytes,
+    write_atomically,
+    write_new,
+)
 from textebm.model.build import model_config, rebuild_model
 from textebm.model.inference import ShortRun
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.recipe.checks import explain
-from textebm.runs.checkpoint import publish_model, read_model, write_atomically
 
+MODEL_FORMAT, FORMAT_VERSION = "textebm", 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
-FILES = ["model.safetensors", "config.json", *TOKENIZER_FILES, "README.md", "evaluation.json"]
+FILES = [WEIGHTS, CONFIG, *TOKENIZER_FILES, "README.md", "evaluation.json"]
 
 
-def save(model: TextEBM, directory: str | Path) -> None:
+class SavedModel(NamedTuple):
+    """What `publish_model` was given, every byte verified."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def save(model: LatentTextModel, directory: str | Path) -> None:
     """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card.
 
-    config.json, written last, has the checksums of the others. Raises CheckpointError if the disk refuses.
+    A model that is there already stays whole until all of the new one is written. Raises CheckpointError if the model
+    holds a number that is not finite, and if the disk refuses.
     """
     if model.recipe is None:
         raise CheckpointError(
             "a model without a recipe could not be rebuilt; make it with textebm.model.build.build_model"
         )
     directory = Path(directory)
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        model.tokenizer.save_pretrained(directory)
-        checksums = {name: _checksum(directory / name) for name in TOKENIZER_FILES}
+        check_finite(tensors, "the model was not saved")
+    except DivergenceError as error:
+        raise CheckpointError(f"{directory}: {error}; load an earlier checkpoint, or train with a lower rate") from None
+    try:
+        with TemporaryDirectory() as folder:
+            model.tokenizer.save_pretrained(folder)
+            files = {name: (Path(folder) / name).read_bytes() for name in TOKENIZER_FILES}
     except OSError as error:
         raise CheckpointError(f"{directory}: saving the tokenizer failed: {error.strerror or error}") from error
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    publish_model(directory, tensors, {**model_config(model), "tokenizer": checksums})
+    publish_model(directory, tensors, model_config(model), files)
     if not (directory / "README.md").exists():
-        write_atomically(directory / "README.md", model_card(model).encode())
+        write_atomically(directory / "README.md", model_card(model))
 
 
-def load(name: str | Path) -> TextEBM:
+def load(name: str | Path) -> LatentTextModel:
     """A run directory, a saved model, or a Hub id. Raises CheckpointError with what is wrong."""
     directory = Path(name)
     if not directory.exists() and _looks_like_hub_id(str(name)):
         directory = _download(str(name))
-    tensors, config = read_model(directory)
-    tokenizer = _read_tokenizer(directory, config)
+    saved = read_model(directory)
+    tokenizer = _read_tokenizer(directory, saved.files)
     try:
-        model = rebuild_model(config, tokenizer)
-        model.load_state_dict(tensors)
+        model = rebuild_model(saved.config, tokenizer)
+        model.load_state_dict(saved.tensors)
     except ValidationError as error:
         raise CheckpointError(f"{directory} comes from another version: {'; '.join(explain(error))}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -63,8 +95,109 @@ def load(name: str | Path) -> TextEBM:
     return model.eval()
 
 
+def publish_model(
+    directory: Path | str,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write model.safetensors, *files* and config.json into *directory*, other files in it left alone.
+
+    They change together: all are written aside first, the rename of config.json, which holds their checksums, decides,
+    and `read_model` takes what it names from aside if the process dies before the other renames. Raises CheckpointError
+    if the disk refuses.
+    """
+    directory = Path(directory)
+    contents = {WEIGHTS: tensor_bytes(tensors), **(files or {})}
+    kept = json.loads(json_bytes(config))  # as `read_model` will see it: tuples are lists, keys are strings
+    checksums = {name: checksum(data) for name, data in contents.items()}
+    header = {
+        "format": MODEL_FORMAT,
+        "format_version": FORMAT_VERSION,
+        "checksums": {**checksums, "config": digest(json_bytes(kept))},
+    }
+    if clash := header.keys() & kept.keys():
+        raise ValueError(f"publish_model: these names are its own: {', '.join(sorted(clash))}")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _settle(directory)
+        for name, data in contents.items():
+            write_new(_pending(directory, name), data)
+        sync_directory(directory)
+        write_atomically(directory / CONFIG, json_bytes({**header, **kept}))
+        for name in contents:
+            os.replace(_pending(directory, name), directory / name)
+        sync_directory(directory)
+    except (OSError, FileError) as error:
+        problem = (error.strerror or error) if isinstance(error, OSError) else error
+        raise CheckpointError(
+            f"{directory}: saving the model failed: {problem}; check free space and permissions"
+        ) from error
+
+
+def read_model(directory: Path | str) -> SavedModel:
+    """What `publish_model` was given, the tensors on the CPU.
+
+    Raises CheckpointError, in one sentence, for a directory or file that is missing, cut short, damaged, of a later
+    format or not textebm's.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; expected a run directory or a saved model")
+    if not (directory / CONFIG).exists():
+        raise CheckpointError(f"{directory}: no {CONFIG}; expected a saved model, or a run whose training has finished")
+    try:
+        config = parse_json(read_bytes(directory / CONFIG), CONFIG)
+        if config.pop("format", None) != MODEL_FORMAT:
+            raise CheckpointError(f"{CONFIG} is not that of a textebm model")
+        version = config.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"saved in format version {version!r}, where this textebm reads {FORMAT_VERSION}")
+        checksums = config.pop("checksums", None)
+        if not isinstance(checksums, dict) or checksums.get("config") != digest(json_bytes(config)):
+            raise CheckpointError(f"{CONFIG} was changed after it was saved (its SHA-256 differs)")
+        files = {}
+        earlier = config.pop("tokenizer", {})  # where the checksums of these stood before
+        for name in TOKENIZER_FILES:
+            if name in checksums:
+                files[name] = _read_either(directory, name, checksums[name])
+            elif isinstance(earlier, dict) and name in earlier:
+                files[name] = read_bytes(directory / name)
+                if digest(files[name]) != earlier[name]:
+                    raise CheckpointError(f"{name} is damaged or of another model (its SHA-256 differs)")
+        return SavedModel(parse_tensors(_read_either(directory, WEIGHTS, checksums.get(WEIGHTS))), config, files)
+    except (CheckpointError, FileError) as error:
+        raise CheckpointError(f"{directory}: {error}") from error
+
+
+def _pending(directory: Path, name: str) -> Path:
+    return directory / f".{name}.pending"
+
+
+def _read_either(directory: Path, name: str, expected: Any) -> bytes:
+    """A file in its place, or aside where a killed `publish_model` left it."""
+    try:
+        return read_verified(directory / name, expected)
+    except FileError:
+        if not _pending(directory, name).exists():
+            raise
+        return read_verified(_pending(directory, name), expected)
+
+
+def _settle(directory: Path) -> None:
+    """End what a killed `publish_model` began, so that no file is overwritten while config.json needs it."""
+    for pending in directory.glob(".*.pending"):
+        name = pending.name.removeprefix(".").removesuffix(".pending")
+        try:
+            read_verified(pending, read_json(directory / CONFIG)["checksums"][name])
+        except (KeyError, TypeError, FileError):
+            pending.unlink()  # config.json never named it
+        else:
+            os.replace(pending, directory / name)
+
+
 @torch.no_grad()
-def adopt(model: TextEBM, name: str | Path) -> None:
+def adopt(model: LatentTextModel, name: str | Path) -> None:
     """Give *model* the encoder, decoder and transport of a saved one; its prior begins fresh.
 
     What the saved model has beyond that is left. A model that infers by short runs takes no encoder: its chains follow
@@ -97,32 +230,31 @@ def adopt(model: TextEBM, name: str | Path) -> None:
         value.copy_(weights[key])
 
 
-def _tied(model: TextEBM) -> bool:
+def _tied(model: LatentTextModel) -> bool:
     """Whether the encoder reads in the decoder's embedding."""
     embedding = model.encoder.embedding
     return embedding is not None and embedding is getattr(model.decoder, "embedding", None)
 
 
-def _read_tokenizer(directory: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTokenizerFast:
+    if missing := set(TOKENIZER_FILES) - files.keys():
+        raise CheckpointError(f"{directory}: config.json has no checksum for {', '.join(sorted(missing))}")
     try:
-        for name, checksum in config.get("tokenizer", {}).items():
-            if _checksum(directory / name) != checksum:
-                raise CheckpointError(f"{directory}: {name} is damaged or of another model (its SHA-256 differs)")
-        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the tokenizers library raises plain Exception for a file it cannot read
+        with TemporaryDirectory() as folder:  # the very bytes that were checked are read
+            for name in TOKENIZER_FILES:
+                (Path(folder) / name).write_bytes(files[name])
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        # The tokenizers library raises plain Exception for a file of another version; other kinds are bugs.
+        if type(error) is not Exception and not isinstance(error, OSError | ValueError | KeyError | TypeError):
+            raise
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
+    tokenizer.name_or_path = str(directory)
+    return tokenizer
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
+def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
     """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address. Raises CheckpointError."""
-    from tempfile import TemporaryDirectory
-
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -131,7 +263,7 @@ def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
         try:
             address = str(api.create_repo(repo_id, private=private, exist_ok=True))
             api.upload_folder(repo_id=repo_id, folder_path=folder)
-        except Exception as error:  # the Hub's errors and those of its HTTP library, which has changed before
+        except _hub_errors() as error:
             raise CheckpointError(
                 f"{repo_id!r} was not uploaded ({type(error).__name__}: {error}); check the name and the connection, "
                 "and log in with: hf auth login"
@@ -139,7 +271,7 @@ def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
     return address
 
 
-def model_card(model: TextEBM, table: str | None = None) -> str:
+def model_card(model: LatentTextModel, table: str | None = None) -> str:
     """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
     recipe = model.recipe or {}
     heads = "\n".join(
@@ -187,8 +319,15 @@ def _download(repo_id: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, allow_patterns=FILES))
-    except Exception as error:  # as above
+    except _hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} is no directory here, and the Hub did not give it ({type(error).__name__}); "
             "check the path, the id, or the connection"
         ) from error
+
+
+def _hub_errors() -> tuple[type[BaseException], ...]:
+    """What the Hub's client raises: its own errors, those of its HTTP library (which has changed before) and of ids."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    return (*HfHubHTTPError.__bases__, EntryNotFoundError, ValueError)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.networks.part import Dropout
+from textebm.networks.dropout import Dropout
 from textebm.networks.recurrent import Cell, RecurrentLayer
 from textebm.networks.segments import SegmentAttention, in_segments
 from textebm.networks.softmax import linear_cross_entropy

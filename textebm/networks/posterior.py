@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from textebm.networks.part import normal_like, own, rows_in_whole, whole
 from textebm.networks.segments import SegmentLinear
 
 
@@ -46,7 +45,7 @@ class Posterior:
 
     def draw(self, generator: torch.Generator | None = None) -> Draw:
         """u = mean + stddev·ε, reparametrised, and the Gaussians it was drawn from."""
-        noise = normal_like(self.mean, generator)
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
         return Draw(self.mean + self.stddev * noise, self)
 
     def given(self, u: Tensor) -> Posterior:
@@ -65,7 +64,7 @@ class Posterior:
 
     def diffused(self, alpha: Tensor, generator: torch.Generator | None = None) -> Diffused:
         """A draw of u_t = ᾱ_t u_0 + sqrt(1 − ᾱ_t²) ε; the posterior's own noise makes ᾱ = 1 regular. alpha (B, 1)"""
-        noise = normal_like(self.mean, generator)
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
         tau = (1 - alpha.square() + alpha.square() * self.stddev.square()).sqrt()
         return Diffused(alpha * self.mean + tau * noise, tau, noise)
 
@@ -124,7 +123,7 @@ class TopDownPosterior(Posterior):
     by: Affine | None = None  # `moved`: of each layer's mean and stddev
 
     def draw(self, generator: torch.Generator | None = None) -> Draw:
-        noise = normal_like(self.mean, generator)
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
         return self.head.descend(self.raw, noise, batch_statistics=self.batch_statistics, by=self.by)
 
     def given(self, u: Tensor) -> Posterior:
@@ -141,8 +140,8 @@ class TopDownPosterior(Posterior):
         weights that are best for a Gaussian of the path's stddev s: (−σ_t ε + ᾱ_t s² ∇log q(u_0|x)) / τ_t². For a
         posterior of one layer that is −noise/τ_t of the Gaussian posterior exactly. Detached."""
         with torch.no_grad():
-            u = self.head.descend(self.raw, normal_like(self.mean, generator)).u
-            noise = normal_like(u, generator)
+            u = self.head.descend(self.raw, torch.empty_like(self.mean).normal_(generator=generator)).u
+            noise = torch.empty_like(u).normal_(generator=generator)
             sigma, variance = (1 - alpha.square()).clamp_min(0).sqrt(), self.stddev.square()
             tau = (sigma.square() + alpha.square() * variance).sqrt()
             combined = (sigma * noise - alpha * variance * self.head.score(self.raw, u)) / tau
@@ -197,9 +196,7 @@ class PosteriorHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             mean = self.mean(features)
-            mean = _standardised(
-                self.norm, mean, self.training and rows_in_whole(len(mean)) > 1
-            )  # one sentence has no statistics
+            mean = _standardised(self.norm, mean, self.training and len(mean) > 1)  # one row has no statistics
             stddev = _bounded(self.raw_stddev(features), self.max_stddev)
         return Posterior(mean, stddev)
 
@@ -253,7 +250,7 @@ class TopDownHead(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             raw = torch.cat([self.mean(features), self.raw_stddev(features)], dim=-1)
-            return self.posterior(raw, batch_statistics=self.training and rows_in_whole(len(raw)) > 1)
+            return self.posterior(raw, batch_statistics=self.training and len(raw) > 1)
 
     def posterior(self, raw: Tensor, *, batch_statistics: bool = False) -> TopDownPosterior:
         """raw (B, 2d) -> the posterior; batch_statistics: its draws standardise by their own batch and teach the
@@ -332,7 +329,7 @@ def _standardised(norm: nn.BatchNorm1d | None, mean: Tensor, batch_statistics: b
     if norm is None:
         return mean
     if batch_statistics:
-        return own(norm(whole(mean)))
+        return cast(Tensor, norm(mean))
     running_mean, running_var = _statistics(norm)
     return (mean - running_mean) * torch.rsqrt(running_var + norm.eps)
 

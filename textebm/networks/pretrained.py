@@ -1,7 +1,7 @@
 """Networks of `transformers` inside ours: words read in their context, and a language model that writes with a latent.
 
 They come as safetensors from a directory or the Hub, without code of their own, and compute in float32. Their own
-dropout stays off: what it drew would depend on how a batch is dealt out (`networks.part`).
+dropout stays off.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.networks.part import Dropout
+from textebm.networks.dropout import Dropout
 
 
 class ViewHead(nn.Module):

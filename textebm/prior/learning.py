@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textebm.networks.part import integers, normal_like, whole
 from textebm.networks.posterior import Posterior
 from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
@@ -62,7 +61,7 @@ def score_matching(
     the prior's running means of the squared score take the batch in.
     """
     mean = posterior.mean
-    level = integers(prior.schedule.num_levels, len(mean), device=mean.device, generator=generator)
+    level = torch.randint(prior.schedule.num_levels, (len(mean),), device=mean.device, generator=generator)
     diffused = posterior.diffused(prior.schedule.alpha_bar[level][:, None], generator)
     u = diffused.u.detach().requires_grad_(True)
     with resting(prior.transport):
@@ -81,8 +80,8 @@ def read_noisy(
     prior: LatentPrior, u: Tensor, generator: torch.Generator | None = None, context: Tensor | None = None
 ) -> Noisy:
     """What the energy net says at u_t of uniformly drawn levels. u (B, d)"""
-    level = integers(prior.schedule.num_levels, len(u), device=u.device, generator=generator)
-    u_t = prior.schedule.diffuse(u, level, normal_like(u, generator))
+    level = torch.randint(prior.schedule.num_levels, (len(u),), device=u.device, generator=generator)
+    u_t = prior.schedule.diffuse(u, level, torch.empty_like(u).normal_(generator=generator))
     logits, view = prior.energy.logits_and_view(prior.transport(u_t), level, context)
     return Noisy(level, dict(zip(prior.energy.head_sizes, logits, strict=False)), view)
 
@@ -101,20 +100,20 @@ def recovery(
     top_level = torch.full((b,), top, dtype=torch.long, device=z.device)
 
     def noise() -> Tensor:
-        return normal_like(z, generator)
+        return torch.empty_like(z).normal_(generator=generator)
 
     u_top = schedule.diffuse(z, top_level, noise())
     positive, level, mean = u_top, top_level, torch.zeros_like(z)
     given = Condition(context=context)
     if top > 0:
-        low = integers(top, b, device=z.device, generator=generator)
+        low = torch.randint(top, (b,), device=z.device, generator=generator)
         u = schedule.diffuse(z, low, noise())
         u_next = schedule.forward_step(u, low, noise())
         positive, level = torch.cat([u, u_top]), torch.cat([low, top_level])
         mean = torch.cat([schedule.reverse_scale[low][:, None] * u_next, mean])
         given = given.repeated(2)
     stddev = schedule.reverse_stddev[level][:, None]
-    start = mean.detach() + stddev * normal_like(mean, generator)
+    start = mean.detach() + stddev * torch.empty_like(mean).normal_(generator=generator)
     chain = run_chain(prior, start, mean.detach(), stddev, level, given.detached, prior.chain.steps, generator)
     if prior.training:
         adapt_rho(prior, level, chain.acceptance)
@@ -154,4 +153,4 @@ def symbol_cross_entropy(logits: Tensor, classes: Tensor, weight: Tensor | None 
     loss = F.cross_entropy(logits, classes.clamp_min(0), reduction="none")
     if weight is not None:
         loss = loss * weight
-    return whole(loss * known).sum() / whole(known.long()).sum().clamp_min(1)
+    return (loss * known).sum() / known.sum().clamp_min(1)

@@ -20,8 +20,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from textebm.networks.part import whole
-
 Reference = Literal["stationary", "flat"]
 
 
@@ -111,7 +109,6 @@ def published_ladder(num_levels: int) -> Tensor:
 def mean_by_level(values: Tensor, level: Tensor, num_levels: int) -> tuple[Tensor, Tensor]:
     """The mean of the rows at each level (0 where there are none), and how many there are. values (B, …), level (B,)
     -> (T, …), (T,)."""
-    values, level = whole(values), whole(level)
     count = torch.bincount(level, minlength=num_levels)
     total = values.new_zeros(num_levels, *values.shape[1:]).index_add_(0, level, values)
     return total / count.clamp_min(1).view(-1, *[1] * (values.dim() - 1)), count

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from textebm.networks.part import normal_like, uniform
-
 Potential = Callable[[Tensor], Tensor]  # (B, d) -> (B,)
 
 
@@ -124,7 +122,7 @@ def _chain(
     centre = proposal_mean(w, gradient)
     accepted = torch.zeros(len(w), device=w.device)
     for _ in range(steps):
-        noise = normal_like(w, generator)
+        noise = torch.empty_like(w).normal_(generator=generator)
         new = centre + noise_scale * noise
         new_value, new_gradient = potential_and_gradient(potential, new)
         new_centre = proposal_mean(new, new_gradient)
@@ -137,7 +135,7 @@ def _chain(
         probability = log_ratio.clamp_max(0).exp().nan_to_num(0.0)
         accepted += probability
         if metropolis:
-            drawn = uniform((len(w),), device=w.device, generator=generator)
+            drawn = torch.rand(len(w), device=w.device, generator=generator)
             take = (drawn < probability)[:, None]
             new, new_centre = torch.where(take, new, w), torch.where(take, new_centre, centre)
             new_value = torch.where(take[:, 0], new_value, value)

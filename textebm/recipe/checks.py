@@ -5,18 +5,16 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, NamedTuple, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
+from textebm.recipe.options import Path, annotation_at, item_of, kind_in_words, option_paths, section_of, without_none
 from textebm.recipe.removed import removal
-from textebm.recipe.schema import LAYERS, NAME_PATTERN, Part, Recipe, layer_sizes
-
-Path = tuple[str | int, ...]
+from textebm.recipe.schema import LAYERS, NAME_PATTERN, Recipe, layer_sizes
 
 # Label columns of the corpora that come with textebm (see text/corpora.py); files and hub name theirs in the recipe.
 LABELS = {
@@ -26,8 +24,6 @@ LABELS = {
     "yelp": ("sentiment",),
 }
 CONTEXTS = ("dailydialog",)  # corpora that come with the turns before each sentence; files and hub name a column
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_LISTED = {int: "whole numbers", str: "text"}
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "greater than"),
@@ -36,74 +32,11 @@ _BOUNDS = {
 }
 
 
-# --- the schema, seen as a tree ---------------------------------------------------------------------------------------
-
-
-def without_none(annotation: Any) -> Any:
-    """``int`` of ``int | None``."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [each for each in get_args(annotation) if each is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
-    return annotation
-
-
-def section_of(annotation: Any) -> type[Part] | None:
-    """The section class of an annotation, or None where it is a plain option."""
-    kind = without_none(annotation)
-    return kind if isinstance(kind, type) and issubclass(kind, Part) else None
-
-
-def item_of(annotation: Any) -> Any:
-    """``X`` of ``tuple[X, ...]`` (also of ``tuple[Annotated[X, …], ...]``), else None."""
-    kind = without_none(annotation)
-    item = get_args(kind)[0] if get_origin(kind) is tuple else None
-    return get_args(item)[0] if get_origin(item) is Annotated else item
-
-
-def annotation_at(path: Path) -> Any:
-    """The annotation of the option at *path*; None when the schema has no such place."""
-    kind: Any = Recipe
-    for key in path:
-        if isinstance(key, int):
-            kind = item_of(kind)
-        else:
-            section = section_of(kind)
-            field = section.model_fields.get(key) if section else None
-            kind = field.annotation if field else None
-        if kind is None:
-            return None
-    return kind
-
-
-def option_paths(section: type[Part] = Recipe, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, pydantic field) of every option below *section*; items of a list are written ``heads.0.name``."""
-    for name, field in section.model_fields.items():
-        item = item_of(field.annotation)
-        inner = section_of(field.annotation) or section_of(item)
-        if inner is None:
-            yield prefix + name, field
-        else:
-            yield from option_paths(inner, f"{prefix}{name}." + ("0." if item else ""))
-
-
-def kind_in_words(annotation: Any) -> str:
-    """What an option takes, for people: ``a whole number or null``."""
-    kind = without_none(annotation)
-    if section_of(kind):
-        words = "a section (option: value)"
-    elif item := item_of(kind):
-        words = "a list" if section_of(item) else f"a list of {_LISTED.get(item, item)}"
-    elif get_origin(kind) is Literal:
-        words = " | ".join(str(choice) for choice in get_args(kind))
-    else:
-        words = _KINDS.get(kind, str(kind))
-    return words if kind is annotation else f"{words} or null"
-
-
 # --- what the schema refuses ------------------------------------------------------------------------------------------
 
 
 def dotted(path: Path) -> str:
+    """``heads.0.name``"""
     return ".".join(str(key) for key in path)
 
 
@@ -177,86 +110,116 @@ def explain(error: ValidationError) -> list[str]:
 
 
 class Contradiction(NamedTuple):
-    """A problem between options. *reads* are the options it was concluded from: if one of them is itself wrong, the
+    """A problem of *option*. *reads* are the options it was concluded from: if one of them is itself wrong, the
     conclusion is worth nothing and is not shown."""
 
-    path: Path
-    reads: tuple[Path, ...]
+    option: str
+    reads: tuple[str, ...]
     message: str
+
+
+def _problem(option: str, message: str, *reads: str) -> Contradiction:
+    return Contradiction(option, reads, message)
 
 
 def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
     """Options of a schema-valid recipe that cannot stand together."""
-    yield from _data(recipe)
-    yield from _heads(recipe)
-    yield from _networks(recipe)
-    yield from _pretrained(recipe)
-    yield from _layers(recipe)
-    yield from _inference(recipe)
-    yield from _prior(recipe)
-    yield from _training(recipe)
+    for check in (
+        _data,
+        _context,
+        _heads,
+        _networks,
+        _pretrained,
+        _layers,
+        _decoder_layers,
+        _inference,
+        _prior,
+        _training,
+    ):
+        yield from check(recipe)
 
 
 def _data(recipe: Recipe) -> Iterator[Contradiction]:
     data, tokenizer = recipe.data, recipe.tokenizer
     if data.corpus == "files" and not data.train:
         message = "is missing; corpus 'files' needs a txt, csv, tsv, jsonl or parquet file here"
-        yield Contradiction(("data", "train"), (("data", "corpus"),), message)
+        yield _problem("data.train", message, "data.corpus")
     if data.corpus == "hub" and not data.name:
-        message = "is missing; corpus 'hub' needs the data set's name here"
-        yield Contradiction(("data", "name"), (("data", "corpus"),), message)
-    turns, corpus, column = ("data", "context_turns"), ("data", "corpus"), ("data", "context_column")
-    if data.context_turns and data.corpus in LABELS and data.corpus not in CONTEXTS:
-        message = (
-            f"corpus {data.corpus!r} has no turns before its sentences; set it to 0, or take {', '.join(CONTEXTS)}, "
-            "or files or hub with data.context_column"
-        )
-        yield Contradiction(turns, (turns, corpus), message)
-    elif data.context_turns and data.corpus not in LABELS and not data.context_column:
-        message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
-        yield Contradiction(column, (turns, corpus), message)
-    features = ("objective", "cluster_features")
-    dialogue = data.corpus in CONTEXTS or (data.corpus not in LABELS and data.context_column)
-    if recipe.objective.cluster_features == "answer" and not dialogue:
-        message = (
-            f"'answer' needs the turns before each sentence; set it to latent, or take {', '.join(CONTEXTS)}, "
-            "or files or hub with data.context_column"
-        )
-        yield Contradiction(features, (features, corpus, column), message)
-    inference = ("inference", "kind")
-    if data.context_turns and recipe.inference.kind == "short_run":
-        message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"
-        yield Contradiction(turns, (turns, inference), message)
+        yield _problem("data.name", "is missing; corpus 'hub' needs the data set's name here", "data.corpus")
     if data.context_column and data.corpus in LABELS:
         message = f"is for corpora files and hub; {data.corpus!r} has its own columns: leave it out"
-        yield Contradiction(column, (column, corpus), message)
+        yield _problem("data.context_column", message, "data.corpus")
+    if data.group_column and data.corpus in LABELS:
+        message = f"is for corpora files and hub; {data.corpus!r} has its own splits: leave it out"
+        yield _problem("data.group_column", message, "data.corpus")
+    if data.class_names and len(data.class_names) != len(data.label_columns):
+        message = f"has {len(data.class_names)} lists for {len(data.label_columns)} label columns; give one for each"
+        yield _problem("data.class_names", message, "data.label_columns")
+    if tokenizer.kind == "pretrained" and (tokenizer.lowercase or tokenizer.html or tokenizer.punctuation != "keep"):
+        message = "is pretrained and reads text in its own way; leave lowercase, html and punctuation out"
+        yield _problem("tokenizer.kind", message, "tokenizer.lowercase", "tokenizer.html", "tokenizer.punctuation")
     if tokenizer.kind == "pretrained" and not tokenizer.name:
         message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
-        yield Contradiction(("tokenizer", "name"), (("tokenizer", "kind"),), message)
+        yield _problem("tokenizer.name", message, "tokenizer.kind")
+
+
+def _context(recipe: Recipe) -> Iterator[Contradiction]:
+    """What needs the turns before each sentence."""
+    data, turns = recipe.data, "data.context_turns"
+    take = f"take {', '.join(CONTEXTS)}, or files or hub with data.context_column"
+    if data.context_turns and data.corpus in LABELS and data.corpus not in CONTEXTS:
+        message = f"corpus {data.corpus!r} has no turns before its sentences; set it to 0, or {take}"
+        yield _problem(turns, message, "data.corpus")
+    elif data.context_turns and data.corpus not in LABELS and not data.context_column:
+        message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
+        yield _problem("data.context_column", message, turns, "data.corpus")
+    dialogue = data.corpus in CONTEXTS or (data.corpus not in LABELS and data.context_column)
+    for path, features in _features(recipe):
+        if features == "answer" and not dialogue:
+            message = f"'answer' needs the turns before each sentence; set it to latent, or {take}"
+            yield _problem(path, message, "data.corpus", "data.context_column")
+        if features in ("sentence", "mixed") and not (recipe.objective.sentence_encoder or recipe.encoder.pretrained):
+            parts = recipe.objective.cluster_mix
+            if features == "sentence" or not parts or any(part.startswith("sentence") for part in parts):
+                message = f"is missing; features {features} need a transformers encoder here (directory or Hub id)"
+                yield _problem("objective.sentence_encoder", message, path, "encoder.pretrained")
+    if data.context_turns and recipe.inference.kind == "short_run":
+        message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"
+        yield _problem(turns, message, "inference.kind")
+
+
+def _features(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What codes are found in, and the option that says so."""
+    yield "objective.cluster_features", recipe.objective.cluster_features
+    for index, head in enumerate(recipe.heads):
+        if head.features is not None:
+            yield f"heads.{index}.features", head.features
 
 
 def _heads(recipe: Recipe) -> Iterator[Contradiction]:
     first: dict[str, int] = {}
     for index, head in enumerate(recipe.heads):
-        here: Path = ("heads", index)
-        classes, labels = (*here, "classes"), (*here, "labels")
+        here = f"heads.{index}"
+        either = (f"{here}.classes", f"{here}.labels", f"{here}.seeds")
         other = first.setdefault(head.name, index)
         if other != index:
-            path, message = (*here, "name"), f"{head.name!r} is also the name of heads.{other}; rename one"
-            yield Contradiction(path, (("heads", other, "name"),), message)
-        if (head.classes is None) == (head.labels is None):
-            came = "neither" if head.labels is None else "both"
-            message = f"give either classes (codes to be found) or labels (a label column), got {came}"
-            yield Contradiction(here, (classes, labels), message)
+            message = f"{head.name!r} is also the name of heads.{other}; rename one"
+            yield _problem(f"{here}.name", message, f"heads.{other}.name")
+        given = [name for name in ("classes", "labels", "seeds") if getattr(head, name) not in (None, ())]
+        if len(given) != 1:
+            message = "give one of classes (codes to be found), labels (a column) and seeds (phrases)"
+            yield _problem(here, f"{message}, got {('none', '', 'two', 'three')[len(given)]}", *either)
+        if head.features is not None and head.classes is None:
+            yield _problem(f"{here}.features", "has no effect without classes; leave it out", *either)
         if head.label_limit is not None and head.labels is None:
             message = "needs labels; a head with classes has no labels to limit"
-            yield Contradiction((*here, "label_limit"), (classes, labels), message)
+            yield _problem(f"{here}.label_limit", message, *either)
         if head.labels is not None and (missing := _no_column(head.labels, recipe)):
-            yield Contradiction(labels, (("data", "corpus"), ("data", "label_columns")), missing)
+            yield _problem(f"{here}.labels", missing, "data.corpus", "data.label_columns")
 
 
 def _no_column(column: str, recipe: Recipe) -> str | None:
-    """What is wrong with a head's label column, given the corpus."""
+    """What is wrong with a head's label column, if the corpus does not have it."""
     corpus = recipe.data.corpus
     columns = LABELS.get(corpus, recipe.data.label_columns)
     if column in columns:
@@ -273,131 +236,113 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
     for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
         size, heads = network.hidden_size, network.num_attention_heads
         if network.kind == "transformer" and size % heads:
-            path: Path = (name, "hidden_size")
-            reads = (path, (name, "kind"), (name, "num_attention_heads"))
-            yield Contradiction(path, reads, f"must be a multiple of num_attention_heads ({heads}), got {size}")
+            message = f"must be a multiple of num_attention_heads ({heads}), got {size}"
+            yield _problem(f"{name}.hidden_size", message, f"{name}.kind", f"{name}.num_attention_heads")
     sizes = recipe.encoder.embedding_size, recipe.decoder.embedding_size
     own_sizes = recipe.inference.kind != "short_run" and not recipe.decoder.pretrained  # else `build_model` compares
     if recipe.encoder.tie_embedding and own_sizes and sizes[0] != sizes[1]:
-        tied, own = ("encoder", "tie_embedding"), ("encoder", "embedding_size")
-        message = (
-            f"needs encoder.embedding_size and decoder.embedding_size to be the same, got {sizes[0]} and {sizes[1]}"
-        )
-        yield Contradiction(tied, (tied, own, ("decoder", "embedding_size")), message)
+        names = ("encoder.embedding_size", "decoder.embedding_size")
+        message = f"needs {' and '.join(names)} to be the same, got {sizes[0]} and {sizes[1]}"
+        yield _problem("encoder.tie_embedding", message, *names)
 
 
 def _pretrained(recipe: Recipe) -> Iterator[Contradiction]:
     for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
-        here: Path = (name, "pretrained")
-        tokenizer, kind = ("tokenizer", "name"), ("tokenizer", "kind")
-        if network.pretrained and (
-            recipe.tokenizer.kind != "pretrained" or recipe.tokenizer.name != network.pretrained
-        ):
+        own, named = f"{name}.pretrained", (recipe.tokenizer.kind, recipe.tokenizer.name)
+        if network.pretrained and named != ("pretrained", network.pretrained):
             message = f"reads its own tokens; set tokenizer.kind=pretrained and tokenizer.name={network.pretrained}"
-            yield Contradiction(here, (here, kind, tokenizer), message)
+            yield _problem(own, message, "tokenizer.kind", "tokenizer.name")
         if not network.pretrained and not network.tune:
-            message = f"has no effect without {name}.pretrained; leave it out"
-            yield Contradiction((name, "tune"), (here, (name, "tune")), message)
-    own, tied, kind = ("encoder", "pretrained"), ("encoder", "tie_embedding"), ("inference", "kind")
+            yield _problem(f"{name}.tune", f"has no effect without {own}; leave it out", own)
     if recipe.encoder.pretrained and recipe.encoder.tie_embedding:
         message = "the encoder reads by encoder.pretrained, not in an embedding; set it to false"
-        yield Contradiction(tied, (own, tied), message)
+        yield _problem("encoder.tie_embedding", message, "encoder.pretrained")
     if recipe.encoder.pretrained and recipe.inference.kind == "short_run":
         message = "inference.kind 'short_run' has no encoder; leave it out"
-        yield Contradiction(own, (own, kind), message)
+        yield _problem("encoder.pretrained", message, "inference.kind")
     for option in ("ladder", "skip"):
-        path: Path = ("decoder", option)
         if recipe.decoder.pretrained and getattr(recipe.decoder, option):
             message = "needs a recurrent decoder; a pretrained one adds the latent to every word: set it to false"
-            yield Contradiction(path, (path, ("decoder", "pretrained")), message)
+            yield _problem(f"decoder.{option}", message, "decoder.pretrained")
 
 
 def _layers(recipe: Recipe) -> Iterator[Contradiction]:
     latent, kind = recipe.latent, recipe.prior.kind
-    dim, layers, kinds = ("latent", "dim"), ("latent", "layers"), ("prior", "kind")
+    dim, layers, kinds = "latent.dim", "latent.layers", "prior.kind"
     count = len(latent.layers) or LAYERS.get(kind, 1)
     if latent.layers and sum(latent.layers) != latent.dim:
         total = f"{' + '.join(map(str, latent.layers))} = {sum(latent.layers)}"
-        yield Contradiction(layers, (dim, layers), f"must sum to latent.dim ({latent.dim}), got {total}")
+        yield _problem(layers, f"must sum to latent.dim ({latent.dim}), got {total}", dim)
     elif not latent.layers and latent.dim < count:
         message = f"kind {kind!r} has {count} layers, so it must be at least {count}, got {latent.dim}"
-        yield Contradiction(dim, (dim, layers, kinds), message)
-    segments = ("latent", "segments")
+        yield _problem(dim, message, layers, kinds)
     sizes = layer_sizes(latent.layers, latent.dim, kind)
     if any(size % latent.segments for size in sizes):
-        told = f"each of latent.layers ({', '.join(map(str, sizes))})" if count > 1 else f"latent.dim ({latent.dim})"
-        reads = (segments, dim, layers, kinds) if count > 1 else (segments, dim)
-        yield Contradiction(segments, reads, f"must divide {told}, got {latent.segments}")
+        several = f"each of latent.layers ({', '.join(map(str, sizes))})"
+        message = f"must divide {several if count > 1 else f'latent.dim ({latent.dim})'}, got {latent.segments}"
+        yield _problem("latent.segments", message, dim, *((layers, kinds) if count > 1 else ()))
     for index, head in enumerate(recipe.heads):
-        here: Path = ("heads", index, "layer")
         if head.layer is not None and kind not in LAYERS:
             message = f"kind {kind!r} has one potential for all layers; set it to null, or use {' or '.join(LAYERS)}"
-            yield Contradiction(here, (here, kinds), message)
+            yield _problem(f"heads.{index}.layer", message, kinds)
         elif head.layer is not None and head.layer > count:
             message = f"must be at most {count}, the number of the latent's layers, got {head.layer}"
-            yield Contradiction(here, (here, layers, kinds), message)
-    transport = ("prior", "transport")
+            yield _problem(f"heads.{index}.layer", message, layers, kinds)
     if recipe.prior.transport == "ladder" and count == 1:
         message = "a ladder needs several layers; give latent.layers, such as [16, 16], or set it to null"
-        yield Contradiction(transport, (transport, layers, kinds), message)
-    ladder = ("decoder", "ladder")
-    if recipe.decoder.ladder and recipe.decoder.kind == "transformer":
+        yield _problem("prior.transport", message, layers, kinds)
+
+
+def _decoder_layers(recipe: Recipe) -> Iterator[Contradiction]:
+    decoder, count = recipe.decoder, len(recipe.latent.layers) or LAYERS.get(recipe.prior.kind, 1)
+    if decoder.ladder and decoder.kind == "transformer":
         message = "needs decoder.kind gru or lstm; a transformer reads the whole latent at every block"
-        yield Contradiction(ladder, (ladder, ("decoder", "kind")), message)
-    skip: Path = ("decoder", "skip")
-    if recipe.decoder.skip and recipe.decoder.kind == "transformer":
+        yield _problem("decoder.ladder", message, "decoder.kind")
+    if decoder.skip and decoder.kind == "transformer":
         message = "needs decoder.kind gru or lstm; a transformer adds the latent to what every block passes on"
-        yield Contradiction(skip, (skip, ("decoder", "kind")), message)
-    if recipe.decoder.ladder and (count == 1 or recipe.decoder.num_layers == 1):
+        yield _problem("decoder.skip", message, "decoder.kind")
+    if decoder.ladder and (count == 1 or decoder.num_layers == 1):
         message = (
-            f"needs several latent.layers and decoder.num_layers, got {count} and {recipe.decoder.num_layers}: "
+            f"needs several latent.layers and decoder.num_layers, got {count} and {decoder.num_layers}: "
             "with one of either the whole latent enters the one layer anyway"
         )
-        yield Contradiction(ladder, (ladder, layers, kinds, ("decoder", "num_layers")), message)
+        yield _problem("decoder.ladder", message, "latent.layers", "prior.kind", "decoder.num_layers")
 
 
 def _inference(recipe: Recipe) -> Iterator[Contradiction]:
-    inference = recipe.inference
-    kind: Path = ("inference", "kind")
+    inference, kind = recipe.inference, "inference.kind"
     read = {"amortized": (), "refined": ("steps", "step_size", "elbo_weight"), "short_run": ("steps", "step_size")}
-    for name in ("steps", "step_size", "elbo_weight"):
+    for name in read["refined"]:
         if getattr(inference, name) is not None and name not in read[inference.kind]:
             others = " or ".join(other for other, names in read.items() if name in names)
             message = f"has no effect with kind {inference.kind!r}; set it to null, or use kind: {others}"
-            yield Contradiction(("inference", name), (kind, ("inference", name)), message)
+            yield _problem(f"inference.{name}", message, kind)
     if inference.kind == "short_run" and recipe.objective.contrastive_weight > 0:
-        weight: Path = ("objective", "contrastive_weight")
         message = "views are read off an encoder, and inference.kind 'short_run' has none; set it to 0"
-        yield Contradiction(weight, (kind, weight), message)
+        yield _problem("objective.contrastive_weight", message, kind)
     if inference.kind != "amortized" and all(stage.name == "prior" for stage in recipe.training.stages):
         message = f"kind {inference.kind!r} is how text stages train: add an autoencoder or joint stage"
-        yield Contradiction(kind, (kind, ("training", "stages")), message)
+        yield _problem(kind, message, "training.stages")
 
 
 def _prior(recipe: Recipe) -> Iterator[Contradiction]:
     prior = recipe.prior
-    kind, levels = ("prior", "kind"), ("prior", "num_levels")
     several = {"energy": "diffusion_energy", "joint_energy": "hierarchical_diffusion_energy"}
     if prior.kind in several and prior.num_levels not in (None, 1):
-        message = (
-            f"kind {prior.kind!r} has one level, got {prior.num_levels}; set it to null, "
-            f"or use kind: {several[prior.kind]}"
-        )
-        yield Contradiction(levels, (kind, levels), message)
-    high, low = ("prior", "log_snr_max"), ("prior", "log_snr_min")
+        change = f"set it to null, or use kind: {several[prior.kind]}"
+        message = f"kind {prior.kind!r} has one level, got {prior.num_levels}; {change}"
+        yield _problem("prior.num_levels", message, "prior.kind")
     if prior.log_snr_max <= prior.log_snr_min:
         message = f"must be greater than log_snr_min ({prior.log_snr_min:g}), got {prior.log_snr_max:g}"
-        yield Contradiction(high, (high, low), message)
+        yield _problem("prior.log_snr_max", message, "prior.log_snr_min")
 
 
 def _training(recipe: Recipe) -> Iterator[Contradiction]:
     for index, stage in enumerate(recipe.training.stages):
-        here: Path = ("training", "stages", index)
-        epochs, steps = (*here, "epochs"), (*here, "steps")
+        here = f"training.stages.{index}"
         if (stage.epochs is None) == (stage.steps is None):
             came = "neither" if stage.epochs is None else "both (set one to null)"
-            yield Contradiction(here, (epochs, steps), f"give either epochs or steps, got {came}")
+            yield _problem(here, f"give either epochs or steps, got {came}", f"{here}.epochs", f"{here}.steps")
         if stage.name == "prior" and recipe.prior.kind == "gaussian" and not recipe.heads:
-            name, heads = (*here, "name"), ("heads",)
             message = "a gaussian prior without heads has nothing to learn: leave the stage out, or add a head"
-            yield Contradiction(here, (name, ("prior", "kind"), heads), message)
+            yield _problem(here, message, "prior.kind", "heads")

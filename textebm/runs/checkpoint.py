@@ -12,8 +12,6 @@ one writer (`RunLock` sees to that), so a hidden directory found while saving wa
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -23,108 +21,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
-from textebm.errors import CheckpointError
+from textebm.errors import CheckpointError, FileError
+from textebm.files import (
+    checksum,
+    digest,
+    json_bytes,
+    parse_json,
+    parse_tensors,
+    read_verified,
+    sync_directory,
+    tensor_bytes,
+    write_new,
+)
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 CHECKPOINT_FORMAT = "textebm-checkpoint"
-MODEL_FORMAT = "textebm"
 
-MANIFEST, STATE, WEIGHTS, CONFIG = "manifest.json", "state.json", "model.safetensors", "config.json"
-PENDING_WEIGHTS = ".model.safetensors.pending"
+MANIFEST, STATE = "manifest.json", "state.json"
 # Prefixes of hidden directories: being written; moved aside for one of the same step; being deleted.
 NEW, REPLACED, OLD = ".new-", ".replaced-", ".old-"
 STEP_NAME = re.compile(r"(\.replaced-)?step-([0-9]{8,})")
 SUFFIX = ".safetensors"
-
-
-# ---------------------------------------------------------------------------------------------------------------- files
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write *data* to a new *path* and force it to disk."""
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Force a directory's entries to disk: a rename is durable only after this."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace *path* by *data*; a reader, or whoever comes after a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        write_file(temporary, data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def _to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # A copy of each: safetensors refuses tensors that share memory (tied weights, views).
-    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
-    return safetensors.torch.save(copies)
-
-
-def _from_bytes(data: bytes) -> dict[str, Tensor]:
-    try:
-        return dict(sorted(safetensors.torch.load(data).items()))  # it has an order of its own each time
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"not a readable safetensors file ({error})") from error
-
-
-def _json_bytes(value: Any) -> bytes:
-    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True).encode()
-
-
-def _parse_json(data: bytes, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name} is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{name} is not a JSON object")
-    return value
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _read_verified(path: Path, expected: Any) -> bytes:
-    """The bytes of *path* if they have the recorded size and SHA-256. The very bytes that were checked are used."""
-    if not isinstance(expected, dict) or not {"size", "sha256"} <= expected.keys():
-        raise CheckpointError(f"no checksum is recorded for {path.name}")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read ({error.strerror})") from error
-    if data.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path.name} is a Git LFS pointer; fetch the file itself (`git lfs pull`)")
-    if len(data) != expected["size"]:
-        raise CheckpointError(f"{path.name} has {len(data)} bytes where {expected['size']} were written")
-    if _digest(data) != expected["sha256"]:
-        raise CheckpointError(f"{path.name} is damaged (its SHA-256 differs from the recorded one)")
-    return data
-
-
-def _record(data: bytes) -> dict[str, Any]:
-    return {"size": len(data), "sha256": _digest(data)}
 
 
 # ---------------------------------------------------------------------------------------------------------- checkpoints
@@ -154,8 +75,8 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: no tensors named {group!r}; it has {', '.join(self.groups) or 'none'}")
         name = group + SUFFIX
         try:
-            return _from_bytes(_read_verified(self.path / name, self.files[name]))
-        except CheckpointError as error:
+            return parse_tensors(read_verified(self.path / name, self.files[name]))
+        except FileError as error:
             raise CheckpointError(f"{self.path}: {error}") from error
 
 
@@ -180,20 +101,20 @@ def save(
     root = Path(directory) / "checkpoints"
     final = root / f"step-{step:08d}"
     temporary = root / (NEW + final.name)
-    contents = _json_bytes(state)  # before touching the disk: a value that is no JSON is the caller's bug
+    contents = json_bytes(state)  # before touching the disk: a value that is no JSON is the caller's bug
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         temporary.mkdir()
         files = {}
         for group, values in tensors.items():
-            data = _to_bytes(values)
-            files[group + SUFFIX] = _record(data)
-            write_file(temporary / (group + SUFFIX), data)
-        files[STATE] = _record(contents)
-        write_file(temporary / STATE, contents)
+            data = tensor_bytes(values)
+            files[group + SUFFIX] = checksum(data)
+            write_new(temporary / (group + SUFFIX), data)
+        files[STATE] = checksum(contents)
+        write_new(temporary / STATE, contents)
         sync_directory(temporary)
-        write_file(temporary / MANIFEST, _manifest(step, files))
+        write_new(temporary / MANIFEST, _manifest(step, files))
         sync_directory(temporary)
         _publish(temporary, final)
     except OSError as error:
@@ -219,7 +140,7 @@ def latest(directory: Path | str) -> Checkpoint | None:
     for path in _candidates(Path(directory) / "checkpoints"):
         try:
             checkpoint = _verify(path)
-        except CheckpointError as error:
+        except (CheckpointError, FileError) as error:
             problems.append(f"{path}: {error}")
             logger.warning("checkpoint refused: %s: %s", path, error)
             continue
@@ -232,7 +153,7 @@ def latest(directory: Path | str) -> Checkpoint | None:
 
 def _manifest(step: int, files: Mapping[str, Mapping[str, Any]]) -> bytes:
     body = {"format": CHECKPOINT_FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": files}
-    return _json_bytes({**body, "sha256": _digest(_json_bytes(body))})
+    return json_bytes({**body, "sha256": digest(json_bytes(body))})
 
 
 def _verify(path: Path) -> Checkpoint:
@@ -242,7 +163,7 @@ def _verify(path: Path) -> Checkpoint:
         present = set(os.listdir(path))
     except OSError as error:
         raise CheckpointError(f"{MANIFEST} cannot be read ({error.strerror})") from error
-    manifest = _parse_json(data, MANIFEST)
+    manifest = parse_json(data, MANIFEST)
     if manifest.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(f"{MANIFEST} is not that of a textebm checkpoint")
     if manifest.get("format_version") != FORMAT_VERSION:
@@ -259,8 +180,8 @@ def _verify(path: Path) -> Checkpoint:
     if extra := sorted(present - files.keys() - {MANIFEST}):
         raise CheckpointError(f"{', '.join(extra)} does not belong to it")
     for name in files.keys() - {STATE}:
-        _read_verified(path / name, files[name])
-    return Checkpoint(path, step, _parse_json(_read_verified(path / STATE, files[STATE]), STATE), files=files)
+        read_verified(path / name, files[name])
+    return Checkpoint(path, step, parse_json(read_verified(path / STATE, files[STATE]), STATE), files=files)
 
 
 def _candidates(root: Path) -> list[Path]:
@@ -299,91 +220,7 @@ def _prune(root: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.exists():
+    if path.is_symlink() or path.is_file():  # not ours: what it points to is left alone
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)
-
-
-# --------------------------------------------------------------------------------------------------------- saved models
-
-
-def publish_model(directory: Path | str, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write model.safetensors and config.json into *directory*, other files in it left alone.
-
-    The two change together: weights are written aside first, the rename of config.json decides, and `read_model` takes
-    the weights from aside if the process dies before they are renamed too. Raises CheckpointError if the disk refuses.
-    """
-    directory = Path(directory)
-    weights, pending = directory / WEIGHTS, directory / PENDING_WEIGHTS
-    data = _to_bytes(tensors)
-    kept = json.loads(_json_bytes(config))  # as `read_model` will see it: tuples are lists, keys are strings
-    header = {
-        "format": MODEL_FORMAT,
-        "format_version": FORMAT_VERSION,
-        "checksums": {WEIGHTS: _record(data), "config": _digest(_json_bytes(kept))},
-    }
-    if clash := header.keys() & kept.keys():
-        raise ValueError(f"publish_model: these names are its own: {', '.join(sorted(clash))}")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if pending.exists():
-            _settle(directory)
-        write_file(pending, data)
-        sync_directory(directory)
-        write_atomically(directory / CONFIG, _json_bytes({**header, **kept}))
-        os.replace(pending, weights)
-        sync_directory(directory)
-    except OSError as error:
-        raise CheckpointError(
-            f"{directory}: saving the model failed: {error.strerror or error}; check free space and permissions"
-        ) from error
-
-
-def read_model(directory: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `publish_model` was given: (tensors on the CPU, config).
-
-    Raises CheckpointError, in one sentence, for a directory or file that is missing, cut short, damaged, of a later
-    format or not textebm's.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such directory; expected a run directory or a saved model")
-    try:
-        config = _parse_json((directory / CONFIG).read_bytes(), CONFIG)
-        if config.pop("format", None) != MODEL_FORMAT:
-            raise CheckpointError(f"{CONFIG} is not that of a textebm model")
-        version = config.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"saved in format version {version!r}, where this textebm reads {FORMAT_VERSION}")
-        checksums = config.pop("checksums", None)
-        if not isinstance(checksums, dict) or checksums.get("config") != _digest(_json_bytes(config)):
-            raise CheckpointError(f"{CONFIG} was changed after it was saved (its SHA-256 differs)")
-        return _from_bytes(_read_weights(directory, checksums.get(WEIGHTS))), config
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{directory}: no {CONFIG}; expected a saved model, or a run whose training has finished"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{directory}: {CONFIG} cannot be read ({error.strerror})") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{directory}: {error}") from error
-
-
-def _read_weights(directory: Path, expected: Any) -> bytes:
-    try:
-        return _read_verified(directory / WEIGHTS, expected)
-    except CheckpointError:
-        if not (directory / PENDING_WEIGHTS).exists():
-            raise
-        return _read_verified(directory / PENDING_WEIGHTS, expected)
-
-
-def _settle(directory: Path) -> None:
-    """End what a killed `publish_model` began, so that its weights are not overwritten while config.json needs them."""
-    pending = directory / PENDING_WEIGHTS
-    try:
-        recorded = _parse_json((directory / CONFIG).read_bytes(), CONFIG)["checksums"][WEIGHTS]
-        _read_verified(pending, recorded)
-    except (OSError, KeyError, TypeError, CheckpointError):
-        pending.unlink()  # config.json never named these weights
-    else:
-        os.replace(pending, directory / WEIGHTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,19 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from textebm.api import TextEBM
-from textebm.errors import CheckpointError, CorpusError, TextEBMError
+from textebm.errors import CheckpointError, CorpusError, FileError, TextEBMError
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
-from textebm.evaluation.setting import Effort
 from textebm.evaluation.several import Summary, summarize
+from textebm.evaluation.state import Effort, choose
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
+from textebm.files import parse_json, write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
-from textebm.model.files import load, model_card
+from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs import checkpoint
+from textebm.runs.directory import EVALUATION, read_recorded, write_recorded
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -30,7 +32,7 @@ from textebm.text.history import histories_of, texts_of
 from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
-OUTLIERS = 2000  # sentences of each other corpus
+OUTLIERS = 2000  # sentences of each other corpus, a seeded choice
 UNFINISHED = "evaluation.unfinished.json"
 
 
@@ -57,7 +59,7 @@ def evaluate_run(
         if not change.startswith("evaluation."):
             raise TextEBMError(f"{change!r}: a trained run can change its evaluation.… only, as evaluation.draws=64")
     directory = Path(directory)
-    model = load(directory)
+    model = TextEBM.from_pretrained(directory)
     if torch.cuda.is_available():
         model.to("cuda")
     assert model.recipe is not None, "a saved model has one"
@@ -65,7 +67,8 @@ def evaluate_run(
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     unfinished = directory / UNFINISHED
-    evaluation = measure(
+    writable = os.access(directory, os.W_OK)
+    evaluation = evaluate_model(
         model,
         recipe,
         corpus,
@@ -75,22 +78,17 @@ def evaluate_run(
         limit=limit,
         suite=suite,
         samples=samples,
-        so_far=lambda found: _keep(found, unfinished),
+        so_far=(lambda found: found.save(unfinished)) if writable else None,
     )
-    with RunLock(directory):
-        write_evaluation(evaluation, model, directory)
-        unfinished.unlink(missing_ok=True)
-        if suite is not None:
-            page = field_tables(evaluation, recipe.data.corpus, recipe.name)
-            checkpoint.write_atomically(directory / "tables.md", page.encode())
-    return evaluation
-
-
-def _keep(found: Evaluation, path: Path) -> None:
     try:
-        found.save(path)
-    except OSError as error:  # now, not after hours
-        raise TextEBMError(f"cannot write {str(path)!r}: {error.strerror}") from None
+        with RunLock(directory):
+            write_evaluation(evaluation, model, directory)
+            unfinished.unlink(missing_ok=True)
+            if suite is not None:
+                write_atomically(directory / "tables.md", field_tables(evaluation, recipe.data.corpus, recipe.name))
+    except (TextEBMError, OSError) as error:  # what hours have measured is shown all the same
+        evaluation.note(f"not kept in the run directory: {error}")
+    return evaluation
 
 
 def evaluate_runs(
@@ -115,13 +113,10 @@ def _prefixed(progress: Progress, name: str) -> Progress:
 
 def read_evaluation(directory: Path) -> Evaluation:
     """What evaluation.json of a run holds. Raises CheckpointError."""
-    path = directory / "evaluation.json"
     try:
-        return Evaluation.load(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}); make it with: textebm evaluate {directory}"
-        ) from None
+        return Evaluation.from_json(parse_json(read_recorded(directory, EVALUATION), EVALUATION))
+    except (CheckpointError, FileError, ValueError) as error:
+        raise CheckpointError(f"{directory}: {error}; make it with: textebm evaluate {directory}") from None
 
 
 def check_suite(suite: str | None, recipe: Recipe) -> None:
@@ -134,7 +129,7 @@ def check_suite(suite: str | None, recipe: Recipe) -> None:
         )
 
 
-def measure(
+def evaluate_model(
     model: TextEBM,
     recipe: Recipe,
     corpus: DatasetDict,
@@ -149,29 +144,24 @@ def measure(
 ) -> Evaluation:
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
-    if model.reads_context and suite is not None:
-        raise TextEBMError(
-            f"suite {suite!r} compares models of single sentences; this one reads their dialogues: leave --suite out"
-        )
     histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
-    with model.answering(drawn):
-        evaluation = evaluate(
-            model,
-            corpus,
-            judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
-            seed=seed,
-            limit=limit or recipe.evaluation.limit,
-            effort=effort_of(recipe, samples),
-            parser=grammar.parse if recipe.data.corpus == "grammar" else None,
-            progress=progress,
-            suite=suite,
-            tokenizer=model.tokenizer,
-            max_tokens=model.max_tokens,
-            shown_labels=_shown_labels(recipe, corpus["train"]),
-            other_texts={} if suite is None else other_texts(recipe, data_dir),
-            so_far=so_far,
-        )
+    evaluation = evaluate(
+        model.answering(drawn),
+        corpus,
+        judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
+        seed=seed,
+        limit=limit or recipe.evaluation.limit,
+        effort=effort_of(recipe, samples),
+        parser=grammar.parse if recipe.data.corpus == "grammar" else None,
+        progress=progress,
+        suite=suite,
+        tokenizer=model.tokenizer,
+        max_tokens=model.max_tokens,
+        shown_labels=_shown_labels(recipe, corpus["train"]),
+        other_texts={} if suite is None else other_texts(recipe, data_dir),
+        so_far=so_far,
+    )
     if model.reads_context:
         evaluation.note(
             f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
@@ -226,15 +216,16 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
             corpus = load_corpus(name, data_dir=data_dir)
         except CorpusError:
             continue  # not on this machine; the table shows which there were
-        found[name] = list(corpus["test"]["text"][:OUTLIERS])
+        texts = corpus["test"]["text"]
+        found[name] = [texts[i] for i in choose(len(texts), OUTLIERS, recipe.seed)]
     return found
 
 
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
-    evaluation.save(directory / "evaluation.json")
-    checkpoint.write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    checkpoint.write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_recorded(directory, EVALUATION, evaluation.to_text())
+    write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
+    write_atomically(directory / "README.md", model_card(model.network, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

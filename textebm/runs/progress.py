@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from textebm.runs.checkpoint import write_atomically
+from textebm.files import append_line
+from textebm.runs.directory import write_recorded
+from textebm.terminal import make_console
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
 HEALTH = {
@@ -44,10 +46,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line and hand it to the system; it outlives this process, however that ends."""
-        line = json.dumps({"step": step, **{name: _finite(value) for name, value in values.items()}}) + "\n"
-        # Opened each time, a line in one write: no handle to leak into forks, none that points to a replaced file.
-        with open(self.path, "ab", buffering=0) as file:
-            file.write(line.encode())
+        append_line(self.path, json.dumps({"step": step, **{name: _finite(value) for name, value in values.items()}}))
 
     def read(self) -> list[dict[str, Any]]:
         """The complete lines, oldest first; a last line that was cut short is left out."""
@@ -60,7 +59,7 @@ class MetricsLog:
         before = self.path.read_bytes()
         kept = b"".join(line for line, record in self._records() if record["step"] <= step)
         if kept != before:
-            write_atomically(self.path, kept)
+            write_recorded(self.path.parent, self.path.name, kept)
         return len(before.splitlines()) - len(kept.splitlines())
 
     def _records(self) -> list[tuple[bytes, dict[str, Any]]]:
@@ -68,7 +67,7 @@ class MetricsLog:
         for line in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append((line, record))
@@ -99,7 +98,7 @@ class Progress:
     """
 
     def __init__(self, quiet: bool = False, console: Console | None = None, every: float = 30.0) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or make_console(stderr=True)
         self.every = every
         self.stage_name = ""
         self.total: int | None = None

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from textebm.errors import CheckpointError, RecipeError, TextEBMError
-from textebm.evaluation.catalogue import describe
-from textebm.evaluation.metric import ARROWS, Evaluation, cell
+from textebm.evaluation.catalogue import ARROWS, describe
+from textebm.evaluation.metric import Evaluation, cell
 from textebm.evaluation.several import Summary, summarize
+from textebm.files import write_atomically
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs.checkpoint import write_atomically
 from textebm.runs.evaluate import read_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict, TypeVar, cast
+from typing import NamedTuple, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
@@ -75,15 +75,13 @@ def collate(
     bos: int,
     eos: int,
     contexts: TokenStore | None = None,
-    beside: Rows | None = None,
 ) -> TokenBatch:
     """The rows *indices* of *store*, with bos and eos. labels: one array over all rows of the corpus per name.
-    contexts: the turns before each row. beside: rows of which these are a part, and as wide as which it is padded."""
+    contexts: the turns before each row."""
     rows = np.asarray(indices, dtype=np.int64)
     starts = store.offsets[rows]
     lengths = store.offsets[rows + 1] - starts
-    widest = lengths if beside is None else store.offsets[beside + 1] - store.offsets[beside]
-    width = int(widest.max(initial=0)) + 2
+    width = int(lengths.max(initial=0)) + 2
     tokens = np.full((len(rows), width), pad, dtype=np.int64)
     tokens[:, 0] = bos
     # Position p of row b is token p - 1 of its sentence; gather them all at once.
@@ -96,7 +94,7 @@ def collate(
         lengths=torch.from_numpy(lengths + 2),
         labels={name: torch.from_numpy(np.asarray(values)[rows].astype(np.int64)) for name, values in labels.items()},
         index=torch.from_numpy(rows.copy()),
-        context=None if contexts is None else collate(contexts, rows, {}, pad=pad, bos=bos, eos=eos, beside=beside),
+        context=None if contexts is None else collate(contexts, rows, {}, pad=pad, bos=bos, eos=eos),
     )
 
 
@@ -230,56 +228,62 @@ def prefetch(items: Iterable[T], ahead: int = 2) -> Iterator[T]:
         thread.join()
 
 
-@dataclass(frozen=True)
-class Dealt:
-    """The rows of a batch, and of these the parts that this process computes."""
+class Shard(NamedTuple):
+    """Rows of a batch that are computed together. share: how many of the batch's rows they are; where that is 0, the
+    row stands in for none, so that every process computes something."""
 
-    whole: Rows
-    parts: Sequence[Rows]
+    rows: Rows
+    share: float = 1.0
 
-    @staticmethod
-    def entire(rows: Rows) -> Dealt:
-        return Dealt(rows, (rows,))
+
+def shards(rows: Rows, turns: int = 1, processes: int = 1, rank: int = 0) -> list[Shard]:
+    """What process *rank* computes of a batch, one shard a turn; turns without any row are left out. Rows are dealt out
+    like cards, so that shards are of equal size and padding."""
+    own = [rows[turn * processes + rank :: turns * processes] for turn in range(turns) if turn * processes < len(rows)]
+    return [Shard(each if len(each) else rows[:1], len(each) / len(rows)) for each in own]
 
 
 @dataclass(frozen=True)
 class Collation:
-    """Makes the parts of a batch from its rows: what a loading thread or process does."""
+    """Makes batches from rows: what a loading thread or process does. Its items are those of one step."""
 
     store: TokenStore
     labels: Mapping[str, ArrayLike]
     ids: SpecialIds
     contexts: TokenStore | None = None
 
-    def __getitem__(self, dealt: Dealt) -> list[TokenBatch]:
+    def __getitem__(self, step: Sequence[Shard]) -> list[tuple[TokenBatch, float]]:
         for store in (self.store, self.contexts):
             if store is not None:
                 store.release()  # a file's pages that were read stay mapped else, in the end all of them
-        return [
-            collate(self.store, rows, self.labels, **self.ids, contexts=self.contexts, beside=dealt.whole)
-            for rows in dealt.parts
-        ]
+        return [(self.batch(rows), share) for rows, share in step]
+
+    def batch(self, rows: Rows) -> TokenBatch:
+        return collate(self.store, rows, self.labels, **self.ids, contexts=self.contexts)
 
 
 def load_batches(
     store: TokenStore,
-    order: Iterable[Dealt],
+    order: Iterable[Sequence[Shard]],
     labels: Mapping[str, ArrayLike],
     tokenizer: PreTrainedTokenizerFast,
     ahead: int = 2,
     contexts: TokenStore | None = None,
     workers: int = 0,
-) -> Iterator[list[TokenBatch]]:
-    """The parts of each batch of *order*, collated in a background thread, or in *workers* processes: the same ones."""
+) -> Iterator[list[tuple[TokenBatch, float]]]:
+    """The shards of each step of *order* with their shares, collated in a background thread, or in *workers* processes:
+    the same ones."""
     collation = Collation(store, labels, special_ids(tokenizer), contexts)
     if workers:
         return _in_processes(collation, order, ahead, workers)
-    return prefetch((collation[dealt] for dealt in order), ahead)
+    return prefetch((collation[step] for step in order), ahead)
 
 
-def _in_processes(collation: Collation, order: Iterable[Dealt], ahead: int, workers: int) -> Iterator[list[TokenBatch]]:
+def _in_processes(
+    collation: Collation, order: Iterable[Sequence[Shard]], ahead: int, workers: int
+) -> Iterator[list[tuple[TokenBatch, float]]]:
     loader = DataLoader(
-        cast("Dataset[list[TokenBatch]]", collation),
+        cast("Dataset[list[tuple[TokenBatch, float]]]", collation),
         batch_size=None,
         sampler=order,
         num_workers=workers,

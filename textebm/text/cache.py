@@ -2,36 +2,47 @@
 
 What a reader yields is written once under the cache ($TEXTEBM_CACHE, else ~/.cache/textebm). The folder's name is a
 hash of the files' contents, the options and our own reading code, so that a changed file is read again; a folder is
-published by one rename, so that it is whole or absent, also when two processes build it at once. Any of them may be
-deleted at any time.
+published by one rename, so that it is whole or absent, and its files' checksums are verified whenever it is opened: a
+damaged one is built again. Any of them may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, NamedSplit
+from filelock import FileLock
 
 from textebm.errors import CorpusError
 from textebm.text.readers import Row
 
+log = logging.getLogger(__name__)
+
 CHUNK = 2000  # rows in memory while writing
+CHECKSUMS = "checksums.json"
+MODULES = ("corpora", "lines", "readers", "published", "splits", "history", "grammar")  # a converted corpus's code
 
 T = TypeVar("T")
 
 
 def cache_root(cache_dir: str | Path | None = None) -> Path:
     """Where converted corpora are kept: *cache_dir*, $TEXTEBM_CACHE or ~/.cache/textebm."""
-    return Path(cache_dir or os.environ.get("TEXTEBM_CACHE") or Path.home() / ".cache" / "textebm")
+    if chosen := cache_dir or os.environ.get("TEXTEBM_CACHE"):
+        return Path(chosen).expanduser()
+    try:
+        return Path.home() / ".cache" / "textebm"
+    except RuntimeError:  # no home directory
+        return Path(tempfile.gettempdir()) / "textebm-cache"
 
 
 class SplitWriter:
@@ -73,20 +84,24 @@ def write_split(path: Path, features: Features, rows: Iterable[Row]) -> None:
 
 
 def content_hashes(paths: Iterable[Path]) -> list[str]:
-    """A hash of each file's bytes (not its name or time)."""
+    """A hash of each file's bytes (not its name or time). Raises CorpusError."""
     digests = []
     for path in paths:
         try:
-            with path.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            digests.append(_digest(path))
         except OSError as error:
             raise CorpusError(f"{path}: cannot be read: {error.strerror}") from error
     return digests
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) -> DatasetDict:
     """The splits that *build* writes into a folder, from the cache where they are there already."""
-    return cached_as(corpus, key, build, root, _open, ("corpora", "readers", "history", "grammar"))
+    return cached_as(corpus, key, build, root, _open, MODULES)
 
 
 def cached_as(
@@ -97,35 +112,62 @@ def cached_as(
     open_folder: Callable[[Path], T],
     modules: Iterable[str],
 ) -> T:
-    """What *open_folder* makes of a folder that *build* writes. modules: those of ours that its content depends on."""
+    """What *open_folder* makes of a folder that *build* writes. modules: those of ours that its content depends on.
+
+    A folder that differs from its checksums is built again, with a warning. Of several processes one builds. An
+    intact folder is all that a read-only cache needs. Raises CorpusError where the cache must be written and cannot.
+    """
     code = content_hashes(Path(__file__).with_name(f"{module}.py") for module in modules)
     digest = hashlib.sha256(json.dumps([key, code], sort_keys=True, default=str).encode()).hexdigest()[:20]
     folder = root / f"{name}-{digest}"
-    if folder.is_dir():
-        try:
-            return open_folder(folder)
-        except (pa.ArrowException, OSError):
-            shutil.rmtree(folder, ignore_errors=True)  # damaged from outside: build it again
+    if _intact(folder):
+        return open_folder(folder)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-    except OSError as error:
-        raise CorpusError(f"{root}: the cache cannot be written ({error.strerror}); set TEXTEBM_CACHE") from error
+        with FileLock(root / f".{folder.name}.lock"):
+            if not _intact(folder):  # otherwise another process built it meanwhile
+                if folder.is_dir():
+                    log.warning("%s: damaged, and built again", folder)
+                    shutil.rmtree(folder)
+                _build(folder, build)
+    except (OSError, pa.ArrowException) as error:
+        _refuse(root, error)
+    return open_folder(folder)
+
+
+def _build(folder: Path, build: Callable[[Path], None]) -> None:
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         build(building)
-        try:
-            os.rename(building, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was first, with the same content
-                raise
+        (building / CHECKSUMS).write_text(json.dumps(_checksums(building)), encoding="utf-8")
+        os.rename(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return open_folder(folder)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+
+
+def _intact(folder: Path) -> bool:
+    """Whether a folder holds the very files that were written there."""
+    if not folder.is_dir():
+        return False
+    try:
+        return bool(json.loads((folder / CHECKSUMS).read_bytes()) == _checksums(folder))
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _refuse(root: Path, error: Exception) -> NoReturn:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise CorpusError(
+        f"the cache {str(root)!r} cannot be written ({reason}); set TEXTEBM_CACHE to a folder with room"
+    ) from error
 
 
 def _open(folder: Path) -> DatasetDict:
     paths = {path.stem: path for path in folder.glob("*.arrow")}
-    if not paths:
-        raise OSError(f"{folder} is empty")
     order = [split for split in ("train", "validation", "test", "judge") if split in paths]
     return DatasetDict({split: Dataset.from_file(str(paths[split]), split=NamedSplit(split)) for split in order})

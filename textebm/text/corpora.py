@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import repeat
@@ -17,11 +17,11 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
 
 from textebm.errors import CorpusError, did_you_mean
-from textebm.text import grammar, readers
-from textebm.text.cache import CHUNK, SplitWriter, cache_root, cached, content_hashes, write_split
+from textebm.text import grammar, published, readers
+from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
 from textebm.text.history import COLUMN, parse_history
 from textebm.text.readers import Row
-from textebm.text.shuffle import LARGE, Shuffle
+from textebm.text.splits import MIN_SPLIT, draw_groups, draw_splits, named_classes, sort_labels
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,9 @@ class _Options:
     name: str | None
     text_column: str
     label_columns: tuple[str, ...]
+    class_names: dict[str, list[str]]
     context_column: str | None
+    group_column: str | None
     cache: Path
 
 
@@ -73,19 +75,23 @@ def load_corpus(
     name: str | None = None,
     text_column: str = "text",
     label_columns: Iterable[str] = (),
+    class_names: Sequence[Sequence[str]] = (),
     context_column: str | None = None,
+    group_column: str | None = None,
     limit: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> DatasetDict:
     """Train, validation and test of *corpus*: grammar, ptb, dailydialog, yelp, files or hub.
 
-    data_dir: where the built-in corpora lie, tried before $TEXTEBM_DATA and ./data.
+    data_dir: where the published corpora lie; else $TEXTEBM_DATA, else ./data.
     size, seed: grammar's training sentences; the seed also draws the splits that `files` and `hub` do not give (5 %
     each).
     train, validation, test: `files`: txt, csv, tsv, jsonl, parquet. name: `hub`: an id, "id:config" or a local
     directory.
+    class_names: for each label column, names of its classes in the order of their values; empty: the values.
     context_column: `files`, `hub`: the turns before each sentence, given as column "context" (`textebm.text.history`).
-    limit: keep the first so many training sentences.
+    group_column: `files`, `hub`: rows with the same value (of one document, say) go to one side of a drawn split.
+    limit: keep so many training sentences, drawn by the seed (files may be sorted by label), in their order.
 
     Raises CorpusError for what is missing, empty or unreadable.
     """
@@ -109,13 +115,16 @@ def load_corpus(
         given=given,
         name=name,
         text_column=text_column,
-        label_columns=tuple(label_columns),
+        label_columns=(columns := tuple(label_columns)),
+        class_names={column: list(names) for column, names in zip(columns, class_names, strict=False) if names},
         context_column=context_column,
+        group_column=group_column,
         cache=cache_root(cache_dir),
     )
     splits = builders[corpus](options)
     if limit is not None and limit < len(splits["train"]):
-        splits["train"] = splits["train"].select(range(limit))
+        drawn = np.random.default_rng(seed).permutation(len(splits["train"]))[:limit]
+        splits["train"] = splits["train"].select(np.sort(drawn))
     return splits
 
 
@@ -130,10 +139,10 @@ def load_judge_corpus(
     paths = [folder / f"sentiment.classifier.{label}" for label in (0, 1)]
     if not all(path.is_file() for path in paths):
         return None
-    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(readers.SENTIMENTS))})
+    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(published.SENTIMENTS))})
 
     def build(target: Path) -> None:
-        write_split(target / "judge.arrow", features, readers.yelp_rows(folder, "classifier"))
+        write_split(target / "judge.arrow", features, published.yelp_rows(folder, "classifier"))
 
     return cached("yelp-judge", content_hashes(paths), build, cache_root(cache_dir))["judge"]
 
@@ -142,8 +151,8 @@ def load_judge_corpus(
 
 
 def corpus_places(corpus: str, data_dir: str | Path | None = None) -> list[Path]:
-    """Where *corpus* is looked for, in this order."""
-    roots = [data_dir, os.environ.get("TEXTEBM_DATA"), "data"]
+    """Where *corpus* is looked for, in this order. An explicit *data_dir* is the only place."""
+    roots = [os.environ.get("TEXTEBM_DATA"), "data"] if data_dir is None else [data_dir]
     return list(dict.fromkeys(Path(root) / corpus for root in roots if root))
 
 
@@ -156,11 +165,20 @@ def find_corpus(corpus: str, data_dir: str | Path | None = None) -> Path:
             return place
         found = f"lacks {', '.join(missing)}" if place.is_dir() else "no such folder"
         looked.append(f"  {place.absolute()}: {found}")
+    places = "$TEXTEBM_DATA and data/" if data_dir is None else "--data DIR alone"
     raise CorpusError(
-        f"corpus {corpus!r} was not found. Looked at --data DIR, $TEXTEBM_DATA and data/:\n" + "\n".join(looked) + "\n"
+        f"corpus {corpus!r} was not found. Looked at {places}:\n" + "\n".join(looked) + "\n"
         f"Expected {corpus}/ with {', '.join(FILES[corpus])}.\n"
         f"Get it from: {SOURCES[corpus]}. data/README.md has checksums and licences."
     )
+
+
+def expanded(path: str | Path) -> Path:
+    """*path* with ``~`` as the home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise CorpusError(f"{str(path)!r}: there is no home directory here; write the whole path") from error
 
 
 # Builders
@@ -188,7 +206,7 @@ def _grammar(options: _Options) -> DatasetDict:
 
 def _ptb(options: _Options) -> DatasetDict:
     features = Features({"text": Value("string")})
-    return _built_in("ptb", options, dict.fromkeys(SPLITS, features), readers.ptb_rows)
+    return _built_in("ptb", options, dict.fromkeys(SPLITS, features), published.ptb_rows)
 
 
 def _dailydialog(options: _Options) -> DatasetDict:
@@ -196,21 +214,21 @@ def _dailydialog(options: _Options) -> DatasetDict:
         {
             "text": Value("string"),
             COLUMN: List(Value("string")),
-            "act": ClassLabel(names=list(readers.ACTS)),
-            "emotion": ClassLabel(names=list(readers.EMOTIONS)),
+            "act": ClassLabel(names=list(published.ACTS)),
+            "emotion": ClassLabel(names=list(published.EMOTIONS)),
         }
     )
 
     def rows(folder: Path, split: str) -> Iterator[Row]:
-        return readers.dailydialog_rows(folder, split, log.warning)
+        return published.dailydialog_rows(folder, split, log.warning)
 
     return _built_in("dailydialog", options, dict.fromkeys(SPLITS, features), rows)
 
 
 def _yelp(options: _Options) -> DatasetDict:
-    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(readers.SENTIMENTS))})
+    features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(published.SENTIMENTS))})
     tested = Features({**features, "reference": Value("string")})
-    return _built_in("yelp", options, {"train": features, "validation": features, "test": tested}, readers.yelp_rows)
+    return _built_in("yelp", options, {"train": features, "validation": features, "test": tested}, published.yelp_rows)
 
 
 def _files(options: _Options) -> DatasetDict:
@@ -218,7 +236,8 @@ def _files(options: _Options) -> DatasetDict:
         raise CorpusError("corpus 'files' needs a training file: set data.train to txt, csv, tsv, jsonl or parquet")
     paths = {}
     for split, given in options.given.items():
-        places = [Path(given), *([options.data_dir / given] if options.data_dir else [])]
+        path = expanded(given)
+        places = [path, *([options.data_dir / path] if options.data_dir else [])]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise CorpusError(f"data.{split}: no such file: {' or '.join(str(place.absolute()) for place in places)}")
@@ -228,13 +247,17 @@ def _files(options: _Options) -> DatasetDict:
         return lambda: (
             row
             for _, row in readers.file_rows(
-                path, options.text_column, options.label_columns, context_column=options.context_column
+                path,
+                options.text_column,
+                options.label_columns,
+                context_column=options.context_column,
+                group_column=options.group_column,
             )
         )
 
     sources = {split: source(path) for split, path in paths.items()}
     kinds = [(split, readers.file_kind(path)) for split, path in paths.items()]
-    columns = [options.text_column, options.label_columns, options.context_column]
+    columns = [*_columns(options), options.class_names, options.context_column, options.group_column]
     key = [kinds, content_hashes(paths.values()), columns, options.seed]
     return cached("files", key, lambda target: _write_splits(target, sources, options, {}), options.cache)
 
@@ -246,7 +269,7 @@ HUB_SPLITS = {"train": "train", "validation": "validation", "valid": "validation
 def _hub(options: _Options) -> DatasetDict:
     if not options.name:
         raise CorpusError("corpus 'hub' needs a data set: set data.name to a Hub id, 'id:config' or a local directory")
-    name, config = options.name, None
+    name, config = str(expanded(options.name)) if options.name.startswith("~") else options.name, None
     if not Path(name).exists() and ":" in name:
         name, config = name.rsplit(":", 1)
     try:
@@ -273,7 +296,7 @@ def _hub(options: _Options) -> DatasetDict:
         if isinstance(feature, ClassLabel):
             classes[column] = list(feature.names)
     sources = {split: _hub_source(rows, options) for split, rows in splits.items()}
-    columns = [options.text_column, options.label_columns, options.context_column]
+    columns = [*_columns(options), options.class_names, options.context_column, options.group_column]
     key = [[(split, rows._fingerprint) for split, rows in splits.items()], columns]
     return cached(
         "hub", [key, options.seed], lambda target: _write_splits(target, sources, options, classes), options.cache
@@ -282,8 +305,8 @@ def _hub(options: _Options) -> DatasetDict:
 
 def _columns(options: _Options) -> list[str]:
     """The columns that are read, each once."""
-    context = () if options.context_column is None else (options.context_column,)
-    return list(dict.fromkeys((options.text_column, *options.label_columns, *context)))
+    others = [column for column in (options.context_column, options.group_column) if column is not None]
+    return list(dict.fromkeys((options.text_column, *options.label_columns, *others)))
 
 
 def _hub_source(rows: Dataset, options: _Options) -> Source:
@@ -293,26 +316,23 @@ def _hub_source(rows: Dataset, options: _Options) -> Source:
         feature = columns.features[column]
         if isinstance(feature, ClassLabel) and value is not None:
             return feature.names[value] if value >= 0 else None
-        try:
-            return readers.label_text(value)
-        except ValueError as error:
-            raise CorpusError(f"data set {options.name!r}: column {column!r}: {error}") from error
-
-    def context(value: object) -> list[str]:
-        try:
-            return list(parse_history(value))
-        except ValueError as error:
-            raise CorpusError(f"data set {options.name!r}: column {options.context_column!r}: {error}") from error
+        return readers.label_text(value)
 
     def read() -> Iterator[Row]:
-        for row in columns:
-            text = row[options.text_column]
+        for number, row in enumerate(columns, start=1):
+            text, where = row[options.text_column], f"data set {options.name!r}, row {number}"
             if text is not None and not isinstance(text, str):
-                raise CorpusError(f"data set {options.name!r}: column {options.text_column!r} holds no text")
-            found: Row = {"text": readers.one_line(text or ""), **{c: label(c, row[c]) for c in options.label_columns}}
-            if options.context_column is not None:
-                found[COLUMN] = context(row[options.context_column])
-            yield found
+                raise CorpusError(f"{where}: column {options.text_column!r} holds no text")
+            chosen: Row = {"text": readers.one_line((text or "").replace("\0", ""))}
+            try:
+                chosen |= {column: label(column, row[column]) for column in options.label_columns}
+                if options.context_column is not None:
+                    chosen[COLUMN] = list(parse_history(row[options.context_column]))
+                if options.group_column is not None:
+                    chosen["group"] = label(options.group_column, row[options.group_column]) or f"row {number}"
+            except ValueError as error:
+                raise CorpusError(f"{where}: {error}") from error
+            yield chosen
 
     return read
 
@@ -322,11 +342,16 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
     once for the classes and the number of sentences, once for the rows."""
     seen: dict[str, set[str]] = {column: set() for column in options.label_columns}
     counts = dict.fromkeys(sources, 0)
+    groups: list[str] = []  # of the training rows
     for split, source in sources.items():
         empty = 0
         for row in source():
-            counts[split] += bool(row["text"])
-            empty += not row["text"]
+            if not row["text"]:
+                empty += 1
+                continue
+            counts[split] += 1
+            if options.group_column is not None and split == "train":
+                groups.append(row["group"])
             for column, names in seen.items():
                 if row[column] is not None:
                     names.add(row[column])
@@ -335,8 +360,9 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
         if empty:
             log.warning("%s: %d rows without text are left out", split, empty)
     absent = [split for split in SPLITS if split not in sources]
-    if counts["train"] <= len(absent):
-        raise CorpusError(f"train has {counts['train']} sentences; expected at least {len(absent) + 1}")
+    if counts["train"] < (least := MIN_SPLIT * len(absent) + 1):
+        short = f"; give more rows, or {' and '.join(f'data.{split}' for split in absent)}" if absent else ""
+        raise CorpusError(f"train has {counts['train']} sentences; expected at least {least}{short}")
     for column, names in seen.items():
         if not names:
             raise CorpusError(f"label column {column!r} has no values")
@@ -345,13 +371,17 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
         for column, names in seen.items()
     }
     contexts = {} if options.context_column is None else {COLUMN: List(Value("string"))}
-    labelled = {c: ClassLabel(names=list(of)) for c, of in numbers.items()}
+    labelled = {
+        c: ClassLabel(names=named_classes(c, list(of), options.class_names.get(c))) for c, of in numbers.items()
+    }
     features = Features({"text": Value("string"), **contexts, **labelled})
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(target / f"{split}.arrow", features)) for split in SPLITS}
         for split, source in sources.items():
             drawn: Iterable[str] = repeat(split, counts[split])
-            if split == "train":
+            if split == "train" and groups:
+                drawn = draw_groups(groups, absent, options.seed)
+            elif split == "train":
                 drawn = draw_splits(counts["train"], absent, options.seed)
             rows = (row for row in source() if row["text"])
             for row, destination in zip(rows, drawn, strict=True):
@@ -360,24 +390,3 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
     for split, writer in writers.items():
         if not writer.count:
             raise CorpusError(f"{split}: no sentences")
-
-
-def draw_splits(n: int, absent: list[str], seed: int, large: int = LARGE) -> Iterator[str]:
-    """Which split each of *n* training rows goes to: 5 %, at least one, to each of the *absent* ones."""
-    share = max(1, n // 20)
-    names = [*absent, "train"]
-    if n <= large:
-        drawn = np.full(n, len(absent))
-        order = np.random.default_rng(seed).permutation(n)
-        for number in range(len(absent)):
-            drawn[order[number * share : (number + 1) * share]] = number
-        return (names[number] for number in drawn)
-    order_of = Shuffle(n, seed)
-    places = (order_of[np.arange(start, min(start + CHUNK, n))] for start in range(0, n, CHUNK))
-    return (names[number] for chunk in places for number in np.minimum(chunk // share, len(absent)))
-
-
-def sort_labels(names: Iterable[str]) -> list[str]:
-    """By number where all are whole numbers, else by code point."""
-    names = list(names)
-    return sorted(names, key=int) if all(name.isascii() and name.isdigit() for name in names) else sorted(names)

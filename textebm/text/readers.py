@@ -1,7 +1,7 @@
-"""Rows of the corpora as they lie on disk: files in, dictionaries out, one row at a time.
+"""Rows of a user's own files: files in, dictionaries out, one row at a time.
 
-A reader yields ``{"text": …, label: …}`` and holds no more than a line (or a dialogue) in memory. Whatever cannot be
-read is a CorpusError that names the file and the line; `check.py` passes a `Report` instead and goes on.
+A reader yields ``{"text": …, label: …}`` and holds no more than a line in memory. Whatever cannot be read is a
+CorpusError that names the file and the line; `check.py` passes a `Report` instead and goes on.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
-from heapq import merge
-from itertools import chain, islice, zip_longest
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,199 +19,16 @@ import pyarrow.parquet as pq
 
 from textebm.errors import CorpusError, did_you_mean
 from textebm.text.history import COLUMN, parse_history
+from textebm.text.lines import MAX_LINE, Report, check_not_empty, check_text_file, raiser, text_lines
 
 Row = dict[str, Any]
-Report = Callable[[int, str], None]  # (line, what is wrong)
 
-ACTS = ("inform", "question", "directive", "commissive")  # written 1..4
-EMOTIONS = ("none", "anger", "disgust", "fear", "happiness", "sadness", "surprise")  # written 0..6
-SENTIMENTS = ("negative", "positive")  # written .0 and .1
-
-MAX_LINE = 16 * 1024 * 1024  # bytes; a longer "line" is no line of text
 KINDS = ("txt", "csv", "tsv", "jsonl", "parquet")
-
-BINARY = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "png",
-    b"%PDF": "pdf",
-    b"PAR1": "parquet",
-    b"ARROW1": "arrow",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"\x28\xb5\x2f\xfd": "zstandard",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-}
 
 
 def one_line(text: str) -> str:
     """*text* with every run of white space made one space."""
     return " ".join(text.split())
-
-
-# Text files
-
-
-def check_text_file(path: Path) -> None:
-    """Raise CorpusError when *path* is missing, empty or plainly no text."""
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
-    with path.open("rb") as file:
-        head = file.read(4096)
-    if not head.strip() and len(head) < 4096:
-        raise CorpusError(f"{path}: the file is empty")
-    for magic, kind in BINARY.items():
-        if head.startswith(magic):
-            raise CorpusError(f"{path}: this is {kind}, not UTF-8 text; convert or unpack it first")
-    controls = sum(byte < 32 and byte not in b"\t\n\r\f\v" for byte in head)
-    if controls > len(head) // 10:
-        raise CorpusError(f"{path}: this is a binary file, not UTF-8 text")
-
-
-def text_lines(path: Path, report: Report | None = None) -> Iterator[str]:
-    """The lines of a UTF-8 file, without line ends. A line is ended by ``\\n`` or ``\\r\\n`` alone."""
-    check_text_file(path)
-    problem = report or _raiser(path)
-    with path.open("rb") as file:
-        number = 0
-        while raw := file.readline(MAX_LINE):
-            number += 1
-            if len(raw) == MAX_LINE:
-                raise CorpusError(
-                    f"{path}, line {number}: longer than {MAX_LINE} bytes; expected one sentence or row a line"
-                )
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                problem(number, f"not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start})")
-                line = raw.decode("utf-8", errors="replace")
-            if "\0" in line:
-                problem(number, "a NUL byte")
-                line = line.replace("\0", "")
-            yield line.rstrip("\r\n")
-
-
-def _raiser(path: Path) -> Report:
-    def fail(line: int, message: str) -> None:
-        raise CorpusError(f"{path}, line {line}: {message}")
-
-    return fail
-
-
-# The built-in corpora
-
-
-def ptb_rows(folder: Path, split: str) -> Iterator[Row]:
-    """Penn Treebank sentences as Mikolov prepared them."""
-    path = folder / f"ptb.{'valid' if split == 'validation' else split}.txt"
-    return ({"text": text} for line in text_lines(path) if (text := one_line(line)))
-
-
-def yelp_rows(folder: Path, split: str) -> Iterator[Row]:
-    """Yelp sentences; both sentiments are merged in proportion, so that any prefix has the shares of the whole."""
-    name = "dev" if split == "validation" else split
-
-    def labelled(sentiment: int) -> Iterator[tuple[float, int, Row]]:
-        lines = list(text_lines(folder / f"sentiment.{name}.{sentiment}"))
-        # The references are in the order of the test sentences: "source <tab> human rewrite".
-        rewrites = list(text_lines(folder / f"reference.{sentiment}")) if name == "test" else []
-        if rewrites and len(rewrites) != len(lines):
-            raise CorpusError(
-                f"{folder}: sentiment.test.{sentiment} has {len(lines)} lines, reference.{sentiment} {len(rewrites)}; "
-                "expected as many"
-            )
-        for number, line in enumerate(lines):
-            row: Row = {"text": one_line(line), "sentiment": sentiment}
-            if rewrites:
-                row["reference"] = one_line(rewrites[number].partition("\t")[2])
-            if row["text"]:
-                yield (number + 0.5) / len(lines), sentiment, row
-
-    return (row for _, _, row in merge(labelled(0), labelled(1), key=lambda item: item[:2]))
-
-
-QUOTES = str.maketrans(
-    {"’": "'", "‘": "'", "′": "'", "“": '"', "”": '"', "—": "-", "–": "-", "。": ".", "、": ",", "\x7f": None}
-)
-APART = re.compile(r"(?<=\w) ?' ?(?=(?:s|t|m|re|ve|d|ll|am|clock)\b)")  # it ' s, don ' t, o ' clock
-NEGATION = re.compile(r"(?<=\w)n't\b")
-CLITIC = re.compile(r"(?<=\w)'(?=(?:s|m|re|ve|d|ll)\b)")
-TOKEN = re.compile(
-    r"""
-    (?:https?://|www\.)[\w./-]*\w | \S+@\w+(?:\.\w+)+   # addresses
-    | (?<!\w)(?:[a-z]\.){2,}                            # p.m.  u.s.
-    | \d+(?:[.,:]\d+)+(?!\w)                            # 6:30  1,000  3.5
-    | n't | '(?:s|m|re|ve|d|ll)\b                       # do n't, it 's: as in Penn Treebank and Yelp
-    | \w+(?:['-]\w+)*                                   # words, with hyphens and apostrophes inside
-    | \.{2,} | [^\w\s]                                  # an ellipsis; any other sign by itself
-    """,
-    re.VERBOSE,
-)
-
-
-def tokenize(text: str) -> str:
-    """Lower-case *text* and set every token apart by one space.
-
-    Punctuation stands alone, also where two sentences were run together ("right.But" -> "right . but"); typographic
-    quotes become plain; contractions are joined and then split as in Penn Treebank ("don ’ t" -> "do n't", "it ' s"
-    -> "it 's"). Numbers, times, abbreviations with points, hyphenated words and addresses stay whole.
-    """
-    text = APART.sub("'", text.lower().translate(QUOTES))
-    return " ".join(TOKEN.findall(CLITIC.sub(" '", NEGATION.sub(" n't", text))))
-
-
-def dailydialog_rows(folder: Path, split: str, warn: Callable[[str], None]) -> Iterator[Row]:
-    """DailyDialog, one row a turn: text, act, emotion, and the dialogue's earlier turns as context.
-
-    A dialogue with more turns than labels (one of the release) keeps its labelled turns; *warn* is told.
-    """
-    names = ("dialogues", "dialogues_act", "dialogues_emotion")
-    paths = [folder / split / f"{name}_{split}.txt" for name in names]
-    for number, lines in enumerate(zip_longest(*map(text_lines, paths)), start=1):
-        if None in lines:
-            raise CorpusError(
-                f"{folder / split}: the files of dialogues, acts and emotions differ in their number of lines"
-            )
-        turns = lines[0].strip().removesuffix("__eou__").split("__eou__")
-        try:
-            acts = [int(label) - 1 for label in lines[1].split()]
-            emotions = [int(label) for label in lines[2].split()]
-            if not all(0 <= act < len(ACTS) for act in acts) or not all(0 <= e < len(EMOTIONS) for e in emotions):
-                raise ValueError
-        except ValueError as error:
-            raise CorpusError(f"{folder / split}, line {number}: expected acts of 1..4 and emotions of 0..6") from error
-        labelled = min(len(acts), len(emotions))
-        if len(acts) != len(emotions) or labelled > len(turns):
-            raise CorpusError(
-                f"{paths[0]}, line {number}: {len(turns)} turns, {len(acts)} acts, {len(emotions)} emotions"
-            )
-        if labelled < len(turns):
-            warn(f"{paths[0]}, line {number}: {len(turns)} turns, {labelled} labels; turns without label are left out")
-        context: list[str] = []
-        for turn, act, emotion in zip(turns, acts, emotions, strict=False):
-            if text := tokenize(turn):
-                yield {"text": text, "context": list(context), "act": act, "emotion": emotion}
-                context.append(text)
-
-
-# Your own files
-
-
-def file_columns(path: Path, report: Report | None = None) -> list[str]:
-    """The column names of a csv, tsv, jsonl (of its first 1000 rows) or parquet file; ``text`` for a txt file."""
-    kind = file_kind(path)
-    if kind == "txt":
-        return ["text"]
-    if kind == "parquet":
-        return list(_parquet(path).schema_arrow.names)
-    if kind == "jsonl":
-        rows = islice(_jsonl_rows(path, report or _raiser(path)), 1000)
-        return list(dict.fromkeys(key for _, row in rows for key in row))
-    header = next(csv.reader(text_lines(path, report), delimiter="\t" if kind == "tsv" else ","), [])
-    if len(set(header)) != len(header):
-        raise CorpusError(f"{path}: two columns have the same name; the header is {', '.join(header)}")
-    return header
 
 
 def file_kind(path: Path) -> str:
@@ -223,48 +39,98 @@ def file_kind(path: Path) -> str:
     return kind
 
 
-def file_rows(
-    path: Path,
-    text_column: str,
-    label_columns: tuple[str, ...] = (),
-    report: Report | None = None,
-    context_column: str | None = None,
-) -> Iterator[tuple[int, Row]]:
-    """(line, {"text", labels as strings or None, "context" as a list of turns}) of one file; "context" only with a
-    *context_column*. The text's white space is made single spaces.
-
-    Line numbers count from 1 as an editor does; for parquet they are row numbers. Rows without text are yielded with
-    "".
-    """
+def file_columns(path: Path) -> list[str]:
+    """The named columns of a csv, tsv, jsonl (of all its rows) or parquet file; ``text`` for a txt file."""
     path = Path(path)
     kind = file_kind(path)
     if kind == "txt":
-        if label_columns:
-            raise CorpusError(f"{path}: txt has no columns, so no label {label_columns[0]!r}; use csv, tsv or jsonl")
-        if context_column is not None:
-            raise CorpusError(f"{path}: txt has no columns, so no context {context_column!r}; use jsonl, csv or tsv")
-        return ((n, {"text": one_line(line)}) for n, line in enumerate(text_lines(path, report), start=1))
+        return ["text"]
     if kind == "parquet":
-        check_not_empty(path)
-    else:
+        return list(_parquet(path).schema_arrow.names)
+    if kind == "jsonl":
+        return list(dict.fromkeys(key for _, row in _jsonl_rows(path, raiser(path)) for key in row))
+    return [name for name in _header(path)[0] if name]
+
+
+def file_rows(
+    path: Path,
+    text_column: str,
+    label_columns: Iterable[str] = (),
+    report: Report | None = None,
+    context_column: str | None = None,
+    group_column: str | None = None,
+) -> Iterator[tuple[int, Row]]:
+    """(line, {"text", labels as strings or None, "context" as a list of turns}) of one file; "context" only with a
+    *context_column*, "group" (a string) only with a *group_column*. The text's white space is made single spaces.
+
+    Line numbers count from 1 as an editor does; for parquet they are row numbers. Rows without text are yielded with
+    "". In jsonl a column may begin in any row: that it is nowhere is said after the last one.
+    """
+    path = Path(path)
+    kind = file_kind(path)
+    labels = tuple(label_columns)
+    named = {"label": labels[:1], "context": (context_column,), "group": (group_column,)}
+    if kind == "txt":
+        for role, (column, *_) in ((role, columns or (None,)) for role, columns in named.items()):
+            if column is not None:
+                raise CorpusError(f"{path}: txt has no columns, so no {role} {column!r}; use csv, tsv or jsonl")
+        return ((n, {"text": one_line(line)}) for n, line in enumerate(text_lines(path, report), start=1))
+    wanted = [text_column, *labels, *(column for column in (context_column, group_column) if column is not None)]
+    problem = report or raiser(path)
+    return _chosen(_rows(path, kind, wanted, problem), text_column, labels, context_column, group_column, problem)
+
+
+def table_columns(path: Path, columns: Sequence[str]) -> dict[str, list[str | None]]:
+    """*columns* of a csv, tsv, jsonl or parquet file as strings, None where a value is missing. Raises CorpusError."""
+    path = Path(path)
+    if file_kind(path) == "txt":
+        raise CorpusError(f"{path}: txt has no columns; use csv, tsv, jsonl or parquet")
+    values: dict[str, list[str | None]] = {column: [] for column in columns}
+    for number, row in _rows(path, file_kind(path), list(columns), raiser(path)):
+        for column, of in values.items():
+            try:
+                of.append(label_text(row.get(column)))
+            except ValueError as error:
+                raise CorpusError(f"{path}, line {number}: column {column!r}: {error}") from None
+    return values
+
+
+def _rows(path: Path, kind: str, wanted: list[str], problem: Report) -> Iterator[tuple[int, Row]]:
+    """(line, the row's columns) of a file with columns, among them all *wanted*; else CorpusError."""
+    if kind == "jsonl":
         check_text_file(path)
-    columns = file_columns(path, report and (lambda line, message: None))  # the rows themselves tell every problem once
-    wanted = [text_column, *label_columns, *([] if context_column is None else [context_column])]
+        return _with_columns(_jsonl_rows(path, problem), wanted, path)
+    if kind == "parquet":
+        _require(wanted, file_columns(path), path)
+        return _parquet_rows(path, problem, wanted)
+    header, first = _header(path)
+    _require(wanted, [name for name in header if name], path)
+    return _table_rows(path, header, first, problem)
+
+
+def _require(wanted: Iterable[str], columns: Iterable[str], path: Path) -> None:
+    columns = list(columns)
     for column in wanted:
-        if column not in columns:
-            raise CorpusError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
-    problem = report or _raiser(path)
-    read = {"csv": _csv_rows, "tsv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[kind]
-    rows = read(path, problem, wanted)
-    return _chosen(rows, text_column, label_columns, context_column, problem)
+        if column in columns:
+            continue
+        other = next((sign for sign in ";\t|" if len(columns) == 1 and sign in columns[0]), None)
+        if other is not None:
+            shown = "tab" if other == "\t" else repr(other)
+            raise CorpusError(
+                f"{path}: no column {column!r}: the columns are separated by {shown}, not by what the suffix "
+                f"{path.suffix} says; convert the file, or name a tab-separated one .tsv"
+            )
+        raise CorpusError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
 
 
-def check_not_empty(path: Path) -> None:
-    """Raise CorpusError when *path* is missing or has no bytes."""
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise CorpusError(f"{path}: the file is empty")
+def _with_columns(rows: Iterator[tuple[int, Row]], wanted: list[str], path: Path) -> Iterator[tuple[int, Row]]:
+    """The same rows; after the last one CorpusError where a wanted column was in none."""
+    columns: dict[str, None] = {}
+    for number, row in rows:
+        columns.update(dict.fromkeys(row))
+        yield number, row
+    if columns:
+        _require(wanted, columns, path)
 
 
 def _chosen(
@@ -272,32 +138,41 @@ def _chosen(
     text_column: str,
     label_columns: tuple[str, ...],
     context_column: str | None,
+    group_column: str | None,
     problem: Report,
 ) -> Iterator[tuple[int, Row]]:
     for number, row in rows:
         text = row.get(text_column)
-        if text is None:
+        if text is None or text != text:  # NaN is how a table says "missing"
             text = ""
         if not isinstance(text, str):
             problem(number, f"column {text_column!r} holds {type(text).__name__}, not text")
             continue
         try:
             text.encode()  # JSON may spell half of a surrogate pair, which no UTF-8 file can hold
-            labels = {column: label_text(row.get(column)) for column in label_columns}
-            found: Row = {"text": one_line(text.replace("\0", "")), **labels}
+            chosen: Row = {"text": one_line(text.replace("\0", ""))}
+            chosen |= {column: label_text(row.get(column)) for column in label_columns}
             if context_column is not None:
-                found[COLUMN] = [turn.replace("\0", "") for turn in parse_history(row.get(context_column))]
-                "".join(found[COLUMN]).encode()
-            yield number, found
+                chosen[COLUMN] = [turn.replace("\0", "") for turn in parse_history(row.get(context_column))]
+                "".join(chosen[COLUMN]).encode()
+            if group_column is not None:
+                chosen["group"] = label_text(row.get(group_column)) or f"row {number}"  # a row without one: its own
+            yield number, chosen
         except UnicodeEncodeError:
             problem(number, "a lone surrogate, which is not Unicode text")
         except ValueError as error:
             problem(number, str(error))
 
 
+WHOLE = re.compile(r"[+-]?\d+\.0*")
+
+
 def label_text(value: object) -> str | None:
-    """A label as its class name; None when missing. Whole floats read as integers, so that "1.0" and 1 are one
-    class."""
+    """A label as its class name; None when missing (None, NaN, "", "nan").
+
+    One table gives the same classes in every format: 1.0, "1.0" and 1 are the class "1", True and "True" are "true".
+    Other strings stay as they are ("01" is not "1"). Raises ValueError for what is no string or number.
+    """
     if value is None or value != value:  # NaN
         return None
     if isinstance(value, bool):
@@ -306,41 +181,101 @@ def label_text(value: object) -> str | None:
         value = int(value)
     if not isinstance(value, (str, int, float)):
         raise ValueError(f"a label is a string or a number, not {type(value).__name__}")
-    return one_line(str(value)) or None
+    text = one_line(str(value).replace("\0", ""))
+    text.encode()
+    if WHOLE.fullmatch(text):
+        return str(int(text.partition(".")[0]))
+    return {"": None, "nan": None, "NaN": None, "True": "true", "False": "false"}.get(text, text)
 
 
-def _csv_rows(path: Path, problem: Report, wanted: list[str]) -> Iterator[tuple[int, Row]]:
-    lines = text_lines(path, problem)
+# csv and tsv
+
+
+def _header(path: Path) -> tuple[list[str], int]:
+    """(column names, "" where a column has none; the line after the header)."""
+    lines = text_lines(path, lambda line, message: None)  # the rows themselves tell every problem once
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if file_kind(path) == "tsv":
+            header = _tsv_fields(line, None)
+        else:
+            try:
+                header = next(csv.reader([line], strict=True))
+            except csv.Error as error:
+                raise CorpusError(f"{path}, line {number}: the header cannot be read: {error}") from error
+        header = [one_line(name) for name in header]
+        names = [name for name in header if name]
+        if len(set(names)) != len(names):
+            raise CorpusError(f"{path}: two columns have the same name; the header is {', '.join(names)}")
+        return header, number + 1
+    raise CorpusError(f"{path}: the file is empty")
+
+
+def _table_rows(path: Path, header: list[str], first: int, problem: Report) -> Iterator[tuple[int, Row]]:
+    fields_of = _tsv_rows if file_kind(path) == "tsv" else _csv_rows
+    for number, fields in fields_of(path, len(header), first, problem):
+        while len(fields) > len(header) and not fields[-1]:
+            fields.pop()  # unnamed trailing columns
+        if len(fields) != len(header):
+            cure = "a tsv has one row a line" if file_kind(path) == "tsv" else "quote texts with separators"
+            problem(number, f"{len(fields)} fields, the header has {len(header)}; {cure}")
+        else:
+            yield number, {name: field for name, field in zip(header, fields, strict=True) if name}
+
+
+def _tsv_rows(path: Path, columns: int, first: int, problem: Report) -> Iterator[tuple[int, list[str]]]:
+    """A line is a row, so that no quote can join several. Quotes around a field, as spreadsheets write them, are taken
+    off where the line then has as many fields as the header."""
+    for number, line in enumerate(text_lines(path, problem), start=1):
+        if number >= first and line:
+            yield number, _tsv_fields(line, columns)
+
+
+def _tsv_fields(line: str, columns: int | None) -> list[str]:
+    if '"' in line:
+        with suppress(csv.Error):
+            fields = next(csv.reader([line], delimiter="\t", strict=True))
+            if columns is None or len(fields) == columns:
+                return fields
+    return line.split("\t")
+
+
+def _csv_rows(path: Path, columns: int, first: int, problem: Report) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # the module's own limit is 131,072 characters
+    lines = (line + "\n" for number, line in enumerate(text_lines(path, problem), start=1) if number >= first)
     # strict: a stray quote is an error at its line, instead of silently swallowing the rows up to the next quote.
-    reader = csv.reader(lines_with_ends(lines), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-    header = next(reader)
+    reader = csv.reader(lines, strict=True)
     while True:
+        begins = first + reader.line_num
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            problem(reader.line_num, f"{error}; quotes inside a quoted text are doubled")
+            ends = first - 1 + reader.line_num
+            swallowed = f" (a quote that opens there is open until line {ends})" if ends > begins else ""
+            problem(begins, f"{error}{swallowed}; quotes inside a quoted text are doubled")
             continue
-        if fields and len(fields) != len(header):
-            problem(reader.line_num, f"{len(fields)} fields, the header has {len(header)}; quote texts with separators")
-        elif fields:
-            yield reader.line_num, dict(zip(header, fields, strict=True))
+        if fields:
+            yield begins, fields
 
 
-def lines_with_ends(lines: Iterator[str]) -> Iterator[str]:
-    """The csv module keeps line breaks inside quotes only when the lines have them."""
-    return (line + "\n" for line in lines)
+# jsonl and parquet
 
 
-def _jsonl_rows(path: Path, problem: Report, wanted: list[str] | None = None) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(path: Path, problem: Report) -> Iterator[tuple[int, Row]]:
+    begun = False
     for number, line in enumerate(text_lines(path, problem), start=1):
         if not line.strip():
             continue
+        if not begun and line.lstrip().startswith("["):
+            raise CorpusError(f"{path}: a JSON array; write one object a line")
+        begun = True
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            problem(number, f"not JSON: {error}")
+            problem(number, f"not JSON: {error}; write one object a line")
             continue
         if isinstance(row, dict):
             yield number, row
@@ -349,6 +284,7 @@ def _jsonl_rows(path: Path, problem: Report, wanted: list[str] | None = None) ->
 
 
 def _parquet(path: Path) -> Any:
+    check_not_empty(path)
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
@@ -356,10 +292,24 @@ def _parquet(path: Path) -> Any:
 
 
 def _parquet_rows(path: Path, problem: Report, wanted: list[str]) -> Iterator[tuple[int, Row]]:
-    file = _parquet(path)
+    file, number = _parquet(path), 0
     try:
-        columns = list(dict.fromkeys(wanted))
-        batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=4096, columns=columns))
-        yield from enumerate(chain.from_iterable(batches), start=1)
+        for batch in file.iter_batches(batch_size=4096, columns=list(dict.fromkeys(wanted))):
+            try:
+                rows: list[Row | None] = batch.to_pylist()
+            except UnicodeDecodeError:
+                rows = [_decoded(batch.slice(place, 1)) for place in range(len(batch))]
+            for row in rows:
+                number += 1
+                if row is None:
+                    problem(number, "not UTF-8")
+                else:
+                    yield number, row
     except (pa.ArrowException, OSError) as error:
         raise CorpusError(f"{path}: damaged parquet file: {error}") from error
+
+
+def _decoded(row: pa.RecordBatch) -> Row | None:
+    with suppress(UnicodeDecodeError):
+        return dict(row.to_pylist()[0])
+    return None

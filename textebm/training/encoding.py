@@ -7,18 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import TextEBM
-from textebm.model.companions import LatentBatch
 from textebm.model.inference import ShortRun
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch
 from textebm.networks.posterior import Posterior
-from textebm.text.batches import Collation, Dealt, special_ids
+from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
 
 ROWS, TOKENS = 512, 10_000  # at most, of a batch
 
 
 @torch.no_grad()
-def encode(model: TextEBM, split: Split, rows: NDArray[np.int64], *, learned_prior: bool) -> LatentBatch:
+def encode(model: LatentTextModel, split: Split, rows: NDArray[np.int64], *, learned_prior: bool) -> LatentBatch:
     """Posteriors, contexts and views of the sentences *rows* (at least one), in their order, on the model's device.
     learned_prior: whether inference that asks the prior may. The model is left in evaluation mode."""
     model.eval()
@@ -29,13 +29,16 @@ def encode(model: TextEBM, split: Split, rows: NDArray[np.int64], *, learned_pri
     views = torch.empty(len(rows), view_size, device=device) if view_size else None
     posterior: Posterior | None = None
     contexts: Tensor | None = None
-    collation = Collation(split.store, {}, special_ids(model.tokenizer), split.contexts)
+    ids = special_ids(model.tokenizer)
     start = 0
     while start < len(rows):
         chosen = order[start : start + ROWS]  # ascending: the last of these is the longest
         chosen = chosen[: max(1, TOKENS // (int(lengths[chosen[-1]]) + 2))]
         start += len(chosen)
-        (batch,) = (each.to(device) for each in collation[Dealt.entire(rows[chosen])])
+        for store in (split.store, split.contexts):
+            if store is not None:
+                store.release()
+        batch = collate(split.store, rows[chosen], {}, **ids, contexts=split.contexts).to(device)
         features, context = None, model.read_context(batch)
         if views is not None and not isinstance(encoder, ShortRun):
             features = encoder.features(batch.tokens, batch.lengths)

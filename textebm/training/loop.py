@@ -9,34 +9,33 @@ for bit, also in mid-epoch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, gather_object
+from accelerate.utils import broadcast, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model.build import build_weights
-from textebm.model.companions import LatentBatch, StageName
-from textebm.networks.hardware import autocast
-from textebm.networks.part import Part, whole
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
+from textebm.networks.hardware import Precision, autocast
 from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe.schema import Recipe, Stage
-from textebm.text.batches import BatchOrder, Dealt, TokenBatch, load_batches
+from textebm.text.batches import BatchOrder, Shard, TokenBatch, load_batches, shards
 from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.encoding import encode
 from textebm.training.health import Health, measure_health
+from textebm.training.launch import make_accelerator
 from textebm.training.memory import give_back
 from textebm.training.state import pack, pack_random, unpack, unpack_random
 
@@ -66,16 +65,13 @@ class Trainer:
     """large: with more sentences than that nothing is kept for each of them. Clusters are found in so many of them and
     known to the others by the nearest centre; the prior stage encodes so many at a time."""
 
-    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
+    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
-        # precision is the recipe's to say, not the launcher's; and no stage uses every parameter
-        self.accelerator = Accelerator(
-            mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-        )
+        self.accelerator = make_accelerator()
         self.device = self.accelerator.device
         self.model = model.to(self.device)
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.wrapped = self.accelerator.prepare_model(TrainingObjective(self.model))
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
         tuned = pretrained_parameters(model)
@@ -88,10 +84,12 @@ class Trainer:
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
-        # A step's batch is dealt out to `accumulate` turns of all processes. Every part draws from the same noise its
-        # own rows (`textebm.networks.part`), so that the number of parts changes nothing.
+        # A step's batch is dealt out to `accumulate` turns of all processes, each with noise of its own.
         self.places = options.accumulate * self.accelerator.num_processes
-        self.generator = torch.Generator(self.device).manual_seed(recipe.seed)
+        rank = self.accelerator.process_index
+        self.generator = torch.Generator(self.device).manual_seed(recipe.seed + rank)
+        if rank:
+            torch.manual_seed(recipe.seed + rank)
         self.large = large
         self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed, large)
         self.plan = [self._plan(stage) for stage in options.stages]
@@ -99,7 +97,7 @@ class Trainer:
         objective = recipe.objective
         self.classes = Classes(
             len(train),
-            self._some_rows(large if train.answers is None else len(train)),
+            self._some_rows(len(train) if train.features else large),
             recipe.latent.dim,
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
@@ -108,7 +106,7 @@ class Trainer:
             residual=objective.cluster_residual,
             drawn=objective.cluster_sampling,
             seed=recipe.seed,
-            answers=train.answers,
+            features=train.features,
         )
         self._latents: LatentBatch | None = None
 
@@ -142,25 +140,22 @@ class Trainer:
             yield from self._prior_epoch(stage, epoch, first, last)
             return
         if first == 0:
-            if epoch > 0 or self.train.answers is not None:
-                self._new_clusters(self.stage_step / stage.steps)
+            means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
+            if epoch > 0 or self.train.features:
+                self._new_clusters(means, self.stage_step / stage.steps)
             self.classes.begin_epoch()
         clusters = self.classes.drawn_by()
         number = 1000 * self.stage_index + epoch
-        order = (
-            Dealt(rows, [rows[part.rows] for part in self._parts(rows)])
-            for rows in self.order.batches(number, first, last, clusters)
-        )
         loaded = load_batches(
             self.train.store,
-            order,
+            map(self._shards, self.order.batches(number, first, last, clusters)),
             {},
             self.model.tokenizer,
             contexts=self.train.contexts,
             workers=self.recipe.training.workers,
         )
-        for rows, held in zip(self.order.batches(number, first, last, clusters), loaded, strict=True):
-            yield self._step(stage, rows, self._parts(rows), [batch.to(self.device) for batch in held])
+        for step in loaded:
+            yield self._step(stage, [(batch.to(self.device), share) for batch, share in step])
 
     def _prior_epoch(self, stage: StagePlan, epoch: int, first: int, last: int) -> Iterator[Step]:
         """Steps *first* to *last* − 1 of an epoch on latents, all of them encoded once or a stretch of the epoch at a
@@ -180,18 +175,16 @@ class Trainer:
             packed = latents.posterior.packed
             for step in range(max(first, start // size), min(last, -(-end // size))):
                 here = slice(step * size - start, (step + 1) * size - start)
-                dealt = self._parts(rows[here])
                 held = [
-                    self._latent_batch(latents, packed, places[here][part.rows], rows[here][part.rows])
-                    for part in dealt
+                    (self._latent_batch(latents, packed, chosen, chosen if whole_stretch else rows[chosen]), share)
+                    for chosen, share in self._shards(places[here])
                 ]
-                yield self._step(stage, rows[here], dealt, held)
+                yield self._step(stage, held)
 
-    def _parts(self, rows: NDArray[np.int64]) -> list[Part]:
-        """This process's parts of a batch; turns that would be empty are left out."""
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        turns = self.recipe.training.accumulate
-        return [Part(len(rows), processes, rank, turns, t) for t in range(turns) if t * processes < len(rows)]
+    def _shards(self, rows: NDArray[np.int64]) -> list[Shard]:
+        """What this process computes of a step's batch."""
+        accelerator = self.accelerator
+        return shards(rows, self.recipe.training.accumulate, accelerator.num_processes, accelerator.process_index)
 
     def _latent_batch(
         self, latents: LatentBatch, packed: Tensor, places: NDArray[np.int64], rows: NDArray[np.int64]
@@ -203,15 +196,9 @@ class Trainer:
         posterior, targets = latents.posterior.unpacked(packed[chosen]), self.classes.targets(rows, self.device)
         return LatentBatch(posterior, targets(posterior.mean) if callable(targets) else targets, views, context)
 
-    def _step(
-        self,
-        stage: StagePlan,
-        rows: NDArray[np.int64],
-        dealt: Sequence[Part],
-        batches: Sequence[TokenBatch | LatentBatch],
-    ) -> Step:
-        """One update from the parts of the batch *rows* that are this process's; the gradient is that of the whole
-        batch's mean."""
+    def _step(self, stage: StagePlan, batches: Sequence[tuple[TokenBatch | LatentBatch, float]]) -> Step:
+        """One update from this process's shards of a batch and their shares: each counts as many times as it has
+        rows."""
         self.wrapped.train()
         factor = learning_rate_factor(self.stage_step, stage.steps)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
@@ -219,18 +206,16 @@ class Trainer:
         weights = build_weights(self.recipe.objective, self.stage_step / max(stage.steps, 1))
         self.optimizer.zero_grad(set_to_none=True)
         values, tokens = dict[str, float](), 0
-        repeat = self._repeat_noise() if len(batches) > 1 else None
-        for part, batch in zip(dealt, batches, strict=True):
-            if part.turn and repeat:
-                repeat()
-            last = part is dealt[-1]
-            with part, nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                terms = self._add_gradient(stage, batch, rows, weights, part)
+        for number, (batch, share) in enumerate(batches, 1):
+            with nullcontext() if number == len(batches) else self.accelerator.no_sync(self.wrapped):
+                terms = self._add_gradient(stage, batch, weights, share)
             for name, value in terms.items():
-                values[name] = values.get(name, 0.0) + part.share * value
+                values[name] = values.get(name, 0.0) + share * value
             if isinstance(batch, TokenBatch):
                 tokens += int(batch.lengths.sum()) - len(batch)
-        values = self._over_processes(values)
+        # the processes' terms together, so that they agree on when a run diverges
+        total = self._sum_over_processes(torch.tensor(list(values.values()), dtype=torch.float64))
+        values = dict(zip(values, total.tolist(), strict=True))
         self._check(values)
         for group in self.optimizer.param_groups:
             norm = torch.nn.utils.clip_grad_norm_(group["params"], self.recipe.training.gradient_clip)
@@ -241,40 +226,27 @@ class Trainer:
         self.number += 1
         return Step(self.number, stage, self.stage_step, values, tokens)
 
-    def _repeat_noise(self) -> Callable[[], None]:
-        """What puts the random numbers back to where they are now: each turn draws the whole batch's."""
-        noise, cpu = self.generator.get_state(), torch.get_rng_state()
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-
-        def repeat() -> None:
-            self.generator.set_state(noise)
-            torch.set_rng_state(cpu)
-            if cuda is not None:
-                torch.cuda.set_rng_state(cuda, self.device)
-
-        return repeat
-
     def _add_gradient(
-        self, stage: StagePlan, batch: TokenBatch | LatentBatch, rows: NDArray[np.int64], weights: Weights, part: Part
+        self, stage: StagePlan, batch: TokenBatch | LatentBatch, weights: Weights, share: float
     ) -> dict[str, float]:
-        """Backward through one part of the batch *rows*; its terms."""
-        text = isinstance(batch, TokenBatch)
-        targets = self.classes.targets(rows[part.rows], self.device) if isinstance(batch, TokenBatch) else None
-        with autocast(self.device, self.recipe.training.mixed_precision if text else "no"):
+        """Backward through one shard of the batch; its terms."""
+        rows, targets = None, None
+        precision: Precision = "no"
+        if isinstance(batch, TokenBatch):
+            rows, precision = batch.index.cpu().numpy(), self.recipe.training.mixed_precision
+            targets = self.classes.targets(rows, self.device)
+        with autocast(self.device, precision):
             objective: Objective = self.wrapped(batch, stage.name, weights, targets, self.generator)
         # processes' gradients are averaged: each counts as many times as there are
-        self.accelerator.backward(objective.loss * (part.share * self.accelerator.num_processes))
-        if text and objective.posterior is not None:
-            means = whole(objective.posterior.mean.detach().float())
-            self.classes.remember(rows[part.rows_in_turn], means.cpu().numpy())
+        self.accelerator.backward(objective.loss * (share * self.accelerator.num_processes))
+        if rows is not None and objective.posterior is not None and share > 0:
+            self.classes.remember(rows, objective.posterior.mean.detach().float().cpu().numpy())
         return {name: float(term.detach()) for name, term in objective.terms.items()}
 
-    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
-        """Terms summed over the processes, which so agree on when a run diverges."""
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
         if self.accelerator.num_processes == 1:
             return values
-        total = torch.tensor(list(values.values()), device=self.device)
-        return dict(zip(values, self.accelerator.reduce(total, "sum").tolist(), strict=True))
+        return cast(Tensor, self.accelerator.reduce(values.to(self.device), "sum")).cpu()
 
     def _check(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -293,12 +265,11 @@ class Trainer:
 
     # -- between epochs and stages -------------------------------------------------------------------------------
 
-    def _new_clusters(self, progress: float) -> None:
+    def _new_clusters(self, means: NDArray[np.float32], progress: float) -> None:
         """New clusters from the posterior means that training itself computed: no second pass over the corpus.
 
         Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
         """
-        means = self.classes.take_means()
         if progress >= self.recipe.objective.cluster_start and self.classes.codes:
             self.classes.find(means)
 
@@ -360,13 +331,15 @@ class Trainer:
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together, since
-        each has random numbers of its own: alike, as long as nothing draws in one alone."""
+        each has random numbers of its own."""
         optimizer, optimizer_json = pack(self.optimizer.state_dict())
+        classes = self.classes.state()
+        classes["epoch"]["means"] = self._sum_over_processes(classes["epoch"]["means"])  # each process has its own rows
         processes = gather_object([pack_random({"noise": self.generator})])
         tensors = {
             "model": dict(self.model.state_dict()),
             "optimizer": optimizer,
-            **self.classes.state(),
+            **classes,
             **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
         }
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
@@ -395,6 +368,8 @@ class Trainer:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
         unpack_random(own, state["random"][rank], {"noise": self.generator})
         self.classes.restore(tensors)
+        if rank > 0:
+            self.classes.take_means()  # the first process has them all
         position = state["position"]
         self.stage_index, self.stage_step, self.number = (position["stage"], position["stage_step"], position["number"])
         self._latents = None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.text.words import WORD_PATTERN
 
-
-class Model(Protocol):
-    def generate(self, n: int, /, *, like: Sequence[str] = (), seed: int = 0) -> list[str]: ...
+if TYPE_CHECKING:
+    from textebm.api import TextEBM
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Likeness:
 
 
 def likeness(
-    model: Model,
+    model: TextEBM,
     examples: Sequence[str],
     reconstructions: Sequence[str],
     train: Sequence[str],
@@ -37,16 +37,16 @@ def likeness(
     per_example: int = 2,
     seed: int = 0,
 ) -> Likeness:
-    """Generate *per_example* sentences by each example; TF-IDF over whitespace-separated words, fitted on *train*.
+    """Generate *per_example* sentences by each example; TF-IDF of words, fitted on *train*.
 
     reconstructions: what the model makes of each example when it reconstructs it.
     """
     if len(examples) < 2:
         raise UndefinedMetricError("likeness needs at least two examples")
-    vectors = TfidfVectorizer(token_pattern=r"\S+").fit(train)
+    vectors = TfidfVectorizer(token_pattern=WORD_PATTERN).fit(train)
 
-    def cosine(found: Sequence[str], wanted: Sequence[str]) -> float:
-        return float(vectors.transform(found).multiply(vectors.transform(wanted)).sum(1).mean())
+    def cosine(texts: Sequence[str], wanted: Sequence[str]) -> float:
+        return float(vectors.transform(texts).multiply(vectors.transform(wanted)).sum(1).mean())
 
     repeated = [example for example in examples for _ in range(per_example)]
     generated = [

@@ -1,0 +1,378 @@
+"""The sections of a recipe that decide what the model is: tokenizer, networks, latent, inference, heads, prior."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+# names become folder names, metric names and ``head=class`` on the command line
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+# Layers of the latent where latent.layers is empty: as equal as the dimensions allow. Other kinds have one.
+LAYERS = {"joint_energy": 2, "hierarchical_diffusion_energy": 2}
+LAYER_SIZE = Annotated[int, Field(ge=1)]
+
+
+class Part(BaseModel):
+    """A closed, immutable section of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
+    """An option: its default, what it does, when to touch it, and its range (ge, gt, le, lt)."""
+    return Field(default, description=what, json_schema_extra={"when": when}, **bounds)
+
+
+class Tokenizer(Part):
+    kind: Literal["word", "bpe", "pretrained"] | None = option(
+        None,
+        "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding over bytes, which can "
+        "spell any text) learned from the training text, or by the tokenizer of tokenizer.name; null: bpe for "
+        "files and hub, words for the corpora that textebm knows.",
+        "word for own text that is already split at blanks; pretrained together with a pretrained encoder or decoder.",
+    )
+    vocabulary_size: int = option(
+        10000, "At most this many tokens; rarer words are read as <unk>.", "many words of your text are <unk>.", ge=10
+    )
+    name: str | None = option(
+        None, "The pretrained tokenizer: a directory or a Hub id.", "tokenizer.kind is pretrained."
+    )
+    lowercase: bool = option(
+        False, "Capitals are read and written as small letters.", "text is little and capitals say little."
+    )
+    punctuation: Literal["keep", "apart"] = option(
+        "keep",
+        "word: whether marks (! , ?) stay at their words or are tokens of their own, set back when text is written.",
+        "apart for own text in words; bpe sets them apart by itself.",
+    )
+    html: bool = option(
+        False, "HTML entities and tags are read as what they stand for.", "`textebm data check` found some."
+    )
+
+
+class Encoder(Part):
+    kind: Literal["gru", "lstm", "transformer"] = option(
+        "gru",
+        "The network that reads a sentence.",
+        "a transformer pays for long texts and many sentences, and best on a GPU.",
+    )
+    embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
+    hidden_size: int = option(
+        512,
+        "Dimension of the network's states; a transformer's must be divisible by num_attention_heads.",
+        "shrink it for speed or for small corpora; grow it where reconstructions are poor.",
+        ge=1,
+    )
+    num_layers: int = option(
+        1, "Layers of the network.", "a transformer wants 2 to 6; a recurrent one rarely more.", ge=1
+    )
+    num_attention_heads: int = option(4, "Attention heads of a transformer.", "encoder.kind is transformer.", ge=1)
+    dropout: float = option(
+        0.0, "Share of the activations hidden in training.", "validation is worse than training: .1 to .3.", ge=0, lt=1
+    )
+    bidirectional: bool = option(
+        True, "A recurrent network reads from both ends.", "set it to false to halve the time of reading."
+    )
+    tie_embedding: bool = option(
+        False,
+        "Read words in the decoder's embedding, whose embedding_size must be the same.",
+        "the corpus is small beside its vocabulary (as in the ptb recipe).",
+    )
+    pretrained: str | None = option(
+        None,
+        "A transformers model (directory or Hub id) by which words are read, as its last hidden states, mapped to "
+        "embedding_size; the same name as tokenizer.name.",
+        "few sentences, or a language that a published model knows well.",
+    )
+    tune: bool = option(
+        True,
+        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
+        "set it to false to save memory, or with few sentences.",
+    )
+    context_size: int = option(
+        128, "Dimension of the encoded turns before a sentence.", "data.context_turns is above 0.", ge=1
+    )
+
+
+class Decoder(Part):
+    kind: Literal["gru", "lstm", "transformer"] = option(
+        "gru",
+        "The network that writes a sentence from its latent.",
+        "a transformer pays for long texts and many sentences, and best on a GPU.",
+    )
+    embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
+    hidden_size: int = option(
+        512,
+        "Dimension of the network's states; a transformer's must be divisible by num_attention_heads.",
+        "shrink it for speed; grow it where sentences are not fluent.",
+        ge=1,
+    )
+    num_layers: int = option(
+        1, "Layers of the network.", "a transformer wants 2 to 6; decoder.ladder needs several.", ge=1
+    )
+    num_attention_heads: int = option(
+        4,
+        "Attention heads of a transformer, or of the look-up of segments.",
+        "decoder.kind is transformer, or latent.segments is above 1.",
+        ge=1,
+    )
+    dropout: float = option(
+        0.0, "Share of the activations hidden in training.", "validation is worse than training: .1 to .3.", ge=0, lt=1
+    )
+    ladder: bool = option(
+        False,
+        "Each layer of the latent enters a recurrent layer of its own, the top one first.",
+        "a hierarchical prior whose layers should say different things.",
+    )
+    skip: bool = option(
+        False,
+        "The latent also goes straight to the output layer of a recurrent decoder.",
+        "reconstructions are poor: it raised them in every recipe that has it.",
+    )
+    word_dropout: float = option(
+        0.0,
+        "Share of the decoder's input words replaced by <unk> in training, so that it must read the latent.",
+        "the decoder ignores the latent (KL near 0): .3; it costs fluency.",
+        ge=0,
+        le=1,
+    )
+    pretrained: str | None = option(
+        None,
+        "A causal transformers model (directory or Hub id) that writes, in place of kind and the sizes above; the same "
+        "name as tokenizer.name.",
+        "few sentences, or a need for fluency.",
+    )
+    tune: bool = option(
+        True,
+        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
+        "set it to false to save memory, or with few sentences.",
+    )
+
+
+class Latent(Part):
+    dim: int = option(
+        32,
+        "Dimensions of a sentence's latent vector.",
+        "16 for simple sentences, 64 and more where reconstructions are poor; a prior of more is harder to learn.",
+        ge=1,
+    )
+    layers: tuple[LAYER_SIZE, ...] = option(
+        (),
+        "Dimensions of the latent's layers, the top one first; they sum to latent.dim. Empty: one layer, or two halves "
+        "under joint_energy and hierarchical_diffusion_energy.",
+        "a hierarchical prior with other layers than two halves.",
+    )
+    standardize: bool = option(
+        True,
+        "Posterior means are batch-normalised, without scale and shift (BN-VAE, Zhu et al. 2020), so no unit dies.",
+        "set it to false to reproduce published models; watch the active units then.",
+    )
+    max_stddev: float | None = option(
+        0.5,
+        "Cap on the posterior's standard deviation, in units of the prior's; null for none.",
+        "raise it (.6 to .9) for smoother latents and a lower KL, lower it for exact reconstructions.",
+        gt=0,
+    )
+    segments: int = option(
+        1,
+        "Parts that each say a stretch of the sentence and that the decoder looks up; it divides every layer.",
+        "long sentences (20 words and more) come back wrong: 4 to 8.",
+        ge=1,
+    )
+
+
+def layer_sizes(layers: tuple[int, ...], dim: int, kind: str) -> tuple[int, ...]:
+    """Dimensions of the latent's layers under a prior of *kind*, top first; a remainder goes to the lower ones."""
+    count = LAYERS.get(kind, 1)
+    return layers or tuple((dim + place) // count for place in range(count))
+
+
+class Inference(Part):
+    kind: Literal["amortized", "refined", "short_run"] = option(
+        "amortized",
+        "How a sentence's latent is inferred: by the encoder; by the encoder and Langevin steps on the true posterior; "
+        "by such steps from noise without an encoder (encoder.*, latent.standardize and latent.max_stddev then mean "
+        "nothing).",
+        "refined for better latents at several times the cost; short_run to reproduce published models.",
+    )
+    steps: int | None = option(
+        None, "Langevin steps; null is 5 (refined) or 10 (short_run).", "inference.kind is not amortized.", ge=1
+    )
+    step_size: float | None = option(
+        None,
+        "refined: step in standard deviations of the encoder's posterior, null is 0.7; short_run: where its learned "
+        "steps begin, null is 0.3.",
+        "inference.kind is not amortized and training diverges (lower it).",
+        gt=0,
+        le=2,
+    )
+    elbo_weight: float | None = Field(
+        None, ge=0, description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1"
+    )
+
+
+class Head(Part):
+    """A symbol: a discrete variable with a name, read off the latent."""
+
+    name: str = option(
+        ..., "Its name, as in --symbol NAME=CLASS and in metrics.", "always.", pattern=NAME_PATTERN, max_length=60
+    )
+    classes: int | None = option(
+        None,
+        "Number of codes of an unsupervised head, which are found by clustering; 0, or the word auto: as many as the "
+        "clusters' silhouette says (not for features latent).",
+        "the codes are too coarse or too fine; give this, labels or seeds.",
+        ge=0,
+    )
+    features: Literal["latent", "answer", "content", "sentence", "mixed"] | None = option(
+        None,
+        "What this head's codes are found in; null: objective.cluster_features.",
+        "two heads should find different things, acts and moods, say.",
+    )
+    seeds: tuple[str, ...] = option(
+        (),
+        "Classes given by words or phrases instead of labels, one a line: 'joy: happy, what a great day'. A class "
+        "without phrases ('none:') is what no other tells. objective.sentence_encoder, where there is one, compares.",
+        "you know the classes and have no labels.",
+    )
+    labels: str | None = option(
+        None, "The label column that teaches a supervised head.", "the corpus has labels; give this or classes."
+    )
+    label_limit: int | None = option(
+        None,
+        "Keep only this many of the training labels, chosen by the seed (semi-supervised).",
+        "to see what few labels are worth.",
+        ge=0,
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        return 0 if value == "auto" else value
+
+    layer: int | None = option(
+        None,
+        "The layer of the latent that it reads, 1 the lowest; null: all. Only joint_energy and "
+        "hierarchical_diffusion_energy have several.",
+        "a symbol should live in one layer.",
+        ge=1,
+    )
+
+
+class Prior(Part):
+    kind: Literal[
+        "gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"
+    ] = option(
+        "diffusion_energy",
+        "The prior of the latent: a VAE's N(0, I), a mixture (GM-VAE), an energy of one level (SVEBM), a diffusion of "
+        "energies (LDEBM), a layered energy (joint-EBM), a diffusion of layered energies.",
+        "to compare published systems; another kind takes prior.num_levels and prior.steps back to their defaults.",
+    )
+    transport: Literal["identity", "ladder"] | None = option(
+        None,
+        "The map from noise to latents; null is ladder under joint_energy and hierarchical_diffusion_energy, else "
+        "identity.",
+        "a ladder under another prior (it needs latent.layers), or layered energies without one.",
+    )
+    learning: Literal["score_matching", "recovery"] = option(
+        "score_matching",
+        "How the energy is learned: its gradient regressed on known noise, without chains; or the contrast of data and "
+        "samples with a chain a step, as published.",
+        "recovery to reproduce published models, with prior.acceptance=0.8.",
+    )
+    num_levels: int | None = option(
+        None,
+        "Levels of noise; null is 16 (diffusion_energy) or 8 (hierarchical_diffusion_energy). Other kinds have one.",
+        "8 to 10 are as good for sentences and faster; the published models have 6.",
+        ge=1,
+    )
+    schedule: Literal["log_snr", "published"] = option(
+        "log_snr",
+        "Where the levels lie: equally spaced in log signal-to-noise, or as in Gao et al. 2021 and LDEBM.",
+        "to reproduce published models.",
+    )
+    reference: Literal["stationary", "flat"] = option(
+        "stationary",
+        "What a zero energy means: N(0, I) at every level, or (published) a flat density below the top level.",
+        "to reproduce published models.",
+    )
+    log_snr_max: float = option(
+        5.0, "log_snr: the first noisy level's log signal-to-noise.", "samples are blurred (raise it)."
+    )
+    log_snr_min: float = option(
+        -4.0, "log_snr: the top level's log signal-to-noise.", "samples lack variety (lower it)."
+    )
+    sampler: Literal["semi_implicit", "langevin"] = option(
+        "semi_implicit",
+        "The chain at each level: pCN-Langevin, exact on the Gaussian; or plain Langevin, as published.",
+        "to reproduce published models, with prior.step_size and more prior.steps.",
+    )
+    steps: int | None = option(
+        None,
+        "Chain steps a level; null is 2 (diffusions) or 40 (other kinds).",
+        "the report's sampler section shows a change with more steps.",
+        ge=1,
+    )
+    step_size: float = option(
+        0.1, "langevin: the step in units of a level's sigma.", "prior.sampler is langevin.", gt=0
+    )
+    start: Literal["tweedie", "reference"] = option(
+        "tweedie",
+        "Where a level's chain begins: at the denoised mean, or (published) at a draw of the Gaussian.",
+        "to reproduce published models.",
+    )
+    acceptance: float = option(
+        0.9,
+        "semi_implicit: the Metropolis acceptance that the step size is adapted to.",
+        "0.8 with prior.learning=recovery; lower is faster mixing with larger errors.",
+        gt=0,
+        lt=1,
+    )
+    metropolis: bool | None = option(
+        None,
+        "Reject proposals (Metropolis-Hastings); null is true for score_matching and false for recovery, which "
+        "diverges with it.",
+        "set it to false to see what rejection is worth.",
+    )
+    chain_precision: Literal["float32", "bf16"] = option(
+        "bf16",
+        "Precision of a chain's matrix products; bf16 only where the hardware has it.",
+        "to rule out rounding as a reason.",
+    )
+    hidden_size: int = option(256, "Dimension of the energy network.", "grow it for large corpora, up to 384.", ge=1)
+    num_blocks: int = option(3, "Residual blocks of the energy network.", "2 are enough for simple text.", ge=1)
+    spectral_norm: bool = option(
+        False, "Bound the energy network's slope by spectral normalisation.", "recovery diverges; it costs accuracy."
+    )
+    potential_penalty: float = option(
+        1e-3, "Weight of F², which keeps the energy near 0.", "training stops because |F| ran away (raise it).", ge=0
+    )
+    encoder_gradient: Literal["full", "positive_only"] = option(
+        "full",
+        "What the encoder learns from a recovery prior in joint training: the whole gradient of the bound, or only its "
+        "positive phase, as published code has it.",
+        "to reproduce published models.",
+    )
+    components: int = option(20, "Components of the mixture.", "prior.kind is gaussian_mixture.", ge=1)
+    symbol_levels: Literal["all", "first"] = option(
+        "all",
+        "Levels at which symbols steer; the published model steers at the first one only.",
+        "to reproduce published models; control is then far weaker.",
+    )
+    strength: float = option(
+        2.0,
+        "Default strength of symbols in generation; 1 is Bayes' rule.",
+        "control is weak (raise it, 3 to 6) or samples repeat themselves (lower it).",
+        ge=0,
+    )
+    view_size: int = Field(
+        32, ge=2, description="dimension of contrastive views, where objective.contrastive_weight > 0"
+    )
+    like_strength: float = option(
+        2.0,
+        "Default strength of likeness to examples; 1 is Bayes' rule.",
+        "objective.contrastive_weight is above 0 and samples are too unlike their examples.",
+        ge=0,
+    )

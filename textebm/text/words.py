@@ -1,0 +1,49 @@
+"""The words of a sentence, for counting; and those of them that carry its content."""
+
+from __future__ import annotations
+
+import re
+
+# Scripts without spaces are counted by the character; everything else by what stands between spaces.
+_UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
+WORD_PATTERN = f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+"
+_WORD = re.compile(WORD_PATTERN)
+
+# The closed classes of English: articles and determiners, pronouns, prepositions, conjunctions, auxiliary verbs, the
+# clitics that tokenizers split off, adverbs of degree, time and place. No noun, adjective or full verb is among them.
+FUNCTION_WORDS = frozenset(
+    """
+    a an the this that these those some any no every each either neither another other others such same both all few
+    many much more most several enough own
+    i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers
+    herself it its itself they them their theirs themselves one ones who whom whose which what whatever whoever
+    someone somebody something anyone anybody anything everyone everybody everything nobody nothing none
+    of in on at by for with about against between into through during before after above below to from up down out off
+    over under again along around away back across behind beside beyond near onto toward towards upon within without
+    via per as than like unlike until till since despite except
+    and or but nor so yet if because although though while whereas unless whether once when where why how whenever
+    wherever however therefore thus hence also too
+    am is are was were be been being do does did done doing have has had having will would shall should can could may
+    might must ought cannot wo ca ai
+    's 're 've 'm 'd 'll n't 't s t d m ll re ve don't didn't doesn't isn't aren't wasn't weren't won't can't couldn't
+    wouldn't shouldn't haven't hasn't hadn't i'm i've i'll i'd you're you've you'll you'd it's that's there's we're
+    we've we'll they're they've they'll he's she's let's what's who's
+    not never ever just only even still already almost quite rather very really pretty actually maybe perhaps here
+    there now then always often sometimes usually else instead anyway well oh yes ok okay
+    """.split()
+)
+
+
+def split_words(text: str) -> list[str]:
+    """What spaces separate, and each character of a script without spaces; as it is written."""
+    return _WORD.findall(text)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a sentence that have a letter or digit, in lower case."""
+    return [word for word in _WORD.findall(text.lower()) if any(map(str.isalnum, word))]
+
+
+def content_words(text: str) -> list[str]:
+    """Those of `words_of` that are no English function words and no numbers."""
+    return [word for word in words_of(text) if word not in FUNCTION_WORDS and any(map(str.isalpha, word))]
