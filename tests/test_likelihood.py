@@ -131,11 +131,9 @@ def test_zero_net_with_the_flat_reference_bounds_its_gaussian() -> None:
     prior = gaussian_prior(6, "flat", dim=1)
     stddev = float((2 / prior.schedule.alpha_bar[-1] ** 2 - 1).sqrt())
     z = torch.linspace(-3, 3, 13)[:, None]
-    expected = prior.schedule.expected_log_reference(z)
-    assert (expected <= Normal(0.0, stddev).log_prob(z)[:, 0]).all()
-    bound = log_prob_bound(prior, z.repeat(400, 1), generator=generator()).view(400, 13)
-    error = 4 * bound.std(0) / 20
-    assert (bound.mean(0) < expected + error).all() and (bound.mean(0) > expected - error - 0.25).all()
+    bound = log_prob_bound(prior, z, generator=generator())
+    torch.testing.assert_close(bound, prior.schedule.expected_log_reference(z), atol=1e-5, rtol=0)
+    assert (bound <= Normal(0.0, stddev).log_prob(z)[:, 0]).all()
 
 
 def test_closed_form_prior_is_exact() -> None:
@@ -230,7 +228,7 @@ def bimodal(dim: int, levels: int) -> tuple[LatentPrior, Mixture]:
     return train(setting, target, smoothing=0.0).prior.eval(), target
 
 
-@pytest.mark.parametrize("dim, tolerance", [(2, 0.16), (16, 0.35)])
+@pytest.mark.parametrize("dim, tolerance", [(2, 0.25), (16, 0.5)])
 def test_the_exact_potential_of_two_narrow_modes_is_bounded_closely(dim: int, tolerance: float) -> None:
     """Begun at the reference's Gaussian the safe bound lost .35 nats in 2 dimensions and 5.3 in 16."""
     prior, target = bimodal(dim, 8)
