@@ -128,12 +128,13 @@ class FakeModel:
         for i in range(n):
             noun, adjective = i % 3, (i // 3) % 2
             for name, value in (symbols or {}).items():
+                number = self.heads[name].classes.index(value if isinstance(value, str) else value[i])
                 if self.heads[name].column is None:
-                    noun = {0: 0, 1: 2, 2: 2, 3: 0}[self.heads[name].classes.index(value)]
+                    noun = {0: 0, 1: 2, 2: 2, 3: 0}[number]
                 else:
-                    adjective = self.heads[name].classes.index(value)
-            asked = (symbols or {}).get("sentiment")
-            texts.append("" if asked == "positive" and i % 4 == 3 else sentence(noun, adjective))
+                    adjective = number
+            mute = "sentiment" in (symbols or {}) and adjective == 1 and i % 4 == 3
+            texts.append("" if mute else sentence(noun, adjective))
         return texts
 
     def sample_latents(self, n, *, symbols=None, strength=None, seed=0, steps_factor=1) -> torch.Tensor:
@@ -467,7 +468,7 @@ def test_symbols_strength_and_seeds_reach_the_model() -> None:
             return [sentence(0, 0)] * n
 
     control_accuracy(Recorder(), "sentiment", ParserJudge(parse, "sentiment"), 2, strength=3.0, seed=10)
-    assert asked == [(2, {"sentiment": mood}, {"strength": 3.0}, 11 + i) for i, mood in enumerate(SENTIMENT.classes)]
+    assert asked == [(4, {"sentiment": ["negative"] * 2 + ["positive"] * 2}, {"strength": 3.0}, 10)]
 
 
 def test_a_model_that_gives_too_few_sentences_is_refused() -> None:
@@ -475,7 +476,7 @@ def test_a_model_that_gives_too_few_sentences_is_refused() -> None:
         def generate(self, n, **keywords) -> list[str]:
             return super().generate(n - 1, **keywords)
 
-    with pytest.raises(ValueError, match="7 sentences"):
+    with pytest.raises(ValueError, match="15 sentences for 16 of sentiment"):
         control_accuracy(Short(), "sentiment", ParserJudge(parse, "sentiment"), 8)
 
 

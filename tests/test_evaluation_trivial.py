@@ -196,11 +196,12 @@ class Obedient(FakeModel):
 
     def generate(self, n: int, *, symbols: Any = None, seed: int = 0, **options: Any) -> list[str]:
         self.asked.append({"seed": seed, "n": n, **options})
-        wanted = SENTIMENT.classes.index((symbols or {"sentiment": "negative"})["sentiment"])
+        asked = (symbols or {"sentiment": "negative"})["sentiment"]
+        wanted = [SENTIMENT.classes.index(each) for each in ([asked] * n if isinstance(asked, str) else asked)]
         temperature = options.get("temperature", 1.0)
         lost = options.get("confidence") is None or (options["decoding"] == "sample" and temperature > 0.95)
         nouns = 3 if temperature > 0.85 and options.get("decoding") == "sample" else 1
-        return [sentence(i % nouns, 0 if lost else wanted) for i in range(n)]
+        return [sentence(i % nouns, 0 if lost else wanted[i]) for i in range(n)]
 
 
 def test_checked_control_is_checked_and_diverse_control_is_chosen_on_other_draws(
@@ -213,10 +214,10 @@ def test_checked_control_is_checked_and_diverse_control_is_chosen_on_other_draws
     assert value["diverse_accuracy_sentiment"] == 1.0
     # of the settings that keep the class, .9 is the most diverse
     assert found.settings["diverse_accuracy_sentiment"].startswith("temperature 0.9, strength 1.0, confidence 0.95")
-    searched = [each for each in model.asked if each["seed"] > SEARCH_SEED]
-    assert {each["n"] for each in searched} == {6} and len(searched) == 24
+    searched = [each for each in model.asked if each["seed"] == SEARCH_SEED]
+    assert {each["n"] for each in searched} == {2 * 6} and len(searched) == 12
     reported = [each for each in model.asked if each.get("temperature") == 0.9 and each["seed"] < SEARCH_SEED]
-    assert [each["n"] for each in reported] == [24, 24]
+    assert [each["n"] for each in reported] == [2 * 24]
 
 
 def test_real_sentences_beside_control_are_a_seeded_choice(

@@ -15,7 +15,8 @@ from browser import Browser, started
 from tiny import RECIPE, sentences, trained, untrained
 
 from textebm.inspection.page import render
-from textebm.inspection.report import Inspection, RunFacts, inspect, page_data
+from textebm.inspection.page_data import RunFacts, page_data
+from textebm.inspection.report import Inspection, inspect
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 

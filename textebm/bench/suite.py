@@ -22,7 +22,8 @@ from textebm import __version__
 from textebm.bench.setting import Setting, Sizes, build_setting
 from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, peak_memory, seconds
 from textebm.inspection.page import render
-from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.page_data import RunFacts, page_data
+from textebm.inspection.report import inspect
 from textebm.inspection.rows import Rows
 from textebm.model.build import build_weights
 from textebm.model.companions import LatentBatch
