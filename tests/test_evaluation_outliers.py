@@ -11,8 +11,10 @@ from test_evaluation_suite import FakeModel, Terms, all_rows, corpus
 from test_evaluation_trivial import TOKENIZER
 from tiny import sentences, trained
 
+from textebm.errors import TextEBMError
 from textebm.evaluation import suite
 from textebm.evaluation.language_model import LanguageModelSettings
+from textebm.evaluation.latent import circle
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.outliers import posterior_score, separation
 from textebm.evaluation.state import Effort
@@ -50,6 +52,22 @@ def test_a_class_that_train_lacks_is_an_outlier(monkeypatch: pytest.MonkeyPatch)
     assert found["rnn_lm_outlier_auroc_topic_room"].value > 0.9  # a word that train never has
     assert found["outlier_auroc_shuffled"].n == 40  # of the sentences of known classes alone
     assert not any("sentiment" in name for name in found if "outlier" in name)
+
+
+def test_reliance_of_a_trained_model() -> None:
+    """What decoding from another's latent costs, a token; nothing where the decoder does not look at the latent."""
+    model, texts = trained(), list(sentences(12))
+    draws, others = model.posterior_draws(texts, seed=3), circle(12, 3)
+    assert sorted(others.tolist()) == list(range(12)) and all(i != other for i, other in enumerate(others.tolist()))
+    terms = model.elbo_terms(texts, seed=3)
+    own = model.reconstruction_losses(texts, latents=draws)
+    assert own.tolist() == pytest.approx(terms.reconstruction_nll.tolist(), abs=1e-4)
+    alone = [model.reconstruction_losses([text], latents=z[None]) for text, z in zip(texts, draws, strict=True)]
+    assert torch.cat(alone).tolist() == pytest.approx(own.tolist(), abs=1e-4)  # each text has its own row
+    lost = (model.reconstruction_losses(texts, latents=draws[others]) - own).sum() / terms.num_tokens.sum()
+    assert float(lost) > 0.03  # a model of 26 steps
+    with pytest.raises(TextEBMError, match="expected latents of shape"):
+        model.reconstruction_losses(texts, latents=draws[:3])
 
 
 def test_the_log_posterior_of_a_trained_model() -> None:

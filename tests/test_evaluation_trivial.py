@@ -53,6 +53,12 @@ class Nothing:
         words = torch.tensor([len(text.split()) + 1 for text in texts])
         return ElboTerms(3.0 * words, torch.ones(len(texts)), words)
 
+    def posterior_draws(self, texts: list[str], *, seed: int = 0) -> torch.Tensor:
+        return self.encode(texts).mean
+
+    def reconstruction_losses(self, texts: list[str], *, latents: torch.Tensor | None = None) -> torch.Tensor:
+        return self.elbo_terms(texts).reconstruction_nll
+
     def reconstruct(self, texts: list[str], **options: Any) -> list[str]:
         return ["the"] * len(texts)
 
@@ -103,6 +109,7 @@ def test_random_codes_are_seen_beside_their_chance() -> None:
     assert value["purity_topic"] > 0.4 and value["mutual_information_zy"] > 3 and value["codes_in_use"] > 30
     assert value["mutual_information_xz"] > 3  # the encoder tells sentences apart, whatever the decoder does
     # what shows it
+    assert value["reliance"] == 0.0
     assert abs(value["ami_topic"]) < 0.1 and value["code_agreement"] < 0.1
     for metric in ("homogeneity_topic", "homogeneity_batch30_topic", "purity_topic"):
         assert value[metric] == pytest.approx(value[f"permuted_{metric}"], abs=0.08), metric

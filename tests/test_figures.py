@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
-from textebm.inspection.frames import crosstab
+from textebm.inspection.frames import Inspection, crosstab
 from textebm.inspection.projection import Layout, Projection, project
-from textebm.inspection.report import Inspection, projection_of
+from textebm.inspection.report import inspect, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.runs import report as reports
 from textebm.text.grammar import corpus
@@ -28,7 +28,7 @@ from textebm.text.grammar import corpus
 
 @pytest.fixture(scope="module")
 def found() -> Inspection:
-    return trained().inspect(corpus(300)["test"], limit=50)
+    return inspect(trained(), corpus(300)["test"], limit=50)
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,11 @@ def test_a_crosstab_counts(found: Inspection) -> None:
 
 def test_inspect_takes_texts() -> None:
     model = trained()
-    found = model.inspect(["", *sentences(30), "  "], seed=1, limit=7)
+    found = inspect(model, ["", *sentences(30), "  "], seed=1, limit=7)
     assert len(found.rows) == 7 and set(found.rows.texts) <= set(sentences(30)) and found.rows.labels == {}
     assert found.frames()["labels"].empty
     with pytest.raises(TextEBMError, match="expected a list of texts, got one string"):
-        model.inspect("one text")
+        inspect(model, "one text")
 
 
 # -- maps --------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
 from textebm.inspection.page_data import RunFacts, _options, page_data, stated_networks, stated_prior
 from textebm.inspection.paths import layers
-from textebm.inspection.report import inspect
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.runs import report as reports
 from textebm.runs import train as runs
@@ -143,7 +143,7 @@ def read(page: str) -> Reader:
 def inspected() -> dict[str, Any]:
     """The page data of the tiny model, with everything in it that a page may show."""
     rows = choose_rows(corpus(300)["test"])
-    found = inspect(
+    found = inspect_rows(
         trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
     )
     found = replace(found, layers=layers(untrained("prior.kind=joint_energy"), found.rows))
@@ -299,13 +299,13 @@ def test_a_failing_report_costs_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: Any, **options: Any) -> Path:
-        raise RuntimeError("no ink")
+        raise TextEBMError("no ink")
 
     monkeypatch.setattr(runs, "write_report", fail)
     with Progress() as progress, GracefulStop() as stop:
         runs._report(trained(), recipe(), corpus(300), tmp_path / "my run", None, progress, stop)
     said = " ".join("".join(capsys.readouterr()).split())
-    assert "no report: RuntimeError: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
+    assert "no report: no ink" in said and f"textebm report '{tmp_path / 'my run'}'" in said
 
 
 def test_train_makes_the_report_and_the_command_makes_it_again(tmp_path: Path) -> None:

@@ -235,8 +235,8 @@ def test_resume_refuses_what_is_not_its_own(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     assert child(directory, PLAIN, death=("step", 9, signal.SIGTERM)) == [0]
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    assert child(directory, (*PLAIN, "training.learning_rate=1e-4"), resume=True) == [2]
-    assert "trained with another recipe" in log_of(directory)
+    assert child(directory, (*PLAIN, "training.batch_size=33"), resume=True) == [2]
+    assert "trained with another recipe (training.batch_size: 32 → 33)" in log_of(directory)
     assert child(directory, PLAIN) == [2]
     assert "is not empty" in log_of(directory)
     with RunLock(directory):

@@ -8,9 +8,10 @@ Heavy imports happen inside the commands, so that ``textebm --help`` answers at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
@@ -18,6 +19,10 @@ from typer.core import TyperGroup
 from textebm import __version__
 from textebm.cli import bench, codes, data, densities, inspection, latents, recipes, runs, sentences, sweep
 from textebm.errors import TextEBMError
+from textebm.terminal import PlainStream, plain
+
+# What a machine refuses: no space, no permission, a disk that fails, too many open files.
+TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
 
 
 class _Commands(TyperGroup):
@@ -26,20 +31,38 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         _wait_briefly()
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a closed pipe can still be answered
+            with contextlib.redirect_stdout(cast(TextIO, PlainStream(sys.stdout))):
+                result = super().invoke(ctx)
+                sys.stdout.flush()  # here, where a closed pipe can still be answered
             return result
         except TextEBMError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {plain(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            # Python flushes stdout once more when it exits; give it somewhere to flush to
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             raise typer.Exit(141) from None
+        except OSError as error:
+            if error.errno not in TROUBLE:
+                raise
+            _drop_output()
+            place = f"{plain(str(error.filename))}: " if error.filename else ""
+            print(f"error: {place}{error.strerror}; check free space and permissions", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed by who started us, as `>&-` does
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+        return super().main(*arguments, **options)
+
+
+def _drop_output() -> None:
+    """Python flushes stdout once more when it exits; give it somewhere to flush to."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wait_briefly() -> None:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
+from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,14 +75,12 @@ def _finite(data: Any) -> Any:
 
 def note(text: str) -> None:
     """A line for the person, beside the result."""
-    print(text, file=sys.stderr)
+    print(plain(text), file=sys.stderr)
 
 
 def console() -> Console:
     """A rich console on stdout. It does not cut tables to 80 columns when their reader is a file."""
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    return make_console(width=160)
 
 
 def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -112,10 +111,9 @@ def spinner(title: str) -> Iterator[Callable[[str], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
     from rich.markup import escape
 
-    with Console(stderr=True).status(title) as status:
+    with make_console(stderr=True).status(title) as status:
         yield lambda part: status.update(f"{title}: {escape(part)}")
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from textebm.evaluation.catalogue import ARROWS, describe
-from textebm.files import write_output
+from textebm.files import read_json, write_output
 
 
 class UndefinedMetricError(ValueError):
@@ -99,22 +99,33 @@ class Evaluation:
     def save(self, path: str | Path) -> Path:
         """Write `to_json` to *path*, which is then the old file or the new one, never half of it."""
         path = Path(path)
-        text = json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_output(path, text)
+        write_output(path, self.to_text())
         return path
+
+    def to_text(self) -> str:
+        """`to_json` as the text of a file."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """What `to_json` gave (without samples), for tables of a saved run."""
-        metrics = {name: MetricValue(**value) for name, value in data["metrics"].items()}
-        kept = {each.name for each in fields(cls)} & data.keys() - {"samples"}
-        return cls(**{**{name: data[name] for name in kept}, "metrics": metrics})
+        """What `to_json` gave (without samples), for tables of a saved run. Raises ValueError for anything else."""
+        empty = cls(0).to_json()
+        if not isinstance(data, Mapping) or not isinstance(data.get("metrics"), dict):
+            raise ValueError("not a saved evaluation: it has no metrics")
+        plain = {name: data[name] for name in empty if name in data and name != "metrics"}
+        for name, value in plain.items():
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            if type(value) is not type(empty[name]) or not all(isinstance(item, str | int) for item in items):
+                raise ValueError(f"not a saved evaluation: {name} is {str(value)[:80]!r}")
+        if "seed" not in plain:
+            raise ValueError("not a saved evaluation: it has no seed")
+        return cls(metrics={name: _metric(name, each) for name, each in data["metrics"].items()}, **plain)
 
     @classmethod
     def load(cls, path: str | Path) -> Evaluation:
-        """What `save` wrote, without samples. OSError, ValueError, KeyError or TypeError if it is not that."""
-        return cls.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
+        """What `save` wrote, without samples. Raises FileError, and ValueError if it is not that."""
+        return cls.from_json(read_json(Path(path)))
 
     def render(self) -> Table:
         """A rich table; arrows give the better direction."""
@@ -149,6 +160,14 @@ class Evaluation:
             for name, texts in self.samples.items()
         ]
         return "\n".join(blocks)
+
+
+def _metric(name: str, data: Any) -> MetricValue:
+    match data:
+        case {"value": float() | int() as value, "unit": str(), "higher_is_better": bool() | None, "n": int()}:
+            if len(data) == 4 and math.isfinite(value) and not isinstance(value, bool):
+                return MetricValue(**data)
+    raise ValueError(f"not a saved evaluation: the metric {name[:80]!r} is no measured number")
 
 
 def number(value: float) -> str:

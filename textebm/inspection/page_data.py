@@ -14,7 +14,7 @@ from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
 from textebm.inspection import sampler
 from textebm.inspection.codes import CodeCard, label_counts
-from textebm.inspection.report import Inspection
+from textebm.inspection.frames import Inspection
 from textebm.inspection.rows import LabelColumn
 
 CURVES = (

@@ -220,5 +220,7 @@ def _prune(root: Path, step: int, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.exists():
+    if path.is_symlink() or path.is_file():  # not ours: what it points to is left alone
+        path.unlink()
+    elif path.exists():
         shutil.rmtree(path)

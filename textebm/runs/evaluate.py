@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,19 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from textebm.api import TextEBM
-from textebm.errors import CheckpointError, CorpusError, TextEBMError
+from textebm.errors import CheckpointError, CorpusError, FileError, TextEBMError
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
 from textebm.evaluation.several import Summary, summarize
 from textebm.evaluation.state import Effort, choose
 from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
-from textebm.files import write_atomically
+from textebm.files import parse_json, write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
-from textebm.model.files import load, model_card
+from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
+from textebm.runs.directory import EVALUATION, read_recorded, write_recorded
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -57,7 +59,7 @@ def evaluate_run(
         if not change.startswith("evaluation."):
             raise TextEBMError(f"{change!r}: a trained run can change its evaluation.… only, as evaluation.draws=64")
     directory = Path(directory)
-    model = load(directory)
+    model = TextEBM.from_pretrained(directory)
     if torch.cuda.is_available():
         model.to("cuda")
     assert model.recipe is not None, "a saved model has one"
@@ -65,6 +67,7 @@ def evaluate_run(
     check_suite(suite, recipe)
     corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
     unfinished = directory / UNFINISHED
+    writable = os.access(directory, os.W_OK)
     evaluation = evaluate_model(
         model,
         recipe,
@@ -75,19 +78,17 @@ def evaluate_run(
         limit=limit,
         suite=suite,
         samples=samples,
-        so_far=lambda found: _keep(found, unfinished),
+        so_far=(lambda found: found.save(unfinished)) if writable else None,
     )
-    with RunLock(directory):
-        write_evaluation(evaluation, model, directory)
-        unfinished.unlink(missing_ok=True)
-        if suite is not None:
-            page = field_tables(evaluation, recipe.data.corpus, recipe.name)
-            write_atomically(directory / "tables.md", page.encode())
+    try:
+        with RunLock(directory):
+            write_evaluation(evaluation, model, directory)
+            unfinished.unlink(missing_ok=True)
+            if suite is not None:
+                write_atomically(directory / "tables.md", field_tables(evaluation, recipe.data.corpus, recipe.name))
+    except (TextEBMError, OSError) as error:  # what hours have measured is shown all the same
+        evaluation.note(f"not kept in the run directory: {error}")
     return evaluation
-
-
-def _keep(found: Evaluation, path: Path) -> None:
-    found.save(path)
 
 
 def evaluate_runs(
@@ -112,13 +113,10 @@ def _prefixed(progress: Progress, name: str) -> Progress:
 
 def read_evaluation(directory: Path) -> Evaluation:
     """What evaluation.json of a run holds. Raises CheckpointError."""
-    path = directory / "evaluation.json"
     try:
-        return Evaluation.load(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({type(error).__name__}); make it with: textebm evaluate {directory}"
-        ) from None
+        return Evaluation.from_json(parse_json(read_recorded(directory, EVALUATION), EVALUATION))
+    except (CheckpointError, FileError, ValueError) as error:
+        raise CheckpointError(f"{directory}: {error}; make it with: textebm evaluate {directory}") from None
 
 
 def check_suite(suite: str | None, recipe: Recipe) -> None:
@@ -148,23 +146,22 @@ def evaluate_model(
     answers to histories drawn from test."""
     histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
-    with model.answering(drawn):
-        evaluation = evaluate(
-            model,
-            corpus,
-            judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
-            seed=seed,
-            limit=limit or recipe.evaluation.limit,
-            effort=effort_of(recipe, samples),
-            parser=grammar.parse if recipe.data.corpus == "grammar" else None,
-            progress=progress,
-            suite=suite,
-            tokenizer=model.tokenizer,
-            max_tokens=model.max_tokens,
-            shown_labels=_shown_labels(recipe, corpus["train"]),
-            other_texts={} if suite is None else other_texts(recipe, data_dir),
-            so_far=so_far,
-        )
+    evaluation = evaluate(
+        model.answering(drawn),
+        corpus,
+        judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
+        seed=seed,
+        limit=limit or recipe.evaluation.limit,
+        effort=effort_of(recipe, samples),
+        parser=grammar.parse if recipe.data.corpus == "grammar" else None,
+        progress=progress,
+        suite=suite,
+        tokenizer=model.tokenizer,
+        max_tokens=model.max_tokens,
+        shown_labels=_shown_labels(recipe, corpus["train"]),
+        other_texts={} if suite is None else other_texts(recipe, data_dir),
+        so_far=so_far,
+    )
     if model.reads_context:
         evaluation.note(
             f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
@@ -226,9 +223,9 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
 
 def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
-    evaluation.save(directory / "evaluation.json")
+    write_recorded(directory, EVALUATION, evaluation.to_text())
     write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_atomically(directory / "README.md", model_card(model.network, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

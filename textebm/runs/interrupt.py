@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 
@@ -52,5 +53,8 @@ class GracefulStop:
         outer = getattr(self._previous.get(number), "__self__", None)
         if isinstance(outer, GracefulStop):  # a sweep around a run: it stops as well
             outer._handle(number, frame)
+        if not self.requested and not isinstance(outer, GracefulStop):
+            with suppress(OSError):  # no print: a signal may come in the middle of one
+                os.write(2, b"\nstopping after this step; Ctrl-C again leaves at once, without saving\n")
         self.requested = True
         self.signal = signal.Signals(number)

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from textebm.files import append_line, write_atomically
+from textebm.files import append_line
+from textebm.runs.directory import write_recorded
+from textebm.terminal import make_console
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
 HEALTH = {
@@ -57,7 +59,7 @@ class MetricsLog:
         before = self.path.read_bytes()
         kept = b"".join(line for line, record in self._records() if record["step"] <= step)
         if kept != before:
-            write_atomically(self.path, kept)
+            write_recorded(self.path.parent, self.path.name, kept)
         return len(before.splitlines()) - len(kept.splitlines())
 
     def _records(self) -> list[tuple[bytes, dict[str, Any]]]:
@@ -96,7 +98,7 @@ class Progress:
     """
 
     def __init__(self, quiet: bool = False, console: Console | None = None, every: float = 30.0) -> None:
-        self.console = console or Console(stderr=True)
+        self.console = console or make_console(stderr=True)
         self.every = every
         self.stage_name = ""
         self.total: int | None = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +15,27 @@ from datasets import DatasetDict
 
 from textebm import __version__
 from textebm.api import TextEBM
-from textebm.errors import CorpusError, TextEBMError, did_you_mean
+from textebm.errors import CheckpointError, CorpusError, FileError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
-from textebm.files import check_output, write_atomically, write_output
+from textebm.files import check_output, parse_json, read_json, write_atomically, write_output
 from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
 from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import inspect, projection_of
+from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
-from textebm.model.files import load
 from textebm.recipe.schema import Recipe
+from textebm.runs.directory import EVALUATION, METRICS, PROJECTION, read_recorded, write_recorded
+from textebm.runs.evaluate import read_evaluation
 from textebm.runs.lock import RunLock
+from textebm.runs.progress import MetricsLog
 from textebm.text.history import histories_of
 
+logger = logging.getLogger(__name__)
+
+REPORT = "report.html"
 SENTENCES = 3000  # at most, unless the recipe or the caller asks for more
 FIGURES = ("map", "codes", "heatmap")
 
@@ -51,12 +59,13 @@ def report_run(
     Raises TextEBMError subclasses.
     """
     directory = Path(directory)
+    check_output(directory / REPORT if out is None else Path(out))
     if umap:
         find_umap()  # before the work, not after
     say = progress or (lambda part: None)
     say("reading the run")
     model, corpus = _open(directory, data_dir)
-    with RunLock(directory):
+    with RunLock(directory) if os.access(directory, os.W_OK) else nullcontext():
         return write_report(
             model, corpus, directory, out=out, limit=limit, split=split, seed=seed, umap=umap, progress=say
         )
@@ -75,22 +84,22 @@ def write_report(
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """The same for a model and corpus that are at hand; the caller holds the directory's lock."""
-    path = directory / "report.html" if out is None else Path(out)
+    path = directory / REPORT if out is None else Path(out)
     check_output(path)
     say = progress or (lambda part: None)
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
     say("looking at the model")
-    stored = _stored(directory / "projection.json")
-    with model.answering(histories_of(rows.texts)):
-        found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
+    stored = _stored(directory)
+    answering = model.answering(histories_of(rows.texts))
+    found = inspect_rows(answering, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
-    history = _history(directory / "metrics.jsonl")
+    history = _history(directory)
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
     say("writing the page")
     page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
-    if found.projection is not stored:
+    if found.projection is not stored and os.access(directory, os.W_OK):
         kept = json.dumps(found.projection.to_json(), separators=(",", ":"), allow_nan=False)
-        write_atomically(directory / "projection.json", kept)
+        write_recorded(directory, PROJECTION, kept)
     if out is None:
         write_atomically(path, page)
     else:
@@ -123,8 +132,8 @@ def codes_of_run(
     head = head or _found_head(model)
     assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    with model.answering(histories_of(rows.texts)):
-        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    answering = model.answering(histories_of(rows.texts))
+    return inspect_codes(answering, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def figure_of_run(
@@ -173,7 +182,7 @@ def figure_of_run(
             seed=seed,
             umap=layout == "umap",
             identity=_identity(directory),
-            stored=_stored(directory / "projection.json"),
+            stored=_stored(directory),
         )
         layout = figures.choose(layout, list(projection.layouts), "map", "tsne")
         by = figures.choose(
@@ -201,7 +210,7 @@ def _found_head(model: TextEBM) -> str | None:
 
 
 def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
-    model = load(directory).eval()
+    model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
     place = None if data_dir is None else str(data_dir)
     return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)
@@ -215,49 +224,33 @@ def _split(corpus: DatasetDict, split: str) -> str:
 
 def _identity(directory: Path) -> str:
     """The checksum of the weights, as the model's config.json states it."""
-    stated = _json(directory / "config.json")
     try:
-        return str(stated["checksums"]["model.safetensors"]["sha256"])
-    except (KeyError, TypeError):
+        return str(read_json(directory / "config.json")["checksums"]["model.safetensors"]["sha256"])
+    except (FileError, KeyError, TypeError):
         return ""
 
 
-def _stored(path: Path) -> Projection | None:
+def _stored(directory: Path) -> Projection | None:
     """The projection that lies there, if it is one: a damaged file costs only the time to make it again."""
+    if not (directory / PROJECTION).is_file():
+        return None
     try:
-        return Projection.from_json(_json(path))
-    except ValueError:
+        return Projection.from_json(parse_json(read_recorded(directory, PROJECTION), PROJECTION))
+    except (CheckpointError, FileError, ValueError) as error:
+        logger.warning("%s: the stored map is not used, but made again: %s", directory, error)
         return None
 
 
 def _evaluation(directory: Path) -> Evaluation | None:
-    data = _json(directory / "evaluation.json")
-    try:
-        return None if data is None else Evaluation.from_json(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise TextEBMError(
-            f"{directory / 'evaluation.json'} is damaged ({error!r}); make it again: textebm evaluate {directory}"
-        ) from None
+    return read_evaluation(directory) if (directory / EVALUATION).exists() else None
 
 
-def _history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file. A last line cut short by a crash is passed over."""
-    if not path.is_file():
+def _history(directory: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics. A last line cut short by a crash is passed over."""
+    if not (directory / METRICS).is_file():
         return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(entry, dict):
-            found.append(entry)
-    return found
-
-
-def _json(path: Path) -> Any:
-    """What a JSON file holds; None if there is none, or it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+        read_recorded(directory, METRICS)
+    except CheckpointError as error:
+        logger.warning("%s; the report's curves may be wrong", error)
+    return MetricsLog(directory / METRICS).read()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ from accelerate.utils import set_seed
 from datasets import DatasetDict
 
 from textebm.api import TextEBM
-from textebm.errors import CheckpointError, CorpusError, RecipeError, did_you_mean
+from textebm.errors import CheckpointError, CorpusError, FileError, RecipeError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
-from textebm.files import write_atomically
-from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model.files import adopt, save
+from textebm.files import check_finite
+from textebm.model.build import build_corpus, build_model, build_tokenizer
+from textebm.model.files import adopt
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.recipe.read import dump_recipe, load_recipe
+from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
+from textebm.runs.directory import METRICS, begin_recipe, read_recorded, record, resume_recipe
 from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
-from textebm.training.data import label_names, read_split, words_of
+from textebm.training.data import known_labels, label_names, read_split, words_of
+from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Trainer
 
 __all__ = ["Run", "evaluate_run", "train"]
@@ -61,7 +64,7 @@ def train(
     directory = Path(out) if out is not None else Path("runs") / recipe.name
     _refuse_used(directory, resume)
     set_seed(recipe.seed)
-    with Progress(quiet=quiet) as progress, GracefulStop() as stop:
+    with Progress(quiet=quiet) as progress, ExitStack() as stack:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         start_from = recipe.training.start_from
@@ -69,17 +72,18 @@ def train(
             start_from = None  # its weights are in the checkpoint
         trainer = build_trainer(recipe, corpus, start_from=start_from)
         evaluation = None
+        stop = stack.enter_context(GracefulStop())  # before that there is nothing to save: Ctrl-C ends at once
         if trainer.accelerator.is_main_process:
             with RunLock(directory):
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+    return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
 def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
@@ -97,14 +101,16 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
             data.max_tokens,
             context_turns=data.context_turns,
             context_tokens=data.context_tokens,
-            answers=name == "train" and recipe.objective.cluster_features == "answer",
         )
         for name in ("train", "validation")
     }
     for name, split in splits.items():
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
-    model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+    labels = known_labels(splits["train"], {head.name: head for head in recipe.heads}, recipe.seed)
+    recipe, found = found_in(corpus["train"], recipe, labels)
+    splits["train"] = replace(splits["train"], features=found)
+    model = build_model(recipe, tokenizer, named_heads(recipe, label_names(corpus["train"])))
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)
@@ -122,27 +128,33 @@ def _train(
     main, options = trainer.accelerator.is_main_process, recipe.training
     metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
     found = checkpoint.latest(directory) if resume else None
-    if main and (found is None or not (directory / "recipe.yaml").exists()):
-        write_atomically(directory / "recipe.yaml", dump_recipe(recipe).encode())
+    if main and found is None:
+        begin_recipe(directory, recipe)
     if found is not None:
-        saved = load_recipe(directory / "recipe.yaml")
-        if saved != recipe:
-            raise RecipeError(
-                f"{directory} was trained with another recipe: resume with its own recipe.yaml, without overrides, "
-                "or choose another directory with --out"
-            )
+        changes = resume_recipe(directory, recipe, found.state.get("recipe"), write=main)
         trainer.restore({group: found.tensors(group) for group in found.groups}, found.state)
         for problem in found.problems:
             progress.message(f"warning: damaged checkpoint passed over: {problem}")
-        progress.message(f"resumed at step {trainer.number} of {trainer.total_steps}")
+        changed = f", with {'; '.join(changes)}" if changes else ""
+        progress.message(f"resumed at step {trainer.number} of {trainer.total_steps}{changed}")
     if main:
+        try:
+            read_recorded(directory, METRICS)
+        except CheckpointError as error:
+            progress.message(f"warning: {error}; the curves of this run may be wrong")
+        except FileError:
+            pass  # none was written yet
         metrics.truncate_after(trainer.number)
         timing.truncate_after(trainer.number)
 
     def save_checkpoint() -> None:
         tensors, state = trainer.state()
+        for group in ("model", "optimizer"):
+            check_finite(tensors[group], f"step {trainer.number}: not saved, the checkpoint before it is kept: {group}")
         if main:
+            record(directory, METRICS)
             state["since_health"] = {"step": since, "totals": totals}
+            state["recipe"] = recipe.model_dump(mode="json")
             checkpoint.save(directory, trainer.number, tensors, state, keep=options.keep_checkpoints)
         trainer.accelerator.wait_for_everyone()
 
@@ -202,8 +214,8 @@ def _conclude(
         if stop.requested:
             raise _StoppedError
 
-    model.eval()
-    save(model, directory)
+    model.network.eval()
+    model.save_pretrained(directory)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
@@ -233,8 +245,8 @@ def _report(
     progress.message("making the report")
     try:
         path = write_report(model, corpus, directory, seed=recipe.seed)
-    except Exception as error:
-        progress.message(f"warning: no report: {type(error).__name__}: {error}; make it again with: {command}")
+    except (TextEBMError, OSError, MemoryError) as error:
+        progress.message(f"warning: no report: {error or type(error).__name__}; make it again with: {command}")
     else:
         progress.message(f"report: {path}")
 
