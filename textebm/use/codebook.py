@@ -7,8 +7,9 @@ into one, codes that say nothing hidden, and a sentence that no code fits well e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,9 @@ from scipy.spatial.distance import squareform
 from textebm.errors import RecipeError, TextEBMError, did_you_mean
 from textebm.files import write_atomically
 from textebm.recipe.yaml_text import read_yaml, write_yaml
+
+if TYPE_CHECKING:
+    from textebm.api import TextEBM
 
 FILE = "codes.yaml"
 SHOWN_WORDS = 3  # of a code that nobody named
@@ -117,7 +121,22 @@ class HeadBook(_Strict):
             p[:, part] = 0.0
         return p, self.shown
 
+    def index_names(self) -> tuple[str, ...]:
+        """A name for each code 0 … K − 1, all different: merged and hidden ones say so."""
+        named = [self.name(code) for code in range(len(self.words))]
+        for code in range(len(self.words)):
+            if code in self.merged:
+                named[code] = f"{named[code]} ({code})"
+            elif code in self.hidden:
+                named[code] = f"{named[code]} (hidden)"
+        return tuple(named)
+
     # -- changes: each gives a new book ----------------------------------------------------------------------------
+
+    def describe(self, words: Sequence[Sequence[str]], names: Mapping[int, str] | None = None) -> HeadBook:
+        """The same with other words; and with other names, if given."""
+        changes: dict[str, Any] = {"words": tuple(tuple(own) for own in words)}
+        return self._with(**changes, **({} if names is None else {"names": dict(names)}))
 
     def rename(self, code: int, name: str, note: str | None = None) -> HeadBook:
         """Call *code* by *name*; "" gives it back its words."""
@@ -220,6 +239,15 @@ def save_codebook(book: Codebook, directory: Path) -> None:
         heads[name] = kept
     data = {"format": book.format, "version": book.version, "heads": heads}
     write_atomically(Path(directory) / FILE, write_yaml(data))
+
+
+def name_codes(model: TextEBM, book: Codebook | None) -> None:
+    """Let the classes of *model*'s found heads be called as *book* says, wherever they are asked for or shown. A head
+    whose number of codes is another is left alone: the book is of another model."""
+    for name, own in (book.heads if book else {}).items():
+        head = model.heads.get(name)
+        if head is not None and head.column is None and len(head.classes) == len(own.words):
+            model.heads[name] = replace(head, classes=own.index_names())
 
 
 def _keys_as_numbers(data: Any) -> Any:
