@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from textebm.api import TextEBM
 from textebm.errors import CorpusError, TextEBMError, did_you_mean
 from textebm.evaluation.code_scores import names_from_words, stability
+from textebm.inspection.rows import Rows, choose_rows
 from textebm.runs.lock import RunLock
 from textebm.runs.report import open_run
 from textebm.text.words import content_words
 from textebm.use.codebook import Codebook, HeadBook, code_levels, load_codebook, save_codebook, threshold_for
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
-
-    from textebm.api import TextEBM
+    from datasets import DatasetDict
 
 SENTENCES = 10_000  # from which a code gets its words
 
@@ -47,16 +47,20 @@ class Threshold:
 
 
 def describe_codes(model: TextEBM, corpus: DatasetDict, book: Codebook | None = None, *, seed: int = 0) -> Codebook:
-    """Every head's words from the training sentences that it gives each code; what people said in *book* stays."""
-    texts = _sentences(corpus, "train", seed)
+    """Every head's words from the training sentences that it gives each code; what people said in *book* stays, and
+    classes that labels or seeds named keep their names."""
+    texts = _rows(corpus, "train", seed).texts
     heads = dict(book.heads) if book else {}
     codes = model.encode(texts).codes
     for head in model.heads.values():
         found = names_from_words(texts, codes[head.name].numpy(), len(head.classes))
         words = tuple(tuple(own) for own in found)
-        heads[head.name] = heads[head.name].describe(words) if head.name in heads else HeadBook(words=words)
-        if head.column is not None and not heads[head.name].names:
-            heads[head.name] = heads[head.name].describe(words, names=dict(enumerate(head.classes)))
+        old = heads.get(head.name)
+        if old is not None and len(old.words) == len(words):
+            heads[head.name] = old.describe(words)
+        else:
+            named = {k: name for k, name in enumerate(head.classes) if name != str(k)}
+            heads[head.name] = HeadBook(words=words, names=named)
     return Codebook(heads=heads)
 
 
@@ -111,7 +115,8 @@ def set_threshold(
     with RunLock(directory):
         book = load_codebook(directory) or describe_codes(model, corpus, seed=seed)
         name = head_of(book, head)
-        texts = _sentences(corpus, "validation", seed)
+        rows = _rows(corpus, "validation", seed)
+        texts = rows.texts
         encoding, own = model.encode(texts), book.head(name)
         p, _ = own.gather(encoding.probabilities[name].numpy())
         codes = p.argmax(1)
@@ -120,7 +125,7 @@ def set_threshold(
             drawn, _ = own.gather(model.symbol_probabilities(model.posterior_draws(texts, seed=seed))[name].numpy())
             right, known = drawn.argmax(1) == codes, np.ones(len(texts), dtype=bool)
         else:
-            labels = np.array(_rows(corpus, "validation", seed)[column])
+            labels = rows.labels[column].values
             right, known = labels == codes, labels >= 0
         found = Threshold(*threshold_for(p.max(1)[known], right[known], precision))
         save_codebook(book.replace(name, own.with_threshold(found.threshold)), directory)
@@ -145,7 +150,7 @@ def carry_codes(
     (first, _), (second, corpus) = open_run(old, data_dir), open_run(new, data_dir)
     if name not in second.heads:
         raise TextEBMError(f"{new} has no head {name!r}{did_you_mean(name, second.heads)}")
-    texts = _sentences(corpus, "validation", seed)
+    texts = _rows(corpus, "validation", seed).texts
     a, b = (model.encode(texts).codes[name].numpy() for model in (first, second))
     count = max(len(own.words), len(second.heads[name].classes))
     match = stability(a, b, count)
@@ -169,7 +174,7 @@ def levels_of_run(
     model, corpus = open_run(directory, data_dir)
     book = load_codebook(directory) or describe_codes(model, corpus, seed=seed)
     name = head_of(book, head)
-    own, texts = book.head(name), _sentences(corpus, "train", seed)
+    own, texts = book.head(name), _rows(corpus, "train", seed).texts
     codes = own.read(model.encode(texts).probabilities[name].numpy())
     shown = [code for code in own.shown if (codes == code).any()]
     counts: list[Counter[str]] = [Counter() for _ in shown]
@@ -181,15 +186,8 @@ def levels_of_run(
     return sorted(gathered, key=lambda group: -int(np.isin(codes, group).sum()))
 
 
-def _sentences(corpus: DatasetDict, split: str, seed: int) -> list[str]:
-    return list(_rows(corpus, split, seed)["text"])
-
-
-def _rows(corpus: DatasetDict, split: str, seed: int) -> Dataset:
-    """At most SENTENCES rows of a split, a seeded choice in their order."""
+def _rows(corpus: DatasetDict, split: str, seed: int) -> Rows:
+    """At most SENTENCES of a split, a seeded choice in their order."""
     if split not in corpus:
-        raise CorpusError(f"the corpus has no split {split!r}")
-    rows = corpus[split]
-    if len(rows) <= SENTENCES:
-        return rows
-    return rows.select(np.sort(np.random.default_rng(seed).choice(len(rows), SENTENCES, replace=False)))
+        raise CorpusError(f"the corpus has no split {split!r}{did_you_mean(split, list(corpus))}")
+    return choose_rows(corpus[split], limit=SENTENCES, seed=seed)

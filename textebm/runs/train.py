@@ -19,11 +19,12 @@ from textebm.errors import CheckpointError, CorpusError, FileError, RecipeError,
 from textebm.evaluation.metric import Evaluation
 from textebm.files import check_finite
 from textebm.model.build import build_corpus, build_model, build_tokenizer
-from textebm.model.files import adopt, save
+from textebm.model.files import adopt
 from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
+from textebm.runs.codes import describe_codes
 from textebm.runs.directory import METRICS, begin_recipe, read_recorded, record, resume_recipe
 from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
@@ -33,6 +34,7 @@ from textebm.runs.report import write_report
 from textebm.training.data import known_labels, label_names, read_split, words_of
 from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Trainer
+from textebm.use.codebook import load_codebook, name_codes, save_codebook
 
 __all__ = ["Run", "evaluate_run", "train"]
 
@@ -79,11 +81,11 @@ def train(
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+    return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
 def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
@@ -214,8 +216,12 @@ def _conclude(
         if stop.requested:
             raise _StoppedError
 
-    model.eval()
-    save(model, directory)
+    model.network.eval()
+    model.save_pretrained(directory)
+    if any(head.column is None for head in model.heads.values()):
+        model.codes = describe_codes(model, corpus, load_codebook(directory), seed=recipe.seed)
+        save_codebook(model.codes, directory)
+        name_codes(model.network, model.codes)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.model.companions import Targets
+from textebm.model.objective import Targets
 from textebm.objective.clustering import Cells, find_clusters
 
 Rows = NDArray[np.int64]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from textebm.errors import CorpusError, RecipeError
 from textebm.model.build import build_heads
+from textebm.model.latent_text_model import SymbolHead
 from textebm.networks.sentence_encoder import SentenceEncoder
 from textebm.objective.answers import answer_features
 from textebm.objective.features import content_features, count_classes, mix
@@ -22,7 +23,6 @@ from textebm.recipe.schema import Head, Recipe
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.history import COLUMN
 from textebm.text.words import content_words
-from textebm.use.reading import SymbolHead
 
 Labels = Mapping[str, NDArray[np.integer]]
 MIXED = {"content": 1.0, "sentence": 1.0, "answer": 1.0}
