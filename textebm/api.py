@@ -17,6 +17,7 @@ from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.text.history import History
 from textebm.use import editing, likelihood, reading, writing
+from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
@@ -32,13 +33,17 @@ class TextEBM:
         model.generate(5, symbols={"sentiment": "positive"}, seed=0)
         model.encode(["the pizza was bland ."]).codes["code"]
 
-    network: the `LatentTextModel` itself, for those who train or take it apart. Texts are lists of strings; latents are
-    tensors (n, d) on the CPU. The same seed gives the same result on one machine. Models of dialogues also take
-    *contexts*, the turns before each text: a list of turns (oldest first) or one text for each row.
+    network: the `LatentTextModel` itself, for those who train or take it apart. codes: what people call its codes
+    (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings; latents are tensors (n, d) on the
+    CPU. The same seed gives the same result on one machine. Models of dialogues also take *contexts*, the turns before
+    each text: a list of turns (oldest first) or one text for each row.
     """
 
-    def __init__(self, network: LatentTextModel, *, answering: Sequence[History] | None = None):
+    def __init__(
+        self, network: LatentTextModel, *, answering: Sequence[History] | None = None, codes: Codebook | None = None
+    ):
         self.network = network
+        self.codes = codes or Codebook()
         self._answering = answering
 
     # -- files and places ----------------------------------------------------------------------------------------
@@ -46,7 +51,10 @@ class TextEBM:
     @classmethod
     def from_pretrained(cls, name: str | Path) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        return cls(files.load(name))
+        network = files.load(name)
+        book = load_codebook(Path(name)) if Path(name).is_dir() else None
+        name_codes(network, book)
+        return cls(network, codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
@@ -343,8 +351,10 @@ class TextEBM:
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
-        """The most probable class of each text. Raises TextEBMError for an unknown head."""
-        return reading.classify(self.network, texts, head, contexts=contexts)
+        """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
+        ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
+        found = reading.classify(self.network, texts, head, contexts=contexts)
+        return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
 
     def posterior_draws(
         self,
@@ -441,7 +451,9 @@ class TextEBM:
     def answering(self, contexts: Contexts) -> TextEBM:
         """The same model, of which what is written without contexts answers these: the i-th row the i-th one, and so
         on round, as an evaluation wants it. A model that reads no context is given back as it is."""
-        return TextEBM(self.network, answering=parse_contexts(contexts)) if self.reads_context else self
+        return (
+            TextEBM(self.network, answering=parse_contexts(contexts), codes=self.codes) if self.reads_context else self
+        )
 
     def answered(self, rows: Sequence[int]) -> list[History] | None:
         """The histories that these rows answer; None for a model that was told of none (`answering`)."""

@@ -46,8 +46,9 @@ class SymbolHead:
         """The class's number. Raises TextEBMError for one that does not exist."""
         if str(value) in self.classes:
             return self.classes.index(str(value))
-        if isinstance(value, int) and 0 <= value < len(self.classes):
-            return value
+        number = int(value) if isinstance(value, int) or (self.column is None and value.isdecimal()) else -1
+        if 0 <= number < len(self.classes):  # a code that has got a name keeps its number
+            return number
         raise TextEBMError(f"symbol {self.name!r} has no class {str(value)!r}{did_you_mean(str(value), self.classes)}")
 
 

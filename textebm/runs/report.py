@@ -61,7 +61,7 @@ def report_run(
         find_umap()  # before the work, not after
     say = progress or (lambda part: None)
     say("reading the run")
-    model, corpus = _open(directory, data_dir)
+    model, corpus = open_run(directory, data_dir)
     with RunLock(directory) if os.access(directory, os.W_OK) else nullcontext():
         return write_report(
             model, corpus, directory, out=out, limit=limit, split=split, seed=seed, umap=umap, progress=say
@@ -116,7 +116,7 @@ def codes_of_run(
     data_dir: str | Path | None = None,
 ) -> list[CodeCard]:
     """The cards of *head* (default: the first found one, else the first) of a run. Raises TextEBMError subclasses."""
-    model, corpus = _open(Path(directory), data_dir)
+    model, corpus = open_run(Path(directory), data_dir)
     if not model.heads:
         raise TextEBMError("this model has no symbol heads, and so no codes")
     head = head or _found_head(model)
@@ -154,7 +154,7 @@ def figure_of_run(
         cards = codes_of_run(directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir)
         figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
-    model, corpus = _open(directory, data_dir)
+    model, corpus = open_run(directory, data_dir)
     rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
     encoding = model.encode(rows.texts)
     if what == "heatmap":
@@ -199,7 +199,8 @@ def _found_head(model: TextEBM) -> str | None:
     return next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), None))
 
 
-def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
+def open_run(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
+    """The model of a run, its codes by their names, and the corpus it was trained on."""
     model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
     place = None if data_dir is None else str(data_dir)

@@ -24,6 +24,7 @@ from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
+from textebm.runs.codes import describe_codes
 from textebm.runs.directory import METRICS, begin_recipe, read_recorded, record, resume_recipe
 from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
@@ -33,6 +34,7 @@ from textebm.runs.report import write_report
 from textebm.training.data import known_labels, label_names, read_split, words_of
 from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Step, Trainer
+from textebm.use.codebook import load_codebook, name_codes, save_codebook
 
 __all__ = ["Run", "evaluate_run", "train"]
 
@@ -229,6 +231,10 @@ def _conclude(
 
     model.network.eval()
     model.save_pretrained(directory)
+    if any(head.column is None for head in model.heads.values()):
+        model.codes = describe_codes(model, corpus, load_codebook(directory), seed=recipe.seed)
+        save_codebook(model.codes, directory)
+        name_codes(model.network, model.codes)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
