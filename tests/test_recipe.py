@@ -243,10 +243,13 @@ ERRORS = [
         "got text 'a b'",
     ),
     # across options
-    ("heads: [{name: a}]", "heads.0: give either classes (codes to be found) or labels (a label column), got neither"),
+    (
+        "heads: [{name: a}]",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got none",
+    ),
     (
         "heads: [{name: a, classes: 2, labels: topic}]",
-        "heads.0: give either classes (codes to be found) or labels (a label column), got both",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got two",
     ),
     (
         "heads: [{name: a, classes: 2}, {name: a, classes: 3}]",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # names become folder names, metric names and ``head=class`` on the command line
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -221,9 +221,21 @@ class Head(Part):
     )
     classes: int | None = option(
         None,
-        "Number of codes of an unsupervised head, which are found by clustering.",
-        "the codes are too coarse or too fine; give this or labels.",
-        ge=1,
+        "Number of codes of an unsupervised head, which are found by clustering; 0, or the word auto: as many as the "
+        "clusters' silhouette says (not for features latent).",
+        "the codes are too coarse or too fine; give this, labels or seeds.",
+        ge=0,
+    )
+    features: Literal["latent", "answer", "content", "sentence", "mixed"] | None = option(
+        None,
+        "What this head's codes are found in; null: objective.cluster_features.",
+        "two heads should find different things, acts and moods, say.",
+    )
+    seeds: tuple[str, ...] = option(
+        (),
+        "Classes given by words or phrases instead of labels, one a line: 'joy: happy, what a great day'. A class "
+        "without phrases ('none:') is what no other tells. objective.sentence_encoder, where there is one, compares.",
+        "you know the classes and have no labels.",
     )
     labels: str | None = option(
         None, "The label column that teaches a supervised head.", "the corpus has labels; give this or classes."
@@ -234,6 +246,12 @@ class Head(Part):
         "to see what few labels are worth.",
         ge=0,
     )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        return 0 if value == "auto" else value
+
     layer: int | None = option(
         None,
         "The layer of the latent that it reads, 1 the lowest; null: all. Only joint_energy and "

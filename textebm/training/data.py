@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import CorpusError
-from textebm.objective.answers import answer_features
 from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.finding import Finding
@@ -28,13 +27,13 @@ from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks, un
 @dataclass(frozen=True)
 class Split:
     """Sentences as token ids, and for each label column the class of each sentence, (n,), −1 where missing.
-    contexts: the turns before each sentence, for a model that reads them. answers: what of each sentence tells the
-    next turn, (n, k), for codes that are found there."""
+    contexts: the turns before each sentence, for a model that reads them. features: what each head's codes are found
+    in, (n, k), or the classes that its seeds gave, (n,), by the head's name (`training.features`)."""
 
     store: TokenStore
     labels: dict[str, NDArray[np.integer]]
     contexts: TokenStore | None = None
-    answers: NDArray[np.float32] | None = None
+    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -47,13 +46,11 @@ def read_split(
     *,
     context_turns: int = 0,
     context_tokens: int = 0,
-    answers: bool = False,
     large: int = LARGE,
 ) -> Split:
     """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone.
 
     context_turns: how many of the turns before each sentence to encode, at most context_tokens tokens of them.
-    answers: find what of a turn tells its answer. Raises CorpusError where nothing answers anything.
     large: the token ids of more sentences than that are kept in the cache, mapped into memory.
     """
     labels: dict[str, NDArray[np.integer]] = {
@@ -84,7 +81,7 @@ def read_split(
             [context_turns, context_tokens],
         )
     tokens = store("tokens", lambda: encode_chunks(_column(rows, "text"), tokenizer, max_tokens), [max_tokens])
-    return Split(tokens, labels, contexts, _answers(rows) if answers else None)
+    return Split(tokens, labels, contexts)
 
 
 def _column(rows: Dataset, name: str) -> Iterator[Any]:
@@ -97,17 +94,6 @@ def _column(rows: Dataset, name: str) -> Iterator[Any]:
         return
     for batch in rows.select_columns([name]).iter(batch_size=CHUNK):
         yield from batch[name]
-
-
-def _answers(rows: Dataset) -> NDArray[np.float32]:
-    """`answer_features` of each sentence; the pairs are each sentence and the turn just before it."""
-    texts = list(rows["text"])
-    pairs = [(history[-1], text) for history, text in zip(rows[COLUMN], texts, strict=True) if history]
-    if not pairs:
-        raise CorpusError(
-            "objective.cluster_features=answer: no training sentence has a turn before it; set it to latent"
-        )
-    return answer_features(texts, pairs)
 
 
 def words_of(rows: Dataset, context_turns: int = 0) -> Iterator[str]:
