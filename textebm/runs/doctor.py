@@ -90,8 +90,8 @@ def _leak(facts: Facts) -> Iterator[Finding]:
     if facts.copies > 0.05 + 1.5 * facts.repeats:
         yield Finding(
             "leak",
-            f"{facts.copies:.0%} of the test texts are training texts; {facts.repeats:.0%} of the training texts repeat "
-            "another",
+            f"{facts.copies:.0%} of the test texts are training texts, while {facts.repeats:.0%} of the training texts "
+            "repeat one another",
             "remove them from one of the two, or set data.group_column",
             "test figures are then of unseen text",
         )
@@ -223,7 +223,7 @@ def _latent(facts: Facts) -> Iterator[Finding]:
     if reliance < 0.03 * nll:
         yield Finding(
             "collapse",
-            f"shuffling latents costs {reliance:.2f} of {nll:.1f} nats of reconstruction: the decoder hardly reads them",
+            f"shuffling latents costs {reliance:.2f} of {nll:.1f} nats of reconstruction, so the decoder ignores them",
             f"objective.kl_weight={min(1.0, weight / 4):g}" if weight > 0.5 else "decoder.word_dropout=0.3",
             "the latent then says something of the text",
         )
@@ -241,8 +241,8 @@ def _latent(facts: Facts) -> Iterator[Finding]:
     if kl > 1.8 * latent.dim and bleu is not None and bleu < 40 and not capped:
         yield Finding(
             "small_latent",
-            f"{latent.dim} dimensions carry {kl / latent.dim:.1f} nats each, and reconstruction BLEU is {bleu:.1f} (a copy "
-            "has 100)",
+            f"{latent.dim} dimensions carry {kl / latent.dim:.1f} nats each, and reconstruction BLEU is {bleu:.1f} "
+            "(a copy has 100)",
             f"latent.dim={max(16, 2 * latent.dim)}",
             "more of a text fits in",
         )
@@ -343,7 +343,8 @@ def _heads(facts: Facts) -> Iterator[Finding]:
         if max(own, tfidf) < majority + max(0.03, noise):
             yield Finding(
                 "unreadable_labels",
-                f"{head}: accuracy {own:.3f}, TF-IDF with logistic regression {tfidf:.3f}, the commonest class {majority:.3f}",
+                f"{head}: accuracy {own:.3f}, TF-IDF with logistic regression {tfidf:.3f}, commonest class "
+                f"{majority:.3f}",
                 "see whether the labels belong to these rows",
                 "nothing in the text tells them",
             )
@@ -358,7 +359,7 @@ def _heads(facts: Facts) -> Iterator[Finding]:
         if train > 0.97 and own < train - 0.25 and own < tfidf and shown < 1000:
             yield Finding(
                 "learned_by_heart",
-                f"{head}: {train:.3f} on the {shown} labels that it was shown, {own:.3f} on others (TF-IDF {tfidf:.3f})",
+                f"{head}: {train:.3f} on the {shown} labels it was shown, {own:.3f} on others (TF-IDF {tfidf:.3f})",
                 "more labels, or encoder.dropout=0.3",
                 "it then learns what classes have in common",
             )
@@ -373,14 +374,16 @@ def _control(facts: Facts) -> Iterator[Finding]:
         if control > 0.85 and score < 0.5:
             yield Finding(
                 "easy_judge",
-                f"control of {head} is {control:.3f}, of sentences with fluency {score:.2f}: the judge reads single words",
+                f"control of {head} is {control:.3f}, of sentences with fluency {score:.2f} (real text 1): the judge "
+                "reads single words",
                 "read samples before this figure",
                 "word salad with the right words passes, too",
             )
         if judge > 1.2 / len(counts) and control < 1 / len(counts) + 0.5 * (judge - 1 / len(counts)):
             yield Finding(
                 "weak_control",
-                f"control of {head} is {control:.3f}; the judge has {judge:.3f} on real text, chance is {1 / len(counts):.2f}",
+                f"control of {head} is {control:.3f}; the judge has {judge:.3f} on real text, chance is "
+                f"{1 / len(counts):.2f}",
                 "raise prior.strength, or objective.supervised_weight",
                 "symbols then steer",
             )
@@ -443,9 +446,7 @@ def gather(
         history=history,
         metrics=metrics,
         rows={name: len(rows) for name, rows in corpus.items()},
-        mean_tokens=float(np.mean(splits["train"].lengths))
-        if hasattr(splits["train"], "lengths")
-        else _mean(splits["train"]),
+        mean_tokens=_mean(splits["train"]),
         copies=float(np.mean([text_digest(text) in seen for text in test["text"]])) if len(test) else 0.0,
         repeats=1 - len(seen) / max(1, len(train)),
         class_rows=class_rows,
