@@ -19,6 +19,7 @@ from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.text.history import History
 from textebm.use import editing, likelihood, reading, writing
+from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.inputs import as_latents, as_symbols, as_texts
 from textebm.use.likelihood import NllInterval, Progress
@@ -35,14 +36,18 @@ class TextEBM:
         model.generate(5, symbols={"sentiment": "positive"}, seed=0)
         model.encode(["the pizza was bland ."]).codes["code"]
 
-    network: the `LatentTextModel` itself, for those who train or take it apart. Texts are lists of strings, or columns
-    of pandas, numpy or datasets, in their own order; latents are tensors (n, d) on the CPU, or arrays. The same seed
-    gives the same result on one machine. Models of dialogues also take
-    *contexts*, the turns before each text: a list of turns (oldest first) or one text for each row.
+    network: the `LatentTextModel` itself, for those who train or take it apart. codes: what people call its codes
+    (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings, or columns of pandas, numpy or
+    datasets, in their own order; latents are tensors (n, d) on the CPU, or arrays. The same seed gives the same result
+    on one machine. Models of dialogues also take *contexts*, the turns before each text: a list of turns (oldest
+    first) or one text for each row.
     """
 
-    def __init__(self, network: LatentTextModel, *, answering: Sequence[History] | None = None):
+    def __init__(
+        self, network: LatentTextModel, *, answering: Sequence[History] | None = None, codes: Codebook | None = None
+    ):
         self.network = network
+        self.codes = codes or Codebook()
         self._answering = answering
 
     # -- files and places ----------------------------------------------------------------------------------------
@@ -50,7 +55,10 @@ class TextEBM:
     @classmethod
     def from_pretrained(cls, name: str | Path) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        return cls(files.load(name))
+        network = files.load(name)
+        book = load_codebook(Path(name)) if Path(name).is_dir() else None
+        name_codes(network, book)
+        return cls(network, codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
@@ -356,8 +364,10 @@ class TextEBM:
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
-        """The most probable class of each text. Raises TextEBMError for an unknown head."""
-        return reading.classify(self.network, as_texts(texts), head, contexts=contexts)
+        """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
+        ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
+        found = reading.classify(self.network, as_texts(texts), head, contexts=contexts)
+        return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
 
     def posterior_draws(
         self,
@@ -442,10 +452,18 @@ class TextEBM:
         )
 
     def reconstruction_losses(
-        self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE, *, contexts: Contexts | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = reading.BATCH_SIZE,
+        *,
+        latents: Tensor | None = None,
+        contexts: Contexts | None = None,
     ) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        return reading.reconstruction_losses(self.network, as_texts(texts), batch_size=batch_size, contexts=contexts)
+        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+        latents = None if latents is None else as_latents(latents)
+        return reading.reconstruction_losses(
+            self.network, as_texts(texts), latents=latents, batch_size=batch_size, contexts=contexts
+        )
 
     def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
         """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
@@ -457,7 +475,9 @@ class TextEBM:
     def answering(self, contexts: Contexts) -> TextEBM:
         """The same model, of which what is written without contexts answers these: the i-th row the i-th one, and so
         on round, as an evaluation wants it. A model that reads no context is given back as it is."""
-        return TextEBM(self.network, answering=parse_contexts(contexts)) if self.reads_context else self
+        return (
+            TextEBM(self.network, answering=parse_contexts(contexts), codes=self.codes) if self.reads_context else self
+        )
 
     def answered(self, rows: Sequence[int]) -> list[History] | None:
         """The histories that these rows answer; None for a model that was told of none (`answering`)."""

@@ -137,6 +137,7 @@ def build_model(
         heads,
         max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout,
+        encoder_word_dropout=recipe.encoder.word_dropout,
         learning=recipe.prior.learning,
         contrastive=_contrastive(recipe),
         refinement=_refinement(recipe.inference),

@@ -247,6 +247,12 @@ class Evaluation(Part):
     limit: int | None = option(
         None, "At most this many test sentences, chosen by the seed; null: all.", "an evaluation takes too long.", ge=1
     )
+    report_sentences: int | None = option(
+        None,
+        "Sentences that the report and its maps show, chosen by the seed; null: as many as limit, at most 3,000.",
+        "making the report takes too long, or the map is too thin.",
+        ge=1,
+    )
     decoding: Literal["greedy", "sample"] = option(
         "greedy",
         "How sentences under symbols and edits are written; free samples are measured both ways.",

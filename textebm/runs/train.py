@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
+from textebm.runs.codes import describe_codes
 from textebm.runs.directory import DATA, METRICS, begin_corpus, begin_recipe, read_recorded, record, resume_recipe
 from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
@@ -34,9 +35,13 @@ from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
 from textebm.training.data import known_labels, label_names, read_split, split_findings, words_of
 from textebm.training.features import found_in, named_heads
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
+from textebm.use.codebook import load_codebook, name_codes, save_codebook
 
 __all__ = ["Run", "evaluate_run", "train"]
+
+
+Callback = Callable[[Step], object]
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def train(
     data_dir: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
@@ -67,7 +73,8 @@ def train(
     `datasets.Dataset`, or a dict of these by split. text, labels, context: its columns; labels are by default those
     that the recipe's heads name. It is kept in the run directory.
     overrides: ``["latent.dim=64"]`` or ``{"latent.dim": 64}``.
-    With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete.
+    With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete. callbacks: called
+    with each `Step` after it was taken, in order; what one raises ends the run as a crash would, resumable.
     Raises TextEBMError subclasses for what the user can mend.
     """
     changes = (
@@ -98,12 +105,12 @@ def train(
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
                 begin_corpus(directory, corpus)
                 _describe(progress, recipe, corpus, trainer)
-                if _train(trainer, recipe, directory, resume, progress, stop):
+                if _train(trainer, recipe, directory, resume, progress, stop, callbacks):
                     trainer.end()
                     evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
-            _train(trainer, recipe, directory, resume, progress, stop)
+            _train(trainer, recipe, directory, resume, progress, stop, callbacks)
     return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
@@ -143,7 +150,13 @@ def _refuse_used(directory: Path, resume: bool) -> None:
 
 
 def _train(
-    trainer: Trainer, recipe: Recipe, directory: Path, resume: bool, progress: Progress, stop: GracefulStop
+    trainer: Trainer,
+    recipe: Recipe,
+    directory: Path,
+    resume: bool,
+    progress: Progress,
+    stop: GracefulStop,
+    callbacks: Sequence[Callback],
 ) -> bool:
     """All steps that are left. True when the last stage is done, False when a signal stopped it (and it was saved)."""
     main, options = trainer.accelerator.is_main_process, recipe.training
@@ -191,6 +204,8 @@ def _train(
         for name, value in step.values.items():
             totals[name] = totals.get(name, 0.0) + value
         progress.update(step.stage_step, step.values, step.tokens)
+        for callback in callbacks:
+            callback(step)
         last = step.number == trainer.total_steps
         if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
             health = trainer.health()
@@ -237,6 +252,10 @@ def _conclude(
 
     model.network.eval()
     model.save_pretrained(directory)
+    if any(head.column is None for head in model.heads.values()):
+        model.codes = describe_codes(model, corpus, load_codebook(directory), seed=recipe.seed)
+        save_codebook(model.codes, directory)
+        name_codes(model.network, model.codes)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)
