@@ -9,9 +9,9 @@ import torch
 from datasets import DatasetDict
 from test_evaluation_suite import FakeModel, Terms, all_rows, corpus
 from test_evaluation_trivial import TOKENIZER
-from tiny import sentences, trained
+from tiny import recipe, sentences, trained
 
-from textebm.errors import TextEBMError
+from textebm.errors import CorpusError, TextEBMError
 from textebm.evaluation import suite
 from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.latent import circle
@@ -19,6 +19,7 @@ from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.outliers import posterior_score, separation
 from textebm.evaluation.state import Effort
 from textebm.evaluation.suite import evaluate
+from textebm.model.build import build_corpus
 
 
 def test_areas_by_hand() -> None:
@@ -52,6 +53,23 @@ def test_a_class_that_train_lacks_is_an_outlier(monkeypatch: pytest.MonkeyPatch)
     assert found["rnn_lm_outlier_auroc_topic_room"].value > 0.9  # a word that train never has
     assert found["outlier_auroc_shuffled"].n == 40  # of the sentences of known classes alone
     assert not any("sentiment" in name for name in found if "outlier" in name)
+
+
+def test_a_class_can_be_left_out_of_training() -> None:
+    whole, data = (build_corpus(recipe(*options).data) for options in ((), ("data.leave_out=topic=food",)))
+    food = data["train"].features["topic"].names.index("food")
+    for split in ("train", "validation"):
+        assert food in whole[split]["topic"] and food not in data[split]["topic"]
+        assert len(data[split]) == sum(topic != food for topic in whole[split]["topic"])
+    assert data["test"]["text"] == whole["test"]["text"]
+    for option, said in (
+        ("data.leave_out=subject=food", "no label 'subject'"),
+        ("data.leave_out=topic=fod", "no class 'fod'; did you mean 'food'"),
+    ):
+        with pytest.raises(CorpusError, match=said):
+            build_corpus(recipe(option).data)
+    with pytest.raises(TextEBMError):
+        recipe("data.leave_out=topic")
 
 
 def test_reliance_of_a_trained_model() -> None:
