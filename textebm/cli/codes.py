@@ -49,7 +49,7 @@ app = typer.Typer(
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
 
-@app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")
+@app.command(epilog="Example: textebm codes show runs/quickstart --head code --csv codes.csv")
 def show(
     run: RunArgument,
     head: Annotated[
@@ -69,7 +69,7 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what each code stands for: its words, labels and sentences."""
+    """Say what each code stands for: its words, labels and sentences (show may be left out)."""
     check_run(run)
     if levels is not None:
         _show_levels(run, levels, head, data, seed, as_json)
