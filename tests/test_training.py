@@ -25,7 +25,7 @@ from textebm.runs import checkpoint
 from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
 from textebm.training.data import known_labels
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
 
 
 def test_losses_fall_in_every_stage() -> None:
@@ -274,7 +274,11 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.runs.train.Run:
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return runs.train(recipe(), out=directory, quiet=True)
+    steps: list[Step] = []
+    run = runs.train(recipe(), out=directory, quiet=True, callbacks=[steps.append])
+    assert [step.number for step in steps] == list(range(1, 39)), "a callback sees every step once, in order"
+    assert all(step.values.keys() >= {"loss"} for step in steps)
+    return run
 
 
 def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:

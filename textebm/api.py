@@ -453,10 +453,17 @@ class TextEBM:
         )
 
     def reconstruction_losses(
-        self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE, *, contexts: Contexts | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = reading.BATCH_SIZE,
+        *,
+        latents: Tensor | None = None,
+        contexts: Contexts | None = None,
     ) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        return reading.reconstruction_losses(self.network, texts, batch_size=batch_size, contexts=contexts)
+        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+        return reading.reconstruction_losses(
+            self.network, texts, latents=latents, batch_size=batch_size, contexts=contexts
+        )
 
     def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
         """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""

@@ -21,8 +21,9 @@ from textebm.files import check_output, parse_json, read_json, write_atomically,
 from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
+from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import RunFacts, inspect_rows, page_data, projection_of
+from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
 from textebm.recipe.schema import Recipe
@@ -34,7 +35,8 @@ from textebm.text.history import histories_of
 
 logger = logging.getLogger(__name__)
 
-SENTENCES, REPORT = 3000, "report.html"
+REPORT = "report.html"
+SENTENCES = 3000  # at most, unless the recipe or the caller asks for more
 FIGURES = ("map", "codes", "heatmap")
 
 
@@ -42,7 +44,7 @@ def report_run(
     directory: str | Path,
     *,
     out: str | Path | None = None,
-    limit: int | None = SENTENCES,
+    limit: int | None = None,
     split: str = "test",
     seed: int = 0,
     umap: bool = False,
@@ -51,8 +53,9 @@ def report_run(
 ) -> Path:
     """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
 
-    limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The maps
-    are kept in projection.json, so that they look the same each time for the same model and sentences.
+    limit: at most so many sentences, a seeded choice; None for as many as the recipe says (`sentences_of`). umap: with
+    a UMAP map (extra ``[umap]``). The maps are kept in projection.json, so that they look the same each time for the
+    same model and sentences.
     Raises TextEBMError subclasses.
     """
     directory = Path(directory)
@@ -74,7 +77,7 @@ def write_report(
     directory: Path,
     *,
     out: str | Path | None = None,
-    limit: int | None = SENTENCES,
+    limit: int | None = None,
     split: str = "test",
     seed: int = 0,
     umap: bool = False,
@@ -84,7 +87,7 @@ def write_report(
     path = directory / REPORT if out is None else Path(out)
     check_output(path)
     say = progress or (lambda part: None)
-    rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
     say("looking at the model")
     stored = _stored(directory)
     answering = model.answering(histories_of(rows.texts))
@@ -102,6 +105,13 @@ def write_report(
     else:
         write_output(path, page)
     return path
+
+
+def sentences_of(model: TextEBM) -> int:
+    """How many sentences a report or a map shows: the recipe's evaluation.report_sentences, else its evaluation.limit,
+    else 3,000; no more than that of the last two."""
+    options = (model.recipe or {}).get("evaluation", {})
+    return options.get("report_sentences") or min(options.get("limit") or SENTENCES, SENTENCES)
 
 
 def codes_of_run(
@@ -155,7 +165,7 @@ def figure_of_run(
         figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
     model, corpus = open_run(directory, data_dir)
-    rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
     encoding = model.encode(rows.texts)
     if what == "heatmap":
         head = figures.choose(head, list(model.heads), "head", _found_head(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,10 +33,13 @@ from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
 from textebm.training.data import known_labels, label_names, read_split, words_of
 from textebm.training.features import found_in, named_heads
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
 from textebm.use.codebook import load_codebook, name_codes, save_codebook
 
 __all__ = ["Run", "evaluate_run", "train"]
+
+
+Callback = Callable[[Step], object]
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ def train(
     data_dir: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
-    With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete.
+    With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete. callbacks: called
+    with each `Step` after it was taken, in order; what one raises ends the run as a crash would, resumable.
     Raises TextEBMError subclasses for what the user can mend.
     """
     recipe = load_recipe(recipe, overrides)
@@ -79,12 +84,12 @@ def train(
             with RunLock(directory):
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
                 _describe(progress, recipe, corpus, trainer)
-                if _train(trainer, recipe, directory, resume, progress, stop):
+                if _train(trainer, recipe, directory, resume, progress, stop, callbacks):
                     trainer.end()
                     evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
-            _train(trainer, recipe, directory, resume, progress, stop)
+            _train(trainer, recipe, directory, resume, progress, stop, callbacks)
     return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
@@ -124,7 +129,13 @@ def _refuse_used(directory: Path, resume: bool) -> None:
 
 
 def _train(
-    trainer: Trainer, recipe: Recipe, directory: Path, resume: bool, progress: Progress, stop: GracefulStop
+    trainer: Trainer,
+    recipe: Recipe,
+    directory: Path,
+    resume: bool,
+    progress: Progress,
+    stop: GracefulStop,
+    callbacks: Sequence[Callback],
 ) -> bool:
     """All steps that are left. True when the last stage is done, False when a signal stopped it (and it was saved)."""
     main, options = trainer.accelerator.is_main_process, recipe.training
@@ -172,6 +183,8 @@ def _train(
         for name, value in step.values.items():
             totals[name] = totals.get(name, 0.0) + value
         progress.update(step.stage_step, step.values, step.tokens)
+        for callback in callbacks:
+            callback(step)
         last = step.number == trainer.total_steps
         if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
             health = trainer.health()
