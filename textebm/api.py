@@ -18,7 +18,8 @@ from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, S
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.text.history import History
-from textebm.use import editing, likelihood, reading, writing
+from textebm.use import attribution, editing, likelihood, reading, writing
+from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.inputs import as_latents, as_symbols, as_texts
@@ -368,6 +369,21 @@ class TextEBM:
         ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
         found = reading.classify(self.network, as_texts(texts), head, contexts=contexts)
         return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
+
+    def attribute(
+        self,
+        texts: Sequence[str],
+        head: str,
+        *,
+        method: attribution.Method = "integrated_gradients",
+        contexts: Contexts | None = None,
+    ) -> list[Attribution]:
+        """Why each text has its code: each word's part in log p(y|z) of its most probable class, nats.
+
+        integrated_gradients: parts that add up to what the words change against a text of unknown words. leave_one_out:
+        what log p loses without the word. Raises TextEBMError for an unknown head.
+        """
+        return attribution.attribute(self.network, texts, head, method=method, contexts=contexts)
 
     def posterior_draws(
         self,
