@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from datasets import Dataset
 
-from textebm.errors import TextEBMError
 from textebm.inspection import paths, sampler
 from textebm.inspection.codes import CodeCard, inspect_codes
 from textebm.inspection.frames import Control, Inspection
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import Rows, choose_rows
+from textebm.use.inputs import as_texts
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
@@ -78,9 +78,7 @@ def inspect(
 
     limit: at most so many sentences, a seeded choice; None for all. Raises CorpusError where there is no sentence.
     """
-    if isinstance(data, str):  # a sequence of texts too, of one letter each
-        raise TextEBMError(f"expected a list of texts, got one string: write [{data[:40]!r}]")
-    dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": list(data)})
+    dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": as_texts(data)})
     return inspect_rows(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
 
 

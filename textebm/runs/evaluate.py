@@ -24,7 +24,7 @@ from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs.directory import EVALUATION, read_recorded, write_recorded
+from textebm.runs.directory import EVALUATION, check_run_corpus, data_place, read_recorded, write_recorded
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -66,7 +66,8 @@ def evaluate_run(
     assert model.recipe is not None, "a saved model has one"
     recipe = parse_recipe(model.recipe, overrides)
     check_suite(suite, recipe)
-    corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+    corpus = build_corpus(recipe.data, data_dir=_text(data_place(directory, recipe, data_dir)), seed=recipe.seed)
+    check_run_corpus(directory, corpus)
     unfinished = directory / UNFINISHED
     writable = os.access(directory, os.W_OK)
     evaluation = evaluate_model(

@@ -27,7 +27,15 @@ from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
 from textebm.recipe.schema import Recipe
-from textebm.runs.directory import EVALUATION, METRICS, PROJECTION, read_recorded, write_recorded
+from textebm.runs.directory import (
+    EVALUATION,
+    METRICS,
+    PROJECTION,
+    check_run_corpus,
+    data_place,
+    read_recorded,
+    write_recorded,
+)
 from textebm.runs.evaluate import read_evaluation
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog
@@ -213,8 +221,10 @@ def open_run(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, Dat
     """The model of a run, its codes by their names, and the corpus it was trained on."""
     model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
-    place = None if data_dir is None else str(data_dir)
-    return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)
+    place = data_place(directory, recipe, data_dir)
+    corpus = build_corpus(recipe.data, data_dir=None if place is None else str(place), seed=recipe.seed)
+    check_run_corpus(directory, corpus)
+    return model, corpus
 
 
 def _split(corpus: DatasetDict, split: str) -> str:
