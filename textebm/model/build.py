@@ -31,6 +31,7 @@ from textebm.objective.schedules import Weights, kl_weight
 from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
+from textebm.text.leave_out import leave_out_class
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -39,7 +40,7 @@ INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
     """Splits train, validation, test. Raises CorpusError."""
-    return corpora.load_corpus(
+    splits = corpora.load_corpus(
         data.corpus,
         data_dir=data_dir,
         size=data.size,
@@ -55,6 +56,7 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
         group_column=data.group_column,
         limit=data.limit,
     )
+    return leave_out_class(splits, data.leave_out) if data.leave_out else splits
 
 
 def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | None:
@@ -115,6 +117,7 @@ def build_model(
         heads,
         max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout,
+        encoder_word_dropout=recipe.encoder.word_dropout,
         learning=recipe.prior.learning,
         contrastive=_contrastive(recipe),
         refinement=_refinement(recipe.inference),
