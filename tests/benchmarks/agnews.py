@@ -1,6 +1,6 @@
 """AG News: accuracy from few labels and the topics' words, beside what needs no model (docs/agnews.md).
 
-    python tests/benchmarks/agnews.py accuracy --data ../shared/data [--labels 200,500,2500] [--seeds 3] [--out rows.jsonl]
+    python tests/benchmarks/agnews.py accuracy --data ../shared/data --labels 200,500,2500 --seeds 3 --out rows.jsonl
     python tests/benchmarks/agnews.py topics --data ../shared/data [--seeds 3]
 
 Every method sees the same training documents, of which the same few have a label; nothing sees a validation or test

@@ -27,7 +27,8 @@ RELEVANCE = 0.4  # weight of a word's log-probability beside its lift over the b
 
 
 class BagOfWordsEncoder(EncoderHeads):
-    """Words weighted by (1 + log tf) · idf, at unit length as in TF-IDF, embedded, summed, and read by a perceptron.
+    """Words weighted by (1 + log tf) · idf, at unit length as in TF-IDF, embedded, summed, and read by a perceptron,
+    whose first layer the embedding is: with one layer hidden_size has no part.
 
     special: token ids that are no words (padding, <bos>, <eos>, <unk>). dropout: share of the words hidden in training,
     and of the hidden units.
@@ -49,12 +50,12 @@ class BagOfWordsEncoder(EncoderHeads):
         super().__init__()
         self.embedding: nn.Module | None = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
         if isinstance(self.embedding, nn.Embedding):
-            nn.init.normal_(self.embedding.weight, std=0.2)  # words of unit length: so are their sums
-        sizes = [embedding_size, *[hidden_size] * num_layers]
+            nn.init.normal_(self.embedding.weight, std=0.03)  # a word that training hardly met says hardly anything
+        sizes = [embedding_size, *[hidden_size] * (num_layers - 1)]
         layers = [(nn.Linear(*pair), nn.GELU(), Dropout(dropout)) for pair in zip(sizes, sizes[1:], strict=False)]
         self.layers = nn.Sequential(nn.GELU(), *(module for layer in layers for module in layer))
         self.hide = Dropout(dropout)
-        self.num_features = hidden_size
+        self.num_features = sizes[-1]
         self.special = tuple(special)
         self.register_buffer("inverse_frequency", torch.ones(vocabulary_size))
         self.inverse_frequency[list(special)] = 0.0
