@@ -113,7 +113,7 @@ class BagOfWordsDecoder(nn.Module):
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
         self.project = nn.Linear(latent_dim, embedding_size)
         self.dropout = Dropout(dropout)
         self.end, self.special = end, tuple(special)
