@@ -20,29 +20,19 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, text_noise
-<<<<<<< HEAD
-from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
-from textebm.networks.language_model import PretrainedDecoder
-=======
 from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import CountsWords, RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
->>>>>>> main
 from textebm.networks.posterior import Posterior
+from textebm.networks.pretrained import PretrainedDecoder
 from textebm.objective.contrastive import Contrastive
 from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.text.batches import TokenBatch
 
-<<<<<<< HEAD
-Encoder = RecurrentEncoder | TransformerEncoder | SentenceEncoder | ShortRun
-Decoder = RecurrentDecoder | TransformerDecoder | PretrainedDecoder
-=======
 Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
 Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | PretrainedDecoder
->>>>>>> main
 
 
 @dataclass(frozen=True)
@@ -124,9 +114,8 @@ class LatentTextModel(nn.Module):
         """c (B, C), what the turns before each sentence say; None for a model without context."""
         if self.context_encoder is None:
             return None
-        assert batch.context is not None and not isinstance(self.encoder, ShortRun)
-        words, lengths = self.encoder.embed(batch.context.tokens, batch.context.lengths)
-        return self.context_encoder(words, lengths)
+        assert batch.context is not None and self.encoder.embedding is not None
+        return self.context_encoder(self.encoder.embedding(batch.context.tokens), batch.context.lengths)
 
     def posterior(
         self,

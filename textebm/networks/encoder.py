@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from textebm.networks.dropout import Dropout
 from textebm.networks.posterior import Head, Posterior
-from textebm.networks.reader import ContextualEmbedding, Reader
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.segments import SegmentPooling
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -29,21 +28,14 @@ class EncoderHeads(nn.Module):
     head: Head | None
     view: ViewHead | None
 
-    def embed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """tokens (B, T), lengths (B,) -> words (B, T', E), and how many each row has, (B,): another number where a
-        pretrained network reads the text in its own tokens."""
-        assert self.embedding is not None
-        if isinstance(self.embedding, ContextualEmbedding):
-            return self.embedding(tokens, lengths)
-        return self.embedding(tokens), lengths
-
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
-        raise AssertionError("each body reads in its own way")
+        raise NotImplementedError
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        return self.read(*self.embed(tokens, lengths))
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
         return self.posterior(self.features(tokens, lengths), context)
@@ -60,8 +52,7 @@ class EncoderHeads(nn.Module):
 
 
 def _embedding(vocabulary_size: int, size: int) -> nn.Module | None:
-    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place, or a
-    `ContextualEmbedding`."""
+    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place."""
     return nn.Embedding(vocabulary_size, size) if vocabulary_size else None
 
 
@@ -163,21 +154,6 @@ class TransformerEncoder(EncoderHeads):
         return torch.cat([average, x[:, 0]], dim=-1)
 
 
-<<<<<<< HEAD
-class SentenceEncoder(EncoderHeads):
-    """A pretrained sentence encoder: the posterior is read straight off its pooled states, normalised.
-
-    reader: with a pooling.
-    """
-
-    def __init__(self, reader: Reader, *, head: Head | None = None):
-        super().__init__()
-        self.reader = reader
-        self.norm = nn.LayerNorm(reader.size)
-        self.num_features = reader.size
-        self.embedding: nn.Module | None = None  # for a history, where there is one
-        self.head = head
-=======
 class OwnEncoder(EncoderHeads):
     """An encoder whose *body* is a user's own module, with `num_features` and ``features(tokens, lengths)``."""
 
@@ -187,15 +163,10 @@ class OwnEncoder(EncoderHeads):
         self.num_features = body.num_features
         self.embedding: nn.Module | None = None
         self.head: Head | None = None
->>>>>>> main
         self.view: ViewHead | None = None
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-<<<<<<< HEAD
-        features: Tensor = self.norm(torch.stack(self.reader(tokens, lengths)))
-        return features
-=======
         return self.body.features(tokens, lengths).float()
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
@@ -216,7 +187,6 @@ class EncoderBody(Protocol):
     num_features: int
 
     def read(self, words: Tensor, lengths: Tensor, /) -> Tensor: ...
->>>>>>> main
 
 
 class ContextEncoder(nn.Module):

@@ -30,17 +30,7 @@ log = logging.getLogger(__name__)
 
 CHUNK = 2000  # rows in memory while writing
 CHECKSUMS = "checksums.json"
-# the code that a converted corpus depends on
-MODULES = (
-    "corpora",
-    "lines",
-    "readers",
-    "published",
-    "natural",
-    "splits",
-    "history",
-    "grammar",
-)  # a converted corpus's code
+MODULES = ("corpora", "lines", "readers", "published", "splits", "history", "grammar")  # a converted corpus's code
 
 T = TypeVar("T")
 
