@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.errors import CheckpointError, DivergenceError
+from textebm.model.bases import load_stored, stored_state
 from textebm.model.build import build_weights
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
@@ -317,7 +318,8 @@ class Trainer:
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
         if stage != "autoencoder" and self.model.learning == "score_matching":
             self._calibrate(64, 8, 1)
-        return measure_health(self.model, self.validation, stage=stage)
+        sentences = self.recipe.training.health_sentences
+        return measure_health(self.model, self.validation, stage=stage, sentences=sentences)
 
     def end(self) -> None:
         """After the last step: drop what only training needs."""
@@ -336,7 +338,7 @@ class Trainer:
         classes["epoch"]["means"] = self._sum_over_processes(classes["epoch"]["means"])  # each process has its own rows
         processes = gather_object([pack_random({"noise": self.generator})])
         tensors = {
-            "model": dict(self.model.state_dict()),
+            "model": stored_state(self.model, full=self.recipe.training.save_full),
             "optimizer": optimizer,
             **classes,
             **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
@@ -361,7 +363,7 @@ class Trainer:
         rank = self.accelerator.process_index
         own = tensors[f"process_{rank}"]
         try:
-            self.model.load_state_dict(dict(tensors["model"]))
+            load_stored(self.model, tensors["model"])
             self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
