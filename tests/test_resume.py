@@ -26,13 +26,12 @@ from textebm.runs.lock import RunLock
 
 FORKS = multiprocessing.get_context("forkserver")
 
-# Dropout draws from the global random numbers, word dropout and noise from the trainer's own; sampling by cluster needs
-# the last epoch's clusters; recovery adapts its chain while it trains.
+# Dropout draws from the global random numbers, word dropout and noise from the trainer's own; recovery
+# adapts its chain while it trains.
 PLAIN = ("decoder.word_dropout=0.2", "encoder.dropout=0.1", "encoder.num_layers=2")
 RECOVERY = (
     "prior.learning=recovery",
     "prior.steps=2",
-    "objective.cluster_sampling=true",
     "decoder.dropout=0.1",
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",

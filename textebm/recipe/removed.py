@@ -21,7 +21,10 @@ class Removed(NamedTuple):
 REMOVED: dict[str, Removed] = {
     "prior.fused_chains": Removed(
         (False, True), "was removed: a chain has no kernel of its own any more; delete the line, draws stay the same"
-    )
+    ),
+    "objective.cluster_sampling": Removed(
+        (False,), "was removed: it trained a model on another distribution than it was measured on; delete the line"
+    ),
 }
 
 
