@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -349,3 +351,90 @@ def test_a_disk_that_refuses_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
             shutil.rmtree(tmp_path / "checkpoints" / "step-00000002", ignore_errors=True)
         assert found.step == 2 and failing > 1
         shutil.rmtree(tmp_path / "checkpoints" / "step-00000002")
+
+
+# --------------------------------------------------------------------------------------------------------- saved models
+
+
+def same(left: Any, right: Any) -> None:
+    """Equal in value and type, all the way down."""
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            same(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            same(one, other)
+    elif isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right)
+    elif isinstance(left, np.ndarray):
+        assert left.dtype == right.dtype and np.array_equal(left, right)
+    else:
+        assert left == right or left != left
+
+
+def test_model_comes_back_as_published(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    config = {"recipe": {"betas": (0.9, 0.99), "tiny": 1e-300}, "heads": [{"name": "sentiment", "column": None}]}
+    for number in (1, 2):
+        publish_model(tmp_path, content(number)["model"], config)
+    tensors, read, _ = read_model(tmp_path)
+    same(tensors, content(2)["model"])
+    assert read == json.loads(json.dumps(config))
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "model.safetensors", "tokenizer.json"]
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["format"] == "textebm" and saved["format_version"] == 1
+
+
+def _edit(path: Path, change: Any) -> None:
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda d: shutil.rmtree(d), "no such directory"),
+        (lambda d: (d / "config.json").unlink(), "no config.json"),
+        (lambda d: (d / "config.json").write_bytes(b"\xff\xfe{"), "config.json is not valid JSON"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json is not valid JSON"),
+        (lambda d: (d / "config.json").write_text('{"model_type": "bert"}'), "not that of a textebm model"),
+        (lambda d: _edit(d, lambda c: c.update(format_version=2)), "format version 2, where this textebm reads 1"),
+        (lambda d: _edit(d, lambda c: c.update(number=9)), "config.json was changed"),
+        (lambda d: _edit(d, lambda c: c.pop("checksums")), "config.json was changed"),
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors cannot be read"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"x" * 50), "model.safetensors has 50 bytes"),
+        (lambda d: os.truncate(d / "model.safetensors", 1000), "model.safetensors has 1000 bytes"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1"), "Git LFS"),
+    ],
+)
+def test_a_model_that_is_not_whole_is_one_clear_sentence(tmp_path: Path, damage: Any, reason: str) -> None:
+    directory = tmp_path / "model"
+    publish_model(directory, content(1)["model"], {"number": 1})
+    damage(directory)
+    with pytest.raises(CheckpointError, match=reason) as raised:
+        read_model(directory)
+    assert str(directory) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_every_bit_flip_of_the_weights_is_refused(tmp_path: Path) -> None:
+    chance = random.Random(2)
+    publish_model(tmp_path, content(1)["model"], {"number": 1})
+    original = (tmp_path / "model.safetensors").read_bytes()
+    for _ in range(200):
+        damaged = bytearray(original)
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        (tmp_path / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_model(tmp_path)
+
+
+def test_a_model_reformatted_by_hand_is_still_read(tmp_path: Path) -> None:
+    publish_model(tmp_path, content(1)["model"], {"number": 1, "b": 2, "a": 3})
+    _edit(tmp_path, lambda config: None)
+    assert read_model(tmp_path)[1]["number"] == 1
+    with pytest.raises(ValueError, match="its own: format"):
+        publish_model(tmp_path, {}, {"format": "mine"})

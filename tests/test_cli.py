@@ -51,6 +51,8 @@ class FakeModel:
             if name not in self.heads[head].classes:
                 raise TextEBMError(f"head {head!r} has no class {name!r}{did_you_mean(name, self.heads[head].classes)}")
 
+    codes = types.SimpleNamespace(labels=lambda head, probabilities: None)  # nobody has curated them
+
     def to(self, device: str) -> FakeModel:
         self.device = device
         return self

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.api import TextEBM
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.dropout import Dropout
@@ -85,13 +85,13 @@ def test_padding_gets_no_gradient(kind: str) -> None:
     assert gradient[padded(0)[0][0, 0]].abs().max() > 0
 
 
-def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> TextEBM:
+def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> LatentTextModel:
     tokenizer = train_word(["a b c d e f g h i"], VOCABULARY)
     assert len(tokenizer) == VOCABULARY
     encoder = ENCODERS["gru"]()
     encoder.head = PosteriorHead(encoder.num_features, DIM)
     prior = LatentPrior(DIM, EnergyNet(DIM, 1, {}), NoiseSchedule(torch.ones(1)), explicit=StandardNormal())
-    return TextEBM(encoder, decoder, prior, tokenizer, {})
+    return LatentTextModel(encoder, decoder, prior, tokenizer, {})
 
 
 @pytest.mark.parametrize("kind", DECODERS)

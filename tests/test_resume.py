@@ -276,7 +276,7 @@ def keep_gradients(file: Path, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     import torch
     from safetensors.torch import save_file
-    from tiny import trainer
+    from tiny import objective_of, trainer
 
     from textebm.model.build import build_weights
 
@@ -293,7 +293,7 @@ def keep_gradients(file: Path, environment: Mapping[str, str]) -> None:
         weights = build_weights(worker.recipe.objective, worker.stage_step / 5)
         targets = worker.classes.targets(batch.index.numpy(), worker.device)
         worker.model.train()
-        (worker.model(batch, "autoencoder", weights, targets, worker.generator).loss * share).backward()
+        (objective_of(worker.model, batch, "autoencoder", weights, targets, worker.generator).loss * share).backward()
         own = {name: each.grad.clone() for name, each in parameters.items() if each.grad is not None}
         worker.generator.set_state(noise)
         worker.model.load_state_dict(buffers, strict=False)

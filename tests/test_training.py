@@ -20,6 +20,7 @@ import textebm
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
 from textebm.model.build import build_weights
+from textebm.model.objective import TrainingObjective
 from textebm.networks import hardware
 from textebm.runs import checkpoint
 from textebm.runs import train as runs
@@ -116,6 +117,7 @@ def test_a_run_says_when_it_trains_in_float32_instead(
     there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "has_bfloat16_products", lambda device: there)
+    monkeypatch.setattr(runs, "_conclude", lambda *_: None)
     runs.train(
         recipe("training.stages=[{name: prior, steps: 1}]", "training.mixed_precision=bf16"), out=tmp_path, quiet=True
     )
@@ -180,16 +182,16 @@ def test_label_limit_hides_labels() -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float) -> None:
     """Make *term* of step *at* a bad number, in the objective itself."""
-    original, count = TextEBM.forward, [0]
+    original, count = TrainingObjective.forward, [0]
 
-    def forward(self: TextEBM, *given: object, **more: object) -> object:
+    def forward(self: TrainingObjective, *given: object, **more: object) -> object:
         objective = original(self, *given, **more)  # type: ignore[arg-type]
         count[0] += 1
         if count[0] == at:
             objective.terms[term] = objective.terms[term] * value
         return objective
 
-    monkeypatch.setattr(TextEBM, "forward", forward)
+    monkeypatch.setattr(TrainingObjective, "forward", forward)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
 def test_looking_at_a_run_does_not_change_it() -> None:
     stages = "training.stages=[{name: autoencoder, steps: 4}, {name: prior, steps: 4}, {name: joint, steps: 4}]"
     alone, looked_at = trainer(stages), trainer(stages)
-    for _, _ in zip(alone.steps(), looked_at.steps(), strict=True):
+    for _ in zip(alone.steps(), looked_at.steps(), strict=True):
         looked_at.health()
     weights = alone.model.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in looked_at.model.state_dict().items())
@@ -294,7 +296,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected = {"recipe.yaml", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "evaluation.json"}
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
-    assert finished.evaluation is not None and not finished.model.training
+    assert finished.evaluation is not None and not finished.model.network.training
     assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
@@ -333,7 +335,7 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
     only = "training.stages=[{name: prior, steps: 3}]"
     start = f"training.start_from={finished.directory}"
     begun = runs.train(recipe(start, only, "prior.kind=energy"), out=tmp_path / "energy", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     kept = [name for name in new if name.startswith(("encoder.", "decoder."))]
     assert kept and all(torch.equal(old[name], new[name]) for name in kept)
     assert begun.evaluation is not None and finished.evaluation is not None
@@ -352,11 +354,14 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
             runs.train(recipe(start, only, *options), out=tmp_path / "wrong", quiet=True)
 
 
-def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path) -> None:
+def test_a_short_run_takes_the_decoder_alone(
+    finished: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_conclude", lambda *_: None)
     start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
     options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
     begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     taken = [name for name in new if name.startswith("decoder.")]
     assert taken
     for name in taken:
@@ -371,9 +376,9 @@ def test_evaluate_run_measures_again(finished: runs.Run) -> None:
 
 
 def test_too_few_sentences_are_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "few.txt").write_text("one\ntwo\nthree\nfour\nfive\n")
+    (tmp_path / "few.txt").write_text("one\ntwo\nthree\nfour\n")
     chosen = recipe("data.corpus=files", f"data.train={tmp_path / 'few.txt'}", "heads=[{name: code, classes: 2}]")
-    with pytest.raises(CorpusError, match="the validation split .* holds 1 sentence"):
+    with pytest.raises(CorpusError, match="train has 4 sentences; expected at least 5"):
         runs.train(chosen, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
@@ -438,7 +443,7 @@ def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: s
     expected = 0.0
     for size, (batch, _) in zip(sizes[last], batches, strict=True):
         targets = worker.classes.targets(batch.index.numpy(), worker.device) if stage != "prior" else None
-        loss = worker.model(batch, stage, weights, targets, worker.generator).loss * size / 13
+        loss = worker.wrapped(batch, stage, weights, targets, worker.generator).loss * size / 13
         loss.backward()
         expected += loss.item()
     assert values["loss"] == pytest.approx(expected, rel=1e-5)

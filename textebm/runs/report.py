@@ -22,10 +22,9 @@ from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import RunFacts, inspect, page_data, projection_of
+from textebm.inspection.report import RunFacts, inspect_rows, page_data, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
-from textebm.model.files import load
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import EVALUATION, METRICS, PROJECTION, read_recorded, write_recorded
 from textebm.runs.evaluate import read_evaluation
@@ -62,7 +61,7 @@ def report_run(
         find_umap()  # before the work, not after
     say = progress or (lambda part: None)
     say("reading the run")
-    model, corpus = _open(directory, data_dir)
+    model, corpus = open_run(directory, data_dir)
     with RunLock(directory) if os.access(directory, os.W_OK) else nullcontext():
         return write_report(
             model, corpus, directory, out=out, limit=limit, split=split, seed=seed, umap=umap, progress=say
@@ -88,8 +87,8 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory)
-    with model.answering(histories_of(rows.texts)):
-        found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
+    answering = model.answering(histories_of(rows.texts))
+    found = inspect_rows(answering, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory)
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -117,14 +116,14 @@ def codes_of_run(
     data_dir: str | Path | None = None,
 ) -> list[CodeCard]:
     """The cards of *head* (default: the first found one, else the first) of a run. Raises TextEBMError subclasses."""
-    model, corpus = _open(Path(directory), data_dir)
+    model, corpus = open_run(Path(directory), data_dir)
     if not model.heads:
         raise TextEBMError("this model has no symbol heads, and so no codes")
     head = head or _found_head(model)
     assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    with model.answering(histories_of(rows.texts)):
-        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    answering = model.answering(histories_of(rows.texts))
+    return inspect_codes(answering, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def figure_of_run(
@@ -155,7 +154,7 @@ def figure_of_run(
         cards = codes_of_run(directory, head=head, split=split, limit=limit, generated=0, seed=seed, data_dir=data_dir)
         figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
-    model, corpus = _open(directory, data_dir)
+    model, corpus = open_run(directory, data_dir)
     rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
     encoding = model.encode(rows.texts)
     if what == "heatmap":
@@ -200,8 +199,9 @@ def _found_head(model: TextEBM) -> str | None:
     return next((each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), None))
 
 
-def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
-    model = load(directory).eval()
+def open_run(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
+    """The model of a run, its codes by their names, and the corpus it was trained on."""
+    model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
     place = None if data_dir is None else str(data_dir)
     return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.model.companions import Targets
+from textebm.model.objective import Targets
 from textebm.objective.clustering import Cells, find_clusters
 
 Rows = NDArray[np.int64]
@@ -21,8 +21,8 @@ class Classes:
     many. A row's class is the cluster of the nearest centre to its own mean.
 
     labels: (n,) each, −1 where unknown. codes: the heads that clusters teach, and how many each has. residual: clusters
-    say nothing that labels say already. answers (n, k): points that take the means' place; they do not change, and
-    clusters are found in them once.
+    say nothing that labels say already. features: points (n, k) in which a head's clusters are found instead, once, or
+    its classes themselves (n,), −1 where unknown.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Classes:
         whiten: bool = False,
         residual: bool = True,
         seed: int = 0,
-        answers: NDArray[np.float32] | None = None,
+        features: Mapping[str, NDArray[Any]] | None = None,
     ):
-        self.sample, self.labels, self.codes, self.answers = sample, dict(labels), dict(codes), answers
+        self.sample, self.labels, self.codes, self.features = sample, dict(labels), dict(codes), dict(features or {})
         self.components, self.whiten, self.residual, self.seed = components, whiten, residual, seed
         self.means = np.zeros((len(sample), dim), dtype=np.float32)  # of the sample, in this epoch
         self.clusters: dict[str, NDArray[np.int64]] = {}  # of the sample, −1 where none is known
@@ -50,14 +50,15 @@ class Classes:
         def known(classes: NDArray[np.integer]) -> Tensor:
             return torch.from_numpy(classes.astype(np.int64)).to(device)
 
-        labels = {name: known(classes[rows]) for name, classes in self.labels.items()}
+        told = {name: known(classes[rows]) for name, classes in self.labels.items()}
+        told |= {name: known(self.features[name][rows]) for name in self.clusters if name not in self.cells}
         if not self.cells:
-            return labels
+            return told
 
         def from_means(means: Tensor) -> dict[str, Tensor]:
-            points = means.detach().float().cpu().numpy() if self.answers is None else self.answers[rows]
-            explained = self._explained(rows)
-            return {**labels, **{name: known(cells.assign(points, explained)) for name, cells in self.cells.items()}}
+            own, explained = means.detach().float().cpu().numpy(), self._explained(rows)
+            points = {name: self.features[name][rows] if name in self.features else own for name in self.cells}
+            return told | {name: known(of.assign(points[name], explained)) for name, of in self.cells.items()}
 
         return from_means
 
@@ -73,17 +74,23 @@ class Classes:
         return means
 
     def find(self, means: NDArray[np.float32]) -> None:
-        """New clusters, named after the old ones; means (rows of the sample, d)."""
-        if self.answers is not None:
-            if self.clusters:
-                return
-            means = self.answers[self.sample]
-        seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
+        """New clusters, named after the old ones; means (rows of the sample, d), 0 where none is known. Clusters in a
+        head's own features do not change, and are found once."""
         for name, classes in self.codes.items():
-            previous = self.clusters.get(name)
-            assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
+            previous, own = self.clusters.get(name), self.features.get(name)
+            if own is not None and previous is not None:
+                continue
+            points = means if own is None else own[self.sample]
+            if points.ndim == 1:
+                self.clusters[name] = points.astype(np.int64)
+                continue
+            # a row that no batch held this epoch keeps its old cluster, or has none
+            seen = np.abs(means).sum(1) > 0 if own is None else np.ones(len(points), dtype=bool)
+            if not seen.any():
+                continue
+            assignment = np.full(len(points), -1, dtype=np.int64) if previous is None else previous.copy()
             assignment[seen], self.cells[name] = find_clusters(
-                means[seen],
+                points[seen],
                 classes,
                 components=self.components,
                 seed=self.seed,

@@ -20,10 +20,10 @@ from accelerate.utils import broadcast, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model.build import build_weights
-from textebm.model.companions import LatentBatch, StageName
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
 from textebm.networks.hardware import Precision, autocast
 from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
@@ -65,13 +65,13 @@ class Trainer:
     """sample: of how many sentences at most latents are in memory at a time. Clusters are found in so many of them, and
     the prior stage encodes so many at once."""
 
-    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, sample: int = LARGE):
+    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, sample: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
         self.model = model.to(self.device)
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.wrapped = self.accelerator.prepare_model(TrainingObjective(self.model))
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
         tuned = pretrained_parameters(model)
@@ -104,7 +104,7 @@ class Trainer:
             whiten=objective.cluster_whiten,
             residual=objective.cluster_residual,
             seed=recipe.seed,
-            answers=train.answers,
+            features=train.features,
         )
         self._latents: tuple[NDArray[np.int64], LatentBatch] | None = None  # what was encoded last, and of which rows
 
@@ -139,7 +139,7 @@ class Trainer:
             return
         if first == 0:
             means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
-            if epoch > 0 or self.train.answers is not None:
+            if epoch > 0 or self.train.features:
                 self._new_clusters(means, self.stage_step / stage.steps)
         number = 1000 * self.stage_index + epoch
         loaded = load_batches(
