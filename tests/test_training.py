@@ -26,7 +26,7 @@ from textebm.runs import checkpoint
 from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
 from textebm.training.data import known_labels
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
 
 
 def test_losses_fall_in_every_stage() -> None:
@@ -289,7 +289,11 @@ def test_looking_at_a_run_does_not_change_it() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.runs.train.Run:
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return runs.train(recipe(), out=directory, quiet=True)
+    steps: list[Step] = []
+    run = runs.train(recipe(), out=directory, quiet=True, callbacks=[steps.append])
+    assert [step.number for step in steps] == list(range(1, 39)), "a callback sees every step once, in order"
+    assert all(step.values.keys() >= {"loss"} for step in steps)
+    return run
 
 
 def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
@@ -297,7 +301,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
     assert finished.evaluation is not None and not finished.model.network.training
-    assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
+    assert textebm.TextEBM.from_pretrained(finished.directory).generate(3, seed=0) == finished.model.generate(3, seed=0)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
 
@@ -393,7 +397,7 @@ def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(runs, "evaluate_model", interrupted)
     stopped = runs.train(recipe(), out=tmp_path / "run", quiet=True)
     assert stopped.evaluation is None and not (tmp_path / "run" / "evaluation.json").exists()
-    assert TextEBM.from_pretrained(tmp_path / "run").generate(2) == stopped.model.generate(2)
+    assert TextEBM.from_pretrained(tmp_path / "run").generate(2, seed=0) == stopped.model.generate(2, seed=0)
     monkeypatch.setattr(runs, "evaluate_model", evaluate)
     assert runs.train(recipe(), out=tmp_path / "run", resume=True, quiet=True).evaluation is not None
 
@@ -420,10 +424,7 @@ def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: s
     worker._step = lambda plan, batches: held.append((plan, batches)) or SimpleNamespace()  # type: ignore
     for _ in zip(range(5), worker.steps(), strict=False):
         pass
-    sizes = [
-        [len(getattr(batch, "posterior", batch).mean if stage == "prior" else batch) for batch, _ in step[1]]
-        for step in held
-    ]
+    sizes = [[len(batch.posterior.mean if stage == "prior" else batch) for batch, _ in step[1]] for step in held]
     last = sizes.index([7, 6])
     plan, batches = held[last]
     parameters = dict(worker.model.named_parameters())

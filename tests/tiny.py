@@ -30,7 +30,7 @@ loop.CALIBRATION_ROUNDS = 10  # a quarter, for a chain that need not be exact
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "data": {"corpus": "grammar", "size": 300, "max_tokens": 16},
-    "encoder": {"embedding_size": 12, "hidden_size": 16},
+    "encoder": {"embedding_size": 12, "hidden_size": 16, "word_dropout": 0.0},
     "decoder": {"embedding_size": 12, "hidden_size": 16},
     "latent": {"dim": 8},
     "heads": [

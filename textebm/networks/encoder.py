@@ -7,6 +7,7 @@ body too, for the turns before the sentence.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import cast
 
@@ -28,9 +29,9 @@ class EncoderHeads(nn.Module):
     head: Head | None
     view: ViewHead | None
 
+    @abstractmethod
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
-        raise NotImplementedError
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
