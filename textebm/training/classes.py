@@ -33,13 +33,12 @@ class Classes:
         codes: Mapping[str, int],
         *,
         components: int,
-        whiten: bool = False,
         residual: bool = True,
         seed: int = 0,
         features: Mapping[str, NDArray[Any]] | None = None,
     ):
         self.sample, self.labels, self.codes, self.features = sample, dict(labels), dict(codes), dict(features or {})
-        self.components, self.whiten, self.residual, self.seed = components, whiten, residual, seed
+        self.components, self.residual, self.seed = components, residual, seed
         self.means = np.zeros((len(sample), dim), dtype=np.float32)  # of the sample, in this epoch
         self.clusters: dict[str, NDArray[np.int64]] = {}  # of the sample, −1 where none is known
         self.cells: dict[str, Cells] = {}
@@ -94,7 +93,6 @@ class Classes:
                 classes,
                 components=self.components,
                 seed=self.seed,
-                whiten=self.whiten,
                 previous=None if previous is None else previous[seen],
                 labels=self._explained(self.sample[seen]),
             )
