@@ -30,13 +30,8 @@ class EncoderHeads(nn.Module):
     view: ViewHead | None
 
     @abstractmethod
-    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """words (B, T, E), lengths (B,) -> (B, F)."""
-
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        assert self.embedding is not None
-        return self.read(self.embedding(tokens), lengths)
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
         return self.posterior(self.features(tokens, lengths), context)
@@ -94,6 +89,11 @@ class RecurrentEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
+
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]  # (B, T)
@@ -141,6 +141,11 @@ class TransformerEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
+
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
@@ -169,9 +174,6 @@ class OwnEncoder(EncoderHeads):
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
         return self.body.features(tokens, lengths).float()
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class OwnBody(Protocol):

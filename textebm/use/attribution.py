@@ -17,6 +17,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import ShortRun, frozen
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.networks.encoder import OwnEncoder
 from textebm.text.batches import collate_texts
 from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts
 
@@ -179,7 +180,7 @@ def _integrate(
     """Σ over quadrature points a of the gradient at b + a (e − b), times e − b, and log p at b: e are the words'
     vectors, b those of as many unknown words between the same bos and eos."""
     encoder = model.encoder
-    assert not isinstance(encoder, ShortRun) and encoder.embedding is not None
+    assert not isinstance(encoder, ShortRun | OwnEncoder) and encoder.embedding is not None
     tokens, lengths = _padded(model, [row, [model.tokenizer.unk_token_id] * len(row)])
     with torch.no_grad():
         own, unknown = encoder.embedding(tokens)  # (T, E) each
