@@ -7,6 +7,7 @@ body too, for the turns before the sentence.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -37,13 +38,9 @@ class EncoderHeads(nn.Module):
             return self.embedding(tokens, lengths)
         return self.embedding(tokens), lengths
 
-    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """words (B, T, E), lengths (B,) -> (B, F)."""
-        raise AssertionError("each body reads in its own way")
-
+    @abstractmethod
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        return self.read(*self.embed(tokens, lengths))
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
         return self.posterior(self.features(tokens, lengths), context)
@@ -102,6 +99,11 @@ class RecurrentEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
+
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]  # (B, T)
@@ -148,6 +150,11 @@ class TransformerEncoder(EncoderHeads):
         self.num_features = max(2, segments) * hidden_size
         self.head = head
         self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
 
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
@@ -198,9 +205,6 @@ class OwnEncoder(EncoderHeads):
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
         return self.body.features(tokens, lengths).float()
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class OwnBody(Protocol):

@@ -122,7 +122,6 @@ class Objective(Part):
         "few codes are in use, or to reproduce published models.",
         ge=0,
     )
-    cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
     cluster_features: Literal["latent", "answer", "content", "sentence", "mixed"] = option(
         "latent",
         "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
