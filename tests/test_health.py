@@ -7,7 +7,7 @@ import torch
 from tiny import network, recipe, splits, trainer
 
 from textebm.model.latent_text_model import LatentTextModel
-from textebm.training.health import Health, measure_health, sample_size
+from textebm.training.health import Health, measure_health
 
 ALARMS = {"posterior collapse", "few active units", "code collapse", "energy divergence", "chain stuck"}
 
@@ -93,8 +93,3 @@ def test_health_is_measured_without_a_trace() -> None:
     assert health(model, "prior") == health(model, "prior")
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
-@pytest.mark.parametrize(("asked", "train", "n"), [(None, 100, 64), (None, 2048, 256), (None, 10**6, 512), (30, 9, 30)])
-def test_a_health_line_reads_a_sample_of_the_corpus_size(asked: int | None, train: int, n: int) -> None:
-    assert sample_size(asked, train) == n

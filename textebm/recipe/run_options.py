@@ -225,12 +225,6 @@ class Training(Part):
         "speed matters: the shipped recipes use bf16.",
     )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
-    health_sentences: int | None = option(
-        None,
-        "Validation sentences that a health line reads; null: an eighth of the training sentences, from 64 to 512.",
-        "health lines take too long, or jump about.",
-        ge=1,
-    )
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
 

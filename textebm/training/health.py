@@ -26,12 +26,6 @@ class Health:
     warnings: list[str]
 
 
-def sample_size(asked: int | None, train: int) -> int:
-    """How many validation sentences a health line reads: what was asked for, else an eighth of the number of training
-    sentences, from 64 to 512."""
-    return asked or min(SENTENCES, max(64, train // 8))
-
-
 @torch.no_grad()
 def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
     """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.

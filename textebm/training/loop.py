@@ -34,7 +34,7 @@ from textebm.text.shuffle import LARGE, Shuffle
 from textebm.training.classes import Classes
 from textebm.training.data import Split, known_labels
 from textebm.training.encoding import encode
-from textebm.training.health import Health, measure_health, sample_size
+from textebm.training.health import Health, measure_health
 from textebm.training.launch import make_accelerator
 from textebm.training.memory import give_back
 from textebm.training.state import pack, pack_random, unpack, unpack_random
@@ -317,8 +317,7 @@ class Trainer:
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
         if stage != "autoencoder" and self.model.learning == "score_matching":
             self._calibrate(64, 8, 1)
-        sentences = sample_size(self.recipe.training.health_sentences, len(self.train))
-        return measure_health(self.model, self.validation, stage=stage, sentences=sentences)
+        return measure_health(self.model, self.validation, stage=stage)
 
     def end(self) -> None:
         """After the last step: drop what only training needs."""
