@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from textebm.objective import answers
 from textebm.objective.answers import answer_features, canonical_directions, ends_of, features_of
 from textebm.recipe.read import parse_recipe
 from textebm.training.data import read_split
+from textebm.training.features import found_in
 from textebm.training.loop import Trainer
 
 SUBJECTS = ("tea", "music", "rain", "trains", "cats", "money")
@@ -87,8 +90,8 @@ def worker(*overrides: str) -> Trainer:
         data.max_tokens,
         context_turns=data.context_turns,
         context_tokens=data.context_tokens,
-        answers=True,
     )
+    train = replace(train, features=found_in(corpus["train"], chosen, {})[1])
     return Trainer(fresh(*OVERRIDES, *overrides), train, read["validation"], chosen)
 
 
@@ -132,4 +135,4 @@ def test_it_needs_dialogues() -> None:
     corpus = build_corpus(talking().data)["train"]
     alone = corpus.select([i for i, history in enumerate(corpus["context"]) if not history])
     with pytest.raises(CorpusError, match="no training sentence has a turn before it"):
-        read_split(alone, parts(talking())[1], 16, answers=True)
+        found_in(alone, talking(*OVERRIDES), {})

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from textebm.networks import best_word
-from textebm.networks.best_word import BLOCK, CANDIDATES, BestWord
+from textebm.networks.best_word import LARGE, BestWord
 
-VOCABULARY, SIZE = BLOCK * CANDIDATES + 300, 32  # no whole number of blocks
+VOCABULARY, SIZE = LARGE, 32
 
 
 @pytest.fixture

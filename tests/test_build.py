@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import recipe, splits, untrained
+from tiny import network, recipe, splits
 
 from textebm.model import build
+from textebm.model.latent_text_model import SymbolHead
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.prior.explicit import GaussianMixture, StandardNormal
 from textebm.prior.transport import Identity, Ladder
-from textebm.use.reading import SymbolHead
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ from textebm.use.reading import SymbolHead
     ],
 )
 def test_the_kinds_of_prior(kind: str, explicit: type, levels: int, learned: int, steps: int) -> None:
-    prior = untrained(f"prior.kind={kind}", "prior.num_levels=null", "prior.steps=null").prior
+    prior = network(f"prior.kind={kind}", "prior.num_levels=null", "prior.steps=null").prior
     assert isinstance(prior.explicit, explicit)
     assert (prior.schedule.num_levels, prior.num_levels, prior.chain.steps) == (levels, learned, steps)
 
 
 def test_prior_options_arrive() -> None:
-    prior = untrained(
+    prior = network(
         "prior.sampler=langevin",
         "prior.step_size=0.25",
         "prior.acceptance=0.7",
@@ -52,20 +52,20 @@ def test_prior_options_arrive() -> None:
     assert (chain.metropolis, chain.start) == (True, "reference")
     assert (prior.symbol_levels, prior.strength, prior.potential_penalty) == ("first", 1.5, 0.5)
     assert (prior.encoder_gradient, prior.schedule.reference) == ("positive_only", "flat")
-    assert not torch.equal(prior.schedule.alpha_bar, untrained().prior.schedule.alpha_bar)
+    assert not torch.equal(prior.schedule.alpha_bar, network().prior.schedule.alpha_bar)
 
 
 def test_layers_arrive() -> None:
-    plain = untrained()
-    assert isinstance(plain.prior.transport, Identity) and plain.layers == (8,)
+    plain = network()
+    assert isinstance(plain.prior.transport, Identity) and plain.prior.layers == (8,)
     assert isinstance(plain.encoder.head, PosteriorHead) and isinstance(plain.prior.energy, EnergyNet)
     for kind in ("joint_energy", "hierarchical_diffusion_energy"):
-        model = untrained(f"prior.kind={kind}", "prior.num_levels=null", "latent.dim=9")
-        assert model.layers == (4, 5) and isinstance(model.prior.transport, Ladder)
+        model = network(f"prior.kind={kind}", "prior.num_levels=null", "latent.dim=9")
+        assert model.prior.layers == (4, 5) and isinstance(model.prior.transport, Ladder)
         assert model.prior.transport.sizes == (4, 5)
         assert isinstance(model.prior.energy, LayeredEnergyNet) and isinstance(model.encoder.head, TopDownHead)
     # independent N(0, I) and a ladder decoder (arXiv 2310.09604), and a head in each layer
-    model = untrained(
+    model = network(
         "prior.kind=joint_energy",
         "prior.num_levels=null",
         "prior.transport=identity",
@@ -83,7 +83,7 @@ def test_layers_arrive() -> None:
 
 @pytest.mark.parametrize("kind", ["gru", "lstm", "transformer"])
 def test_the_kinds_of_network(kind: str) -> None:
-    model = untrained(f"encoder.kind={kind}", f"decoder.kind={kind}", "latent.standardize=false")
+    model = network(f"encoder.kind={kind}", f"decoder.kind={kind}", "latent.standardize=false")
     expected = (
         (TransformerEncoder, TransformerDecoder) if kind == "transformer" else (RecurrentEncoder, RecurrentDecoder)
     )
@@ -114,7 +114,7 @@ def test_weights_follow_their_schedule() -> None:
 
 @pytest.mark.parametrize("kind", ["gaussian_mixture", "diffusion_energy", "hierarchical_diffusion_energy"])
 def test_a_model_is_rebuilt_from_its_config(kind: str) -> None:
-    model = untrained(f"prior.kind={kind}")
+    model = network(f"prior.kind={kind}")
     again = build.rebuild_model(build.model_config(model), model.tokenizer)
     again.load_state_dict(model.state_dict())
     assert again.heads == model.heads and again.recipe == model.recipe and again.max_tokens == model.max_tokens
@@ -122,7 +122,7 @@ def test_a_model_is_rebuilt_from_its_config(kind: str) -> None:
 
 
 def test_the_seed_decides_the_initial_weights() -> None:
-    first, second, other = untrained(), untrained(), untrained("seed=1")
+    first, second, other = network(), network(), network("seed=1")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.decoder.embedding.weight, other.decoder.embedding.weight)
     assert len(splits(recipe())[0]) == len(first.tokenizer)

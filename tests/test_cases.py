@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from textebm.errors import CorpusError
+from textebm.recipe.read import dump_recipe, load_recipe
 from textebm.text.check import check_file
 from textebm.text.corpora import load_corpus
 from textebm.text.lines import decoded_lines
@@ -159,3 +160,41 @@ def test_a_group_is_on_one_side_of_a_drawn_split() -> None:
     write("one.csv", "text,talk\n" + "".join(f"turn {n},a\n" for n in range(20)))
     with pytest.raises(CorpusError, match="1 groups cannot be divided among 3 splits"):
         load_corpus("files", train="one.csv", group_column="talk")
+
+
+def test_numbered_classes_get_names() -> None:
+    write("a.csv", "text,label,y\n" + "".join(f"sentence {n},{n % 3 + 1},{n % 2}\n" for n in range(30)))
+    names = [["world", "sports", "business"], []]
+    options = {"train": "a.csv", "label_columns": ["label", "y"]}
+    rows = load_corpus("files", **options, class_names=names)["train"]
+    assert rows.features["label"].names == names[0] and rows.features["y"].names == ["0", "1"]
+    assert all(row["label"] == int(row["text"].split()[1]) % 3 for row in rows)
+    with pytest.raises(CorpusError, match=r"2 names \(a, b\) for the 3 classes of 'label' \(1, 2, 3\)"):
+        load_corpus("files", **options, class_names=[["a", "b"]])
+
+
+def test_files_are_beside_the_recipe_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, elsewhere, home = tmp_path / "project", tmp_path / "elsewhere", tmp_path / "home"
+    for folder in (project, elsewhere, home):
+        folder.mkdir()
+        (folder / "own.txt").write_text("".join(f"{folder.name} {n}\n" for n in range(20)))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(elsewhere)
+    (project / "mine.yaml").write_text("data: {corpus: files, train: own.txt}\n")
+    (tmp_path / "up.yaml").write_text("extends: project/mine.yaml\n")
+    (project / "home.yaml").write_text("data: {corpus: files, train: ~/own.txt}\n")
+    (project / "cwd.yaml").write_text("data: {corpus: files, train: other.txt}\n")
+    (elsewhere / "other.txt").write_text("beside the shell\n")
+    for recipe, expected in (
+        (project / "mine.yaml", str(project / "own.txt")),
+        (tmp_path / "up.yaml", str(project / "own.txt")),
+        (project / "home.yaml", "~/own.txt"),
+        (project / "cwd.yaml", str(elsewhere / "other.txt")),
+    ):
+        loaded = load_recipe(recipe)
+        assert loaded.data.train == expected
+        (tmp_path / "saved.yaml").write_text(dump_recipe(loaded))
+        assert load_recipe(tmp_path / "saved.yaml").data == loaded.data
+    rows = load_corpus("files", train=load_recipe(project / "home.yaml").data.train)["train"]
+    assert rows[0]["text"].startswith("home")
+    assert load_recipe(project / "home.yaml", ["data.train=own.txt"]).data.train == str(elsewhere / "own.txt")

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import RECIPE, recipe, untrained
+from tiny import RECIPE, objective_of, recipe, untrained
 from torch import Tensor
 
-from textebm.api import TextEBM, Weights
+from textebm.api import TextEBM
 from textebm.errors import CorpusError, RecipeError, TextEBMError
 from textebm.evaluation.state import Effort
 from textebm.evaluation.suite import evaluate
-from textebm.inspection.report import inspect
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.posterior import Posterior
+from textebm.objective.schedules import Weights
 from textebm.prior.condition import Condition
 from textebm.prior.explicit import standard_normal_log_prob
 from textebm.prior.fixed import fixed_potential
@@ -43,6 +44,7 @@ from textebm.text.history import Turn, histories_of, history_store, parse_histor
 from textebm.text.tokenizer import train_word
 from textebm.training.data import label_names, read_split
 from textebm.training.loop import Trainer
+from textebm.use.contexts import read_contexts
 
 DIALOGUES = [
     ["do you like tea ?", "yes , i do .", "shall we have some ?", "of course ."],
@@ -85,6 +87,7 @@ def talking(*overrides: str) -> Recipe:
     }
     heads = [{"name": "act", "labels": "act"}, {"name": "code", "classes": 3}]
     plain = {**RECIPE, "data": data, "heads": heads, "encoder": {**RECIPE["encoder"], "context_size": 6}}
+    plain["tokenizer"] = {"kind": "word"}
     return parse_recipe(plain, overrides)
 
 
@@ -110,21 +113,27 @@ def fresh(*overrides: str) -> TextEBM:
     chosen = talking(*overrides)
     corpus, tokenizer, _ = parts(talking())
     torch.manual_seed(chosen.seed)
-    model = build_model(chosen, tokenizer, build_heads(chosen, label_names(corpus["train"])))
+    model = build_model(chosen, tokenizer, build_heads(chosen, label_names(corpus["train"]))).eval()
     for net in model.prior.energy.modules():
         if isinstance(net, EnergyNet):
             torch.nn.init.normal_(net.outputs.weight, std=0.5)
-    return model
+    return TextEBM(model)
 
 
 def trainer(*overrides: str) -> Trainer:
     read = parts(talking())[2]
-    return Trainer(fresh(*overrides), read["train"], read["validation"], talking(*overrides))
+    return Trainer(fresh(*overrides).network, read["train"], read["validation"], talking(*overrides))
 
 
 def batch_of(model: TextEBM, n: int = 12) -> Any:
     split = parts(talking())[2]["train"]
     return collate(split.store, np.arange(n), {}, **special_ids(model.tokenizer), contexts=split.contexts)
+
+
+def vectors_of(model: TextEBM, histories: Any) -> Tensor:
+    context = read_contexts(model.network, histories, len(histories))
+    assert context is not None
+    return context.vectors
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -238,9 +247,10 @@ def test_a_recipe_that_cannot_have_context_is_refused(overrides: list[str], mess
 def test_width_zero_is_the_model_without_context_bit_for_bit() -> None:
     """A recipe that says nothing of context, and one whose corpus has it but reads none."""
     old = untrained()
-    assert old.context_encoder is None and not any("context" in name for name in old.state_dict())
+    assert old.network.context_encoder is None
+    assert not any("context" in name for name in old.network.state_dict())
     silent = fresh("data.context_turns=0")
-    assert silent.context_encoder is None and not silent.reads_context
+    assert silent.network.context_encoder is None and not silent.reads_context
     torch.manual_seed(3)
     plain = EnergyNet(4, 3, {"a": 2})
     torch.manual_seed(3)
@@ -251,7 +261,10 @@ def test_width_zero_is_the_model_without_context_bit_for_bit() -> None:
     of = recipe()
     batch = collate(parts(talking())[2]["train"].store, np.arange(8), {}, **special_ids(silent.tokenizer))
     with_histories = batch_of(silent, 8)
-    results = [silent(each, "joint", Weights(), generator=seeded()).loss for each in (batch, with_histories)]
+    results = [
+        objective_of(silent.network, each, "joint", Weights(), generator=seeded()).loss
+        for each in (batch, with_histories)
+    ]
     assert torch.equal(*results), "a model that reads no context is not moved by one"
     assert of.data.context_turns == 0
 
@@ -279,26 +292,26 @@ def test_padding_of_the_context_is_inert(kind: str) -> None:
 def test_gradient_reaches_the_context_encoder_from_encoder_decoder_and_energy() -> None:
     model = fresh("encoder.dropout=0.0")
     batch = batch_of(model)
-    assert model.context_encoder is not None and model.encoder.embedding is not None
-    parameters = list(model.context_encoder.parameters())
+    assert model.network.context_encoder is not None and model.encoder.embedding is not None
+    parameters = list(model.network.context_encoder.parameters())
 
     def gradients(value: Tensor) -> float:
         found = torch.autograd.grad(value, parameters, allow_unused=True)
         assert all(each is not None and each.abs().max() > 0 for each in found), "every parameter"
         return float(sum(each.abs().sum() for each in found))
 
-    context = model.read_context(batch)
+    context = model.network.read_context(batch)
     assert context is not None
     mean = model.encoder(batch.tokens, batch.lengths, context).mean
     u = torch.randn(len(batch), model.prior.dim)
     level = torch.zeros(len(batch), dtype=torch.long)
     gradients(mean.square().sum() * 1e3 + (mean * torch.randn_like(mean)).sum())
-    gradients(model.reconstruction_nll(batch, u, context=model.read_context(batch)).sum())
-    gradients(model.prior.potential(u, level, Condition(context=model.read_context(batch))).sum())
-    gradients(recovery(model.prior, u, seeded(), model.read_context(batch)).energy_loss.sum())
+    gradients(model.network.reconstruction_nll(batch, u, context=model.network.read_context(batch)).sum())
+    gradients(model.prior.potential(u, level, Condition(context=model.network.read_context(batch))).sum())
+    gradients(recovery(model.prior, u, seeded(), model.network.read_context(batch)).energy_loss.sum())
     posterior = model.encoder(batch.tokens, batch.lengths, context)
     detached = posterior.unpacked(posterior.packed.detach())
-    gradients(score_matching(model.prior, detached, seeded(), model.read_context(batch)).loss.sum())
+    gradients(score_matching(model.prior, detached, seeded(), model.network.read_context(batch)).loss.sum())
 
 
 def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
@@ -315,7 +328,7 @@ def test_a_layered_energy_net_gives_each_layer_the_context() -> None:
 
 def test_a_chains_own_gradient_knows_the_context() -> None:
     """The hand-written gradient of the energy net against autograd, with symbols asked for beside the context."""
-    model = fresh().eval()
+    model = fresh()
     model.prior.chain = replace(model.prior.chain, dtype=torch.float32)
     u, level, c = torch.randn(9, 8), torch.arange(9) % 4, torch.randn(9, 6)
     condition = Condition({"act": torch.tensor([0, 1, -1] * 3)}, 2.0, context=c)
@@ -404,19 +417,19 @@ KINDS = ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_en
 @pytest.mark.parametrize("stage", ["autoencoder", "joint"])
 def test_refined_inference_reads_the_context(stage: Any) -> None:
     """The chain's target is p(x, u | c): another history is another posterior, at use and in training."""
-    model = fresh("inference.kind=refined", "inference.steps=2").eval()
+    model = fresh("inference.kind=refined", "inference.steps=2")
     refined = [model.encode(TEXTS, contexts=histories, refine=3).mean for histories in (HISTORIES, [[]] * 3)]
     assert not torch.allclose(*refined, atol=1e-3)
     batch = batch_of(model)
-    c = model.read_context(batch)
+    c = model.network.read_context(batch)
     assert c is not None
     u = torch.randn(len(batch), 8, generator=seeded())
-    scores = [model.posterior_score(batch, context=each)(u) for each in (c, -c)]
+    scores = [model.network.posterior_score(batch, context=each)(u) for each in (c, -c)]
     assert not torch.allclose(*scores, atol=1e-3)
-    loss = model.train()(batch, stage, Weights(), generator=seeded()).loss
+    loss = objective_of(model.network.train(), batch, stage, Weights(), generator=seeded()).loss
     loss.backward()
-    assert torch.isfinite(loss) and model.context_encoder is not None
-    assert all(parameter.grad is not None for parameter in model.context_encoder.parameters())
+    assert torch.isfinite(loss) and model.network.context_encoder is not None
+    assert all(parameter.grad is not None for parameter in model.network.context_encoder.parameters())
 
 
 def test_what_dialogue_models_do_not_do_is_said() -> None:
@@ -428,7 +441,7 @@ def test_what_dialogue_models_do_not_do_is_said() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_prior_answers(kind: str) -> None:
-    model = fresh(f"prior.kind={kind}", "prior.steps=2").eval()
+    model = fresh(f"prior.kind={kind}", "prior.steps=2")
     answers = model.respond(HISTORIES, n=2, symbols={"act": "question"})
     assert [len(each) for each in answers] == [2, 2, 2] and answers[1][0].history == tuple(HISTORIES[1])
     terms = model.elbo_terms(TEXTS, contexts=HISTORIES)
@@ -436,7 +449,9 @@ def test_every_kind_of_prior_answers(kind: str) -> None:
     assert len(model.edit(TEXTS, {"act": "question"}, contexts=HISTORIES)) == 3
     assert len(model.interpolate(*TEXTS[:2], 4, contexts=HISTORIES[:2])) == 4
     for stage in ("autoencoder", "joint"):
-        assert torch.isfinite(model.train()(batch_of(model), stage, Weights(), generator=seeded()).loss)
+        assert torch.isfinite(
+            objective_of(model.network.train(), batch_of(model), stage, Weights(), generator=seeded()).loss
+        )
 
 
 @pytest.mark.parametrize(
@@ -451,18 +466,18 @@ def test_every_kind_of_prior_answers(kind: str) -> None:
     ],
 )
 def test_every_network_reads_the_context(overrides: tuple[str, ...]) -> None:
-    model = fresh(*overrides).eval()
+    model = fresh(*overrides)
     u = torch.randn(3, 8)
-    c = model._context_vectors([tuple(history) for history in HISTORIES])
+    c = vectors_of(model, [tuple(history) for history in HISTORIES])
     batch = batch_of(model, 3)
     with torch.no_grad():
-        nll = [model.reconstruction_nll(batch, u, context=each) for each in (c, -c)]
+        nll = [model.network.reconstruction_nll(batch, u, context=each) for each in (c, -c)]
         mean = [model.encoder(batch.tokens, batch.lengths, each).mean for each in (c, -c)]
     assert (nll[0] - nll[1]).abs().max() > 1e-4 and (mean[0] - mean[1]).abs().max() > 1e-4
 
 
 def test_a_response_is_a_function_of_its_seed_and_of_the_history() -> None:
-    model = fresh().eval()
+    model = fresh()
     first = model.respond(ASKED, n=3, symbols={"act": "statement"}, seed=5)
     torch.manual_seed(99)
     assert model.respond(ASKED, n=3, symbols={"act": "statement"}, seed=5) == first
@@ -479,21 +494,21 @@ def test_a_response_is_a_function_of_its_seed_and_of_the_history() -> None:
 
 
 def test_only_the_last_turns_count_and_equal_histories_give_equal_vectors() -> None:
-    model = fresh().eval()
+    model = fresh()
     histories = [
         ("x", "y", "are you tired ?"),
         ("y", "are you tired ?"),
         ("are you tired ?",),
         ("y", "are you tired ?"),
     ]
-    vectors = model._context_vectors(histories)
+    vectors = vectors_of(model, histories)
     assert torch.equal(vectors[1], vectors[3])
     torch.testing.assert_close(vectors[0], vectors[1])
     assert not torch.allclose(vectors[1], vectors[2], atol=1e-4)
 
 
 def test_what_the_model_wrote_can_be_read_again_without_naming_the_history() -> None:
-    model = fresh().eval()
+    model = fresh()
     turns = [text for each in model.respond(ASKED, n=2, seed=1) for text in each]
     named = [history for history in ASKED for _ in range(2)]
     known, said = model.encode(turns), model.encode(list(map(str, turns)), contexts=named)
@@ -505,7 +520,7 @@ def test_what_the_model_wrote_can_be_read_again_without_naming_the_history() -> 
     assert model.edit(turns, {"act": "question"}, seed=2, contexts=named) == edited
     assert model.reconstruct(turns) == model.reconstruct(turns, contexts=named)
     assert torch.equal(model.reconstruction_losses(turns), model.reconstruction_losses(turns, contexts=named))
-    plain = untrained().eval()
+    plain = untrained()
     assert torch.equal(plain.encode([Turn("the food", ["x"])]).mean, plain.encode(["the food"]).mean)
 
 
@@ -527,7 +542,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_missing_and_needless_contexts_are_clear_errors(call: str) -> None:
-    talker, plain = fresh("prior.steps=1").eval(), untrained("prior.steps=1").eval()
+    talker, plain = fresh("prior.steps=1"), untrained("prior.steps=1")
     CALLS[call](talker, HISTORIES)
     CALLS[call](plain, None)
     with pytest.raises(TextEBMError, match=r"give contexts|use respond\(contexts\)"):
@@ -545,7 +560,7 @@ def test_missing_and_needless_contexts_are_clear_errors(call: str) -> None:
 def test_respond_refuses_what_it_cannot_do() -> None:
     with pytest.raises(TextEBMError, match="reads no context"):
         untrained().respond(["hello"])
-    model = fresh().eval()
+    model = fresh()
     with pytest.raises(TextEBMError, match="expected n >= 0"):
         model.respond(["hello"], n=-1)
     with pytest.raises(TextEBMError, match="has no class 'shout'"):
@@ -557,16 +572,16 @@ def test_respond_refuses_what_it_cannot_do() -> None:
     assert len(model.respond(["", "東京 🙂 zzz", "word " * 5000, "<eos> <pad>"])) == 4
 
 
-def test_answering_goes_round_and_ends() -> None:
-    model = fresh().eval()
-    with model.answering(ASKED[:2]):
-        texts = model.generate(5, seed=3)
-        assert texts == model.generate(5, seed=3, contexts=[ASKED[i % 2] for i in range(5)])
-        assert histories_of(texts) == [(ASKED[i % 2],) for i in range(5)]
+def test_answering_goes_round_and_leaves_the_model_alone() -> None:
+    model = fresh()
+    answering = model.answering(ASKED[:2])
+    texts = answering.generate(5, seed=3)
+    assert texts == model.generate(5, seed=3, contexts=[ASKED[i % 2] for i in range(5)])
+    assert histories_of(texts) == [(ASKED[i % 2],) for i in range(5)]
     with pytest.raises(TextEBMError, match="use respond"):
         model.generate(1)
-    with untrained().answering(ASKED) as nothing:
-        assert nothing is None
+    silent = untrained()
+    assert silent.answering(ASKED) is silent
 
 
 # --- training and files -----------------------------------------------------------------------------------------------
@@ -591,7 +606,7 @@ def test_the_context_lowers_the_loss_where_it_tells_the_answer() -> None:
     assert {"context_reliance", "acceptance"} <= health.values.keys()
     corpus = parts(talking())[0]
     texts = texts_of(corpus["test"])
-    model = worker.model.eval()
+    model = TextEBM(worker.model.eval())
     true = model.elbo_terms(texts)
     moved = model.elbo_terms(texts, contexts=[histories_of(texts)[i - 3] for i in range(len(texts))])
     gain = (moved.reconstruction_nll + moved.kl - true.reconstruction_nll - true.kl).mean()
@@ -612,8 +627,7 @@ def test_save_and_load_answer_alike_and_the_suite_and_report_run(tmp_path: Path)
     corpus = parts(talking())[0]
     with pytest.raises(TextEBMError, match="use respond"):
         evaluate(loaded, corpus, effort=Effort(samples=4, samples_per_class=2))
-    with loaded.answering(ASKED):
-        found = inspect(loaded, choose_rows(corpus["test"]))
+    found = inspect_rows(loaded.answering(ASKED), choose_rows(corpus["test"]))
     assert len(found.losses) == len(found.energies) == len(corpus["test"]) and found.diffusions
 
 
@@ -636,10 +650,8 @@ def test_a_resumed_run_is_the_unbroken_one() -> None:
 def test_the_command_line_answers_and_reads_histories(tmp_path: Path) -> None:
     from tiny import run as textebm
 
-    from textebm.model.files import save
-
-    save(fresh().eval(), tmp_path / "talker")
-    save(untrained().eval(), tmp_path / "plain")
+    fresh().save_pretrained(tmp_path / "talker")
+    untrained().save_pretrained(tmp_path / "plain")
     done = textebm(
         "respond",
         tmp_path / "talker",

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
+from textebm.model.decoding import DecodingOptions, decode_tokens
 from textebm.networks.decoder import Decoder, DecoderState, RecurrentDecoder, TransformerDecoder
 from textebm.text.tokenizer import train_word
-from textebm.use.decoding import DecodingOptions, decode_tokens
 
 
 @pytest.fixture(scope="module")

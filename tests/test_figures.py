@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
-from textebm.inspection.frames import crosstab
+from textebm.inspection.frames import Inspection, crosstab
 from textebm.inspection.projection import Layout, Projection, project
-from textebm.inspection.report import Inspection, inspect
+from textebm.inspection.report import inspect, inspect_rows
 from textebm.inspection.rows import choose_rows
 from textebm.runs import report as reports
 from textebm.text.grammar import corpus
@@ -28,7 +28,7 @@ from textebm.text.grammar import corpus
 
 @pytest.fixture(scope="module")
 def found() -> Inspection:
-    return trained().inspect(corpus(300)["test"], limit=50)
+    return inspect(trained(), corpus(300)["test"], limit=50)
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,12 @@ def test_a_crosstab_counts(found: Inspection) -> None:
 
 def test_inspect_takes_texts() -> None:
     model = trained()
-    found = model.inspect(["", *sentences(30), "  "], seed=1)
+    found = inspect(model, ["", *sentences(30), "  "], seed=1)
     assert found.rows.texts == list(sentences(30)) and found.rows.labels == {}
     assert found.frames()["labels"].empty
     with pytest.raises(TextEBMError, match="expected a list of texts, got one string"):
-        model.inspect("one text")
-    assert len(model.inspect(sentences(30), limit=7).rows) == 7
+        inspect(model, "one text")
+    assert len(inspect(model, sentences(30), limit=7).rows) == 7
 
 
 # -- maps --------------------------------------------------------------------------------------------------------------
@@ -101,16 +101,16 @@ def test_umap_is_added_and_the_other_maps_stay(monkeypatch: pytest.MonkeyPatch) 
     asked: list[dict[str, Any]] = []
     fake_umap(monkeypatch, asked)
     model, rows = trained(), choose_rows(corpus(300)["test"], limit=40)
-    first = inspect(model, rows, identity="m").projection
+    first = inspect_rows(model, rows, identity="m").projection
     assert set(first.layouts) == {"pca", "tsne"} and asked == []
-    second = inspect(model, rows, identity="m", stored=first, umap=True).projection
+    second = inspect_rows(model, rows, identity="m", stored=first, umap=True).projection
     assert list(second.layouts) == ["pca", "tsne", "umap"] and second.layouts["tsne"] is first.layouts["tsne"]
     assert asked == [{"n_neighbors": 15, "min_dist": 0.1, "random_state": 0, "n_jobs": 1}]
     mean = model.encode(rows.texts).mean.numpy()
     assert np.allclose(second.layouts["umap"].points, 2 * mean[:, :2], atol=1e-3)
-    third = inspect(model, rows, identity="m", stored=second, umap=True).projection
+    third = inspect_rows(model, rows, identity="m", stored=second, umap=True).projection
     assert third is second and len(asked) == 1  # stored: it never moves
-    assert inspect(model, rows, identity="m", stored=second).projection is second
+    assert inspect_rows(model, rows, identity="m", stored=second).projection is second
     assert Projection.from_json(json.loads(json.dumps(second.to_json()))).to_json() == second.to_json()
 
 

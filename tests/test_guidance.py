@@ -6,17 +6,18 @@ import math
 
 import pytest
 import torch
-from tiny import sentences, trained, trainer, untrained
+from tiny import network, objective_of, sentences, trained, trainer, untrained
 from torch import Tensor
 from torch.nn import functional as F
 
-from textebm.api import Weights
 from textebm.errors import TextEBMError
 from textebm.evaluation.likeness import likeness
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.model.auxiliary_terms import view_term
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import simclr_loss
+from textebm.objective.schedules import Weights
 from textebm.prior.condition import Condition
 from textebm.prior.guidance import view_loss
 from textebm.prior.noise import NoiseSchedule, log_snr_ladder
@@ -163,9 +164,9 @@ def test_layers_add_their_views() -> None:
 
 @pytest.mark.parametrize("stage", ["autoencoder", "joint"])
 def test_every_part_of_the_guidance_learns(stage: str) -> None:
-    model = untrained(*GUIDED).train()
+    model = network(*GUIDED).train()
     batch = collate_texts(list(sentences(12)), model.tokenizer, 16)
-    objective = model(batch, stage, Weights(), {}, generator())
+    objective = objective_of(model, batch, stage, Weights(), {}, generator())
     assert {"contrastive", "view_cosine"} <= set(objective.terms)
     assert -1 <= float(objective.terms["view_cosine"].detach()) <= 1
     objective.loss.backward()
@@ -174,14 +175,15 @@ def test_every_part_of_the_guidance_learns(stage: str) -> None:
     # the view is a target for the prior: −E cos alone gives h nothing
     model.zero_grad()
     features = model.encoder.features(batch.tokens, batch.lengths)
-    model._view_term(model.encoder.posterior(features).mean, model.encoder.views(features).detach(), {}).backward()
+    means, views = model.encoder.posterior(features).mean, model.encoder.views(features).detach()
+    view_term(model, means, views, None, {}).backward()
     assert all(p.grad is None or not p.grad.any() for p in model.encoder.view.parameters())
 
 
 def test_without_guidance_nothing_is_there() -> None:
     model = untrained()
     assert not model.guided and model.encoder.view is None and model.prior.energy.view is None
-    assert not any("view" in name for name in model.state_dict())
+    assert not any("view" in name for name in model.network.state_dict())
     with pytest.raises(TextEBMError, match="objective.contrastive_weight"):
         model.generate(2, like=["they loved it"])
 
@@ -191,7 +193,7 @@ def test_without_guidance_nothing_is_there() -> None:
     ["gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_energy", "hierarchical_diffusion_energy"],
 )
 def test_every_prior_can_be_asked_by_example(kind: str) -> None:
-    model = untrained(*GUIDED, f"prior.kind={kind}", "prior.steps=3", "prior.chain_precision=float32").eval()
+    model = untrained(*GUIDED, f"prior.kind={kind}", "prior.steps=3", "prior.chain_precision=float32")
     model.prior.view_cosine.fill_(0.5)
     example = list(sentences(2))
     free, near = model.sample_latents(6, seed=1), model.sample_latents(6, like=example[:1], seed=1)

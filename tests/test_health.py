@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import recipe, splits, trainer, untrained
+from tiny import network, recipe, splits, trainer
 
-from textebm.api import TextEBM
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.training.health import Health, measure_health
 
 ALARMS = {"posterior collapse", "few active units", "code collapse", "energy divergence", "chain stuck"}
 
 
-def health(model: TextEBM, stage: str = "autoencoder") -> Health:
+def health(model: LatentTextModel, stage: str = "autoencoder") -> Health:
     return measure_health(model, splits(recipe())[1]["validation"], stage=stage)  # type: ignore[arg-type]
 
 
@@ -40,7 +40,7 @@ def test_a_healthy_short_run_is_silent() -> None:
 
 
 def test_a_decoder_that_ignores_the_latent_raises_the_collapse_alarm() -> None:
-    model = untrained()
+    model = network()
     hidden = model.decoder.hidden
     model.decoder.hidden = lambda inputs, z: hidden(inputs, torch.zeros_like(z))  # type: ignore[method-assign]
     found = health(model)
@@ -51,14 +51,14 @@ def test_a_decoder_that_ignores_the_latent_raises_the_collapse_alarm() -> None:
 
 
 def test_constant_posteriors_raise_the_unit_alarm() -> None:
-    model = untrained("latent.standardize=false")
+    model = network("latent.standardize=false")
     torch.nn.init.zeros_(model.encoder.head.mean.weight)
     found = health(model)
     assert found.values["active_units"] == 0 and "few active units" in names(found)
 
 
 def test_one_code_for_all_raises_the_code_alarm() -> None:
-    model = untrained()
+    model = network()
     torch.nn.init.zeros_(model.prior.energy.outputs.weight)
     model.prior.energy.outputs.bias.data[-1] = 9.0
     assert "code collapse" in names(health(model, "prior"))
@@ -66,7 +66,7 @@ def test_one_code_for_all_raises_the_code_alarm() -> None:
 
 
 def test_a_steep_potential_raises_the_energy_alarm() -> None:
-    model = untrained()
+    model = network()
     torch.nn.init.normal_(model.prior.energy.outputs.weight, std=1e4)
     found = health(model, "prior")
     assert found.values["energy_magnitude"] > 1000
@@ -74,19 +74,19 @@ def test_a_steep_potential_raises_the_energy_alarm() -> None:
 
 
 def test_a_chain_that_does_not_move_raises_an_alarm() -> None:
-    model = untrained("prior.kind=energy", "prior.steps=5", "prior.sampler=langevin", "prior.step_size=3")
+    model = network("prior.kind=energy", "prior.steps=5", "prior.sampler=langevin", "prior.step_size=3")
     assert "chain stuck" in names(health(model, "prior"))
 
 
 def test_samples_far_from_the_posteriors_raise_an_alarm() -> None:
-    model = untrained("latent.standardize=false", "latent.max_stddev=0.1", "prior.kind=energy")
+    model = network("latent.standardize=false", "latent.max_stddev=0.1", "prior.kind=energy")
     torch.nn.init.zeros_(model.prior.energy.outputs.weight)  # samples of N(0, I), posteriors near one point
     torch.nn.init.zeros_(model.encoder.head.mean.weight)
     assert "prior off the posterior" in names(health(model, "prior"))
 
 
 def test_health_is_measured_without_a_trace() -> None:
-    model = untrained()
+    model = network()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,63 +18,46 @@ PACKAGE = Path(textebm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 
-# unit (folder or module of the package) -> the units it may import, besides itself. "training.checkpoint" allows that
-# module alone. Data flows text -> tokens -> latent -> prior -> text; what stands later may know what stands earlier.
-ALLOWED = {
+# One way up: a room knows only rooms of lower floors. Each floor may import all those below it, but for the floors of
+# parts (1 and 2), whose rooms know only what is named here. "textebm/README" of the plan: shared/design/house.md.
+ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "recipe": {"errors"},
-    "text": {"errors"},
-    "networks": {"errors"},
-    "objective": {"errors"},
+    "terminal": set(),  # what a terminal is shown
+    "files": {"errors"},  # what is written, is written whole
+    # the parts
+    "text": {"errors", "files"},
+    "networks": {"errors", "files"},
+    "objective": {"errors"},  # pure terms
+    "recipe": {"errors", "files"},
     "prior": {"errors", "networks"},
-    "inference": {"errors", "prior", "networks"},  # chains on the posterior: between the prior and what reads with them
-    "reading": {"errors", "inference", "prior", "networks", "text"},
-    "generation": {"errors", "prior", "networks", "text", "reading"},
-    "model": {"errors", "inference", "reading", "generation", "prior", "networks", "objective", "text"},
-    "build": {"errors", "recipe", "inference", "model", "reading", "networks", "prior", "objective", "text"},
-    "pretrained": {"errors", "build", "recipe", "inference", "model", "training.checkpoint"},
-    "densities": {"errors", "networks", "objective", "prior"},  # no text at all: the prior on its own
-    # the language model that stands beside the measured one is made of the same networks and written out the same way
-    "evaluation": {"errors", "text", "networks", "decoding"},
-    "inspection": {"errors", "text", "evaluation", "model", "reading", "prior"},  # prior.sampling: its chains are timed
-    "training": {
-        *("errors", "recipe", "build", "pretrained", "model", "reading", "inference", "objective", "prior"),
-        *("networks", "text", "evaluation", "inspection"),
-    },
-    # benchmarks look at every part from outside; nothing but the command line knows them
-    "bench": {
-        *("errors", "recipe", "build", "model", "generation", "reading", "networks", "prior", "objective", "text"),
-        *("training", "inspection"),
-    },
-    "cli": {"*"},
-    "__main__": {"cli"},
-    "__init__": {"*"},
+    # the model: encoder, decoder, prior, and the objective that trains them
+    "model": {"errors", "files", "recipe", "text", "networks", "objective", "prior"},
 }
-# Allowed inside a function only: the model's from_pretrained, save_pretrained and inspect call what is built upon it.
-LAZY = {"model": {"pretrained"}, "generation": {"inspection"}}
+ALLOWED["use"] = {*ALLOWED["model"], "model"}  # what one does with a trained model
+ALLOWED["api"] = {*ALLOWED["use"], "use"}  # the face of all that
+# measure it, look at it, train it
+ALLOWED["evaluation"] = {*ALLOWED["api"], "api"}
+ALLOWED["inspection"] = {*ALLOWED["evaluation"], "evaluation"}
+ALLOWED["training"] = {*ALLOWED["model"], "model", "evaluation"}  # no roof: evaluation.latent has the estimates
+ALLOWED["runs"] = {*ALLOWED["inspection"], *ALLOWED["training"], "inspection", "training", "terminal"}  # a run directory
+# the doors
+ALLOWED["densities"] = {"errors", "networks", "objective", "prior"}  # no text at all: the prior on its own
+ALLOWED["bench"] = {*ALLOWED["runs"]}
+ALLOWED["cli"] = {*ALLOWED["runs"], "runs", "densities", "bench"}
+ALLOWED["__main__"] = {"cli"}
+ALLOWED["__init__"] = {*ALLOWED["cli"], "cli"} - {"cli"}
 # Keyword arguments that let a file run code.
 TRUSTING = {("trust_remote_code", True), ("weights_only", False), ("allow_pickle", True), ("shell", True)}
-# One idea in several files at the top of the package counts as one unit.
-PARTS = {
-    "decoding": "generation",
-    "rewriting": "generation",
-    "scoring": "reading",
-    "dialogue": "reading",
-    "companions": "model",
-    "recipe_checks": "recipe",
-    "recipe_io": "recipe",
-    "recipe_yaml": "recipe",
-}
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def unit_of(module: str) -> str:
     """`textebm.prior.noise` -> `prior`; the package itself is `__init__`."""
-    name = (module.split(".") + ["__init__"])[1]
-    return PARTS.get(name, name)
+    return (module.split(".") + ["__init__"])[1]
 
 
 def module_of(path: Path) -> str:
@@ -86,36 +70,26 @@ def exists(module: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
-def imports(tree: ast.Module, module: str, is_package: bool) -> list[tuple[str, int, bool]]:
-    """(module of ours, line, inside a function) for each import, nested ones too; TYPE_CHECKING blocks are not code."""
-    found: list[tuple[str, int, bool]] = []
-
-    def visit(node: ast.AST, lazy: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            for child in node.orelse:
-                visit(child, lazy)
-            return
+def imports(tree: ast.Module, module: str, is_package: bool) -> list[tuple[str, int]]:
+    """(module of ours, line) for each import: nested ones too, and those that only a type checker reads."""
+    named: list[tuple[str, int]] = []
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if base == "textebm" and all(alias.name == "__version__" for alias in node.names):
-                return  # the version is everybody's
+                continue  # the version is everybody's
             if node.level:
                 parents = module.split(".")
                 parents = parents[: len(parents) - node.level + is_package]
                 base = ".".join([*parents, *filter(None, [node.module])])
-            # `from textebm.training import checkpoint` names a module, `from textebm.errors import X` does not.
-            whole = [f"{base}.{alias.name}" for alias in node.names]
-            names = [name if base == "textebm" or exists(name) else base for name in whole]
-        found.extend((name, node.lineno, lazy) for name in names if name.split(".")[0] == "textebm")
-        inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(tree, False)
-    return found
+            # `from textebm.training import loop` names a module, `from textebm.errors import X` does not.
+            full = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if base == "textebm" or exists(name) else base for name in full]
+        named.extend((name, node.lineno) for name in names if name.split(".")[0] == "textebm")
+    return named
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -123,28 +97,34 @@ def test_imports_follow_the_direction(path: Path) -> None:
     module = module_of(path)
     unit = unit_of(module)
     assert unit in ALLOWED, f"{path.name}: enter {unit!r} in the table of allowed imports, and say why in the commit"
-    for name, line, lazy in imports(parse(path), module, path.name == "__init__.py"):
-        allowed = ALLOWED[unit] | {unit} | (LAZY.get(unit, set()) if lazy else set())
+    for name, line in imports(parse(path), module, path.name == "__init__.py"):
         target = unit_of(name)
-        fits = "*" in allowed or target in allowed or ".".join(name.split(".")[1:]) in allowed
-        assert fits, f"{path}:{line}: {unit} imports {name}; allowed: {', '.join(sorted(allowed))}"
+        allowed = ALLOWED[unit] | {unit}
+        assert target in allowed, f"{path}:{line}: {unit} imports {name}; allowed: {', '.join(sorted(allowed))}"
+
+
+def circles(edges: dict[str, set[str]]) -> set[str]:
+    """What is left when everything that imports nothing that is left has been taken away, again and again."""
+    left = dict(edges)
+    while free := [name for name, targets in left.items() if not (targets - {name}) & left.keys()]:
+        for name in free:
+            del left[name]
+    return set(left)
 
 
 def test_the_table_has_no_circle() -> None:
-    order: list[str] = []
-    left = {unit: {name.split(".")[0] for name in names} for unit, names in ALLOWED.items() if "*" not in names}
-    left["pretrained"].discard("training")  # training.checkpoint alone, which imports only errors (next test)
-    while left:
-        free = [unit for unit, names in left.items() if not names & left.keys()]
-        assert free, f"a circle among {sorted(left)}"
-        order += free
-        left = {unit: names for unit, names in left.items() if unit not in free}
-    assert order.index("text") < order.index("model") < order.index("build") < order.index("training")
+    assert not circles(ALLOWED)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == {"a", "b", "c"}
 
 
-def test_checkpoint_stands_below_the_model() -> None:
-    path = PACKAGE / "training" / "checkpoint.py"
-    assert {unit_of(name) for name, _, _ in imports(parse(path), module_of(path), False)} == {"errors"}
+def test_no_file_imports_itself_through_others() -> None:
+    edges = {}
+    for path in FILES:
+        module = module_of(path)
+        edges[module] = {name for name, _ in imports(parse(path), module, path.name == "__init__.py")}
+    edges.pop("textebm")  # the lazy names of the package, which nobody inside may use
+    assert not circles(edges)
+    assert not [module for module, names in edges.items() if "textebm" in names]
 
 
 def test_the_parser_sees_every_form() -> None:
@@ -156,15 +136,12 @@ from ..text import batches
 from .prior import noise
 import torch
 if TYPE_CHECKING:
-    import textebm.cli
+    import textebm.runs.sweep
 def f():
     from textebm.cli import app
 """
-    found = imports(ast.parse(source), "textebm.networks.encoder", False)
-    names = [name for name, _, _ in found]
-    assert names[:2] == ["textebm.api", "textebm.model.build"]
-    assert {unit_of(name) for name in names[2:5]} == {"networks", "text"}
-    assert names[-1] == "textebm.cli" and found[-1][2] and not any(lazy for _, _, lazy in found[:-1])
+    names = {name for name, _ in imports(ast.parse(source), "textebm.networks.encoder", False)}
+    assert {unit_of(name) for name in names} == {"api", "model", "networks", "text", "runs", "cli"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
@@ -186,11 +163,11 @@ def test_nothing_unsafe_is_called(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_only_build_asks_for_a_kind(path: Path) -> None:
-    """A component that compares `kind` is two components, chosen in build.py; recipe.py checks what it was given.
+    """A component that compares `kind` is two components, chosen in model/build.py; recipe/ checks what it was given.
 
     A `kind` that the file itself finds out (what sort of file a reader has before it) is another matter.
     """
-    if unit_of(module_of(path)) in ("build", "recipe"):
+    if module_of(path) == "textebm.model.build" or unit_of(module_of(path)) == "recipe":
         return
     nodes = list(ast.walk(parse(path)))
     own = any(isinstance(node, ast.Name) and node.id == "kind" and bound(node) for node in nodes)
@@ -231,7 +208,8 @@ def test_importing_a_file_calls_nothing(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_are_short_and_finished(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 450
+    # the face has a signature and a description for each method, and no more
+    assert len(text.splitlines()) <= (600 if path.name == "api.py" else 450)
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
 
 
@@ -266,7 +244,7 @@ def test_transformers_networks_are_loaded_only_where_one_is_used() -> None:
     run(
         """
 import sys
-import textebm.model.build, textebm.use.writing
+import textebm.api, textebm.model.build
 assert "transformers" in sys.modules and "transformers.modeling_utils" not in sys.modules, "seconds at every start"
 """
     )

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
-from tiny import recipe, sentences, trainer, untrained
+from tiny import network, objective_of, recipe, sentences, trainer, untrained
 from torch import Tensor
 
+from textebm.api import TextEBM
 from textebm.errors import RecipeError, TextEBMError
-from textebm.model.inference import Refinement, Score, ShortRun, langevin_kernel, still, text_noise
+from textebm.model.inference import Refinement, Score, ShortRun, frozen, langevin_kernel, text_noise
 from textebm.networks.posterior import Posterior, PosteriorHead, TopDownHead
 from textebm.objective.schedules import Weights
 from textebm.text.batches import collate_texts
@@ -197,7 +198,7 @@ KINDS = ("gaussian", "gaussian_mixture", "energy", "diffusion_energy", "joint_en
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: str, learned: bool) -> None:
-    model = untrained(f"prior.kind={kind}", "prior.num_levels=null", "decoder.dropout=0.3", "decoder.word_dropout=0.5")
+    model = network(f"prior.kind={kind}", "prior.num_levels=null", "decoder.dropout=0.3", "decoder.word_dropout=0.5")
     for parameter in model.prior.transport.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     batch = collate_texts(sentences(3), model.tokenizer, model.max_tokens)
@@ -208,7 +209,7 @@ def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: st
             log_prior = -0.5 * u.square().sum(-1)
         else:
             log_prior = model.prior.potential(u, level)
-        return log_prior - model.reconstruction_nll(batch, u)
+        return log_prior - model.network.reconstruction_nll(batch, u)
 
     model.train()
     u = torch.randn(3, 8, generator=seeded())
@@ -238,7 +239,7 @@ def test_every_prior_trains_and_serves(inference: tuple[str, ...], kind: str) ->
     moved = {name.split(".")[0] for name, value in worker.model.state_dict().items() if not value.equal(before[name])}
     assert moved == {"encoder", "decoder", "prior"}
     assert all(math.isfinite(value) for value in worker.health().values.values())
-    model, texts = worker.model.eval(), list(sentences(6))
+    model, texts = TextEBM(worker.model.eval()), list(sentences(6))
     for refine in (0, 2):
         terms = model.elbo_terms(texts, refine=refine)
         assert bool((terms.reconstruction_nll + terms.kl).isfinite().all())
@@ -281,7 +282,7 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
         with torch.no_grad():
             level = torch.zeros(len(texts), dtype=torch.long)
             prior = model.prior.potential(mean, level) - 0.5 * mean.square().sum(-1)
-            return float((prior - model.reconstruction_nll(batch, mean)).mean())
+            return float((prior - model.network.reconstruction_nll(batch, mean)).mean())
 
     assert log_joint(0) < log_joint(3) < log_joint(20)
     assert torch.equal(model.encode(texts, refine=3).stddev, model.encode(texts).stddev)
@@ -290,20 +291,18 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
 
 
 def test_a_short_run_has_no_encoder_and_is_saved_and_loaded(tmp_path: object) -> None:
-    from textebm import TextEBM
-
     model = untrained(*SHORT)
-    assert [name for name in model.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
+    assert [name for name in model.network.state_dict() if name.startswith("encoder.")] == ["encoder.log_size"]
     model.save_pretrained(str(tmp_path))
     loaded = TextEBM.from_pretrained(str(tmp_path))
     assert torch.equal(loaded.encode(list(sentences(3))).mean, model.encode(list(sentences(3))).mean)
 
 
-def test_still_gives_back_what_it_took() -> None:
-    model = untrained(*REFINED, "decoder.dropout=0.3").train()
+def test_frozen_gives_back_what_it_took() -> None:
+    model = network(*REFINED, "decoder.dropout=0.3").train()
     model.prior.eval()
     modes = [module.training for module in model.modules()]
-    with pytest.raises(ZeroDivisionError), still(model):
+    with pytest.raises(ZeroDivisionError), frozen(model):
         assert not model.decoder.dropout.training and not any(p.requires_grad for p in model.parameters())
         _ = 1 / 0
     assert modes == [module.training for module in model.modules()]
@@ -311,9 +310,9 @@ def test_still_gives_back_what_it_took() -> None:
 
 
 def test_the_encoder_alone_gets_the_encoders_loss() -> None:
-    model = untrained(*REFINED, "inference.elbo_weight=0").train()
+    model = network(*REFINED, "inference.elbo_weight=0").train()
     batch = collate_texts(sentences(8), model.tokenizer, model.max_tokens)
-    objective = model(batch, "autoencoder", Weights(), {}, seeded())
+    objective = objective_of(model, batch, "autoencoder", Weights(), {}, seeded())
     encoder = torch.autograd.grad(objective.loss, list(model.encoder.parameters()), retain_graph=True)
     alone = torch.autograd.grad(objective.terms["encoder_cross_entropy"], list(model.encoder.parameters()))
     for ours, cross_entropy in zip(encoder, alone, strict=True):
@@ -341,8 +340,8 @@ def test_what_cannot_work_is_refused(overrides: list[str], message: str) -> None
 
 
 def test_what_the_recipe_leaves_open() -> None:
-    refinement = untrained("inference.kind=refined").refinement
+    refinement = network("inference.kind=refined").refinement
     assert refinement == Refinement(5, 0.7, 1.0)
-    encoder = untrained("inference.kind=short_run").encoder
+    encoder = network("inference.kind=short_run").encoder
     assert isinstance(encoder, ShortRun) and encoder.steps == 10
     assert torch.allclose(encoder.log_size.exp(), torch.tensor(0.3))

@@ -54,12 +54,13 @@ def test_a_chain_without_potential_forgets_at_its_own_rate() -> None:
 
 @pytest.mark.parametrize("overrides", [(), ("prior.sampler=langevin",), ("prior.kind=energy",)])
 def test_chains_repeat_and_leave_the_model_alone(overrides: tuple[str, ...]) -> None:
-    model = untrained(*overrides).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model = untrained(*overrides)
+    model.network.train()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
     one, two = (sampler.chains(model, [None] * 4, seed=3) for _ in range(2))
-    assert one == two and len(one) == model.prior.num_levels and model.training
+    assert one == two and len(one) == model.prior.num_levels and model.network.training
     assert all(0 < chain.ess_position <= 100 and 0 < chain.ess_energy <= 100 for chain in one)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
 
 
 def test_a_closed_form_prior_has_no_chains() -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import network, objective_of, splits
 from tiny import recipe as tiny_recipe
-from tiny import splits, untrained
 from torch import Tensor
 
-from textebm.api import LatentBatch, TextEBM, Weights
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch
+from textebm.objective.schedules import Weights
 from textebm.text.batches import TokenBatch, collate, special_ids
 
 GRU = ("encoder.kind=gru", "decoder.kind=gru")
@@ -45,8 +47,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("stage", ["autoencoder", "joint"])
 @pytest.mark.parametrize("learning", ["score_matching", "recovery"])
 def test_terms_are_named_finite_and_end_in_the_loss(stage: str, learning: str) -> None:
-    model = untrained(f"prior.learning={learning}")
-    objective = model(batch_of(), stage, Weights(), targets_of(24), seeded())
+    model = network(f"prior.learning={learning}")
+    objective = objective_of(model, batch_of(), stage, Weights(), targets_of(24), seeded())
     expected = {"reconstruction", "cross_entropy_sentiment", "cross_entropy_topic", "cross_entropy_code"}
     expected |= {"mutual_information_code", "loss"}
     if stage == "autoencoder":
@@ -59,9 +61,9 @@ def test_terms_are_named_finite_and_end_in_the_loss(stage: str, learning: str) -
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
-    model = untrained()
+    model = network()
     weights = Weights(kl=0.5, supervised=2.0, cluster=3.0, mutual_information=0.25)
-    terms = model(batch_of(), "autoencoder", weights, targets_of(24), seeded()).terms
+    terms = objective_of(model, batch_of(), "autoencoder", weights, targets_of(24), seeded()).terms
     by_hand = (
         terms["reconstruction"]
         + 0.5 * terms["kl"]
@@ -73,8 +75,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 
 
 def test_the_gaussian_kl_is_the_closed_form() -> None:
-    model = untrained("prior.kind=gaussian").eval()
-    objective = model(batch_of(), "autoencoder", Weights(), None, seeded())
+    model = network("prior.kind=gaussian").eval()
+    objective = objective_of(model, batch_of(), "autoencoder", Weights(), None, seeded())
     posterior = objective.posterior
     normal = torch.distributions.Normal(0.0, 1.0)
     by_torch = torch.distributions.kl_divergence(torch.distributions.Normal(posterior.mean, posterior.stddev), normal)
@@ -82,20 +84,23 @@ def test_the_gaussian_kl_is_the_closed_form() -> None:
 
 
 def test_free_bits_are_a_floor_on_each_dimension() -> None:
-    model = untrained("prior.kind=gaussian").eval()
-    terms = [model(batch_of(), "autoencoder", Weights(free_bits=bits), None, seeded()).terms for bits in (0.0, 50.0)]
+    model = network("prior.kind=gaussian").eval()
+    terms = [
+        objective_of(model, batch_of(), "autoencoder", Weights(free_bits=bits), None, seeded()).terms
+        for bits in (0.0, 50.0)
+    ]
     assert terms[0]["kl"] == terms[1]["kl"]
     assert (terms[1]["loss"] - terms[0]["loss"]).item() == pytest.approx(8 * 50.0 - terms[0]["kl"].item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("networks", [GRU, LSTM, TRANSFORMER], ids=["gru", "lstm", "transformer"])
 def test_padding_is_inert(networks: tuple[str, ...]) -> None:
-    model = untrained(*networks).eval()
+    model = network(*networks).eval()
     batch = batch_of()
     pad, unk = model.tokenizer.pad_token_id, model.tokenizer.unk_token_id
-    plain = model(batch, "autoencoder", Weights(), targets_of(24), seeded())
+    plain = objective_of(model, batch, "autoencoder", Weights(), targets_of(24), seeded())
     for other in (padded(batch, 5, pad), padded(batch, 5, unk)):  # whatever stands there
-        wide = model(other, "autoencoder", Weights(), targets_of(24), seeded())
+        wide = objective_of(model, other, "autoencoder", Weights(), targets_of(24), seeded())
         for name, term in plain.terms.items():
             assert wide.terms[name].item() == pytest.approx(term.item(), rel=1e-5), name
     z = plain.posterior.mean
@@ -110,7 +115,7 @@ def batch_rows(batch: TokenBatch, i: int) -> TokenBatch:
 
 
 def test_a_uniform_decoder_costs_log_v_a_word() -> None:
-    model = untrained().eval()
+    model = network().eval()
     torch.nn.init.zeros_(model.decoder.embedding.weight)
     batch = batch_of()
     nll = model.reconstruction_nll(batch, torch.zeros(24, 8))
@@ -138,9 +143,7 @@ COMBINATIONS = [
 def test_every_parameter_gets_a_gradient_over_the_stages(
     kind: str, learning: str, networks: tuple[str, ...], standardize: bool
 ) -> None:
-    model = untrained(
-        f"prior.kind={kind}", f"prior.learning={learning}", *networks, f"latent.standardize={standardize}"
-    )
+    model = network(f"prior.kind={kind}", f"prior.learning={learning}", *networks, f"latent.standardize={standardize}")
     batch, targets = batch_of(), targets_of(24)
     posterior = model.encoder(batch.tokens, batch.lengths)
     latents = LatentBatch(posterior.unpacked(posterior.packed.detach()), targets)
@@ -152,7 +155,7 @@ def test_every_parameter_gets_a_gradient_over_the_stages(
         for stage in ("autoencoder", "prior", "joint"):
             optimizer.zero_grad(set_to_none=True)
             given = latents if stage == "prior" else batch
-            model(given, stage, Weights(mutual_information=0.1), targets, seeded(step)).loss.backward()
+            objective_of(model, given, stage, Weights(mutual_information=0.1), targets, seeded(step)).loss.backward()
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None and parameter.grad.abs().sum() > 0:
                     assert torch.isfinite(parameter.grad).all(), name
@@ -173,24 +176,24 @@ def test_every_parameter_gets_a_gradient_over_the_stages(
 
 
 def test_missing_labels_contribute_nothing() -> None:
-    model = untrained()
-    objective = model(batch_of(), "autoencoder", Weights(), targets_of(24, missing=True), seeded())
+    model = network()
+    objective = objective_of(model, batch_of(), "autoencoder", Weights(), targets_of(24, missing=True), seeded())
     assert all(objective.terms[f"cross_entropy_{name}"] == 0 for name in LABELS)
-    none = model(batch_of(), "autoencoder", Weights(), None, seeded())
+    none = objective_of(model, batch_of(), "autoencoder", Weights(), None, seeded())
     assert none.loss == objective.loss
 
     some = targets_of(24)
     some["sentiment"][6:] = -1
-    half = model(batch_of(), "autoencoder", Weights(), some, seeded()).terms["cross_entropy_sentiment"]
+    half = objective_of(model, batch_of(), "autoencoder", Weights(), some, seeded()).terms["cross_entropy_sentiment"]
     logits = model.prior.symbol_logits(
-        model(batch_of(), "autoencoder", Weights(), None, seeded()).posterior.sample(seeded())
+        objective_of(model, batch_of(), "autoencoder", Weights(), None, seeded()).posterior.sample(seeded())
     )
     by_hand = torch.nn.functional.cross_entropy(logits["sentiment"][:6], some["sentiment"][:6])
     assert half.item() == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_word_dropout_acts_in_training_only() -> None:
-    plain, dropping = untrained(), untrained("decoder.word_dropout=0.9")
+    plain, dropping = network(), network("decoder.word_dropout=0.9")
     batch, z = batch_of(), torch.randn(24, 8, generator=seeded())
     for model in (plain, dropping):
         model.eval()
@@ -206,20 +209,23 @@ def test_word_dropout_acts_in_training_only() -> None:
 
 @pytest.mark.parametrize("kind", ["diffusion_energy", "hierarchical_diffusion_energy"])
 def test_bfloat16_is_close_and_keeps_the_prior_in_float32(kind: str) -> None:
-    model = untrained(f"prior.kind={kind}").train()
-    plain = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
-    model = untrained(f"prior.kind={kind}").train()
+    model = network(f"prior.kind={kind}").train()
+    plain = objective_of(model, batch_of(), "joint", Weights(), targets_of(24), seeded())
+    model = network(f"prior.kind={kind}").train()
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = model(batch_of(), "joint", Weights(), targets_of(24), seeded())
+        mixed = objective_of(model, batch_of(), "joint", Weights(), targets_of(24), seeded())
     assert mixed.loss.dtype == torch.float32 and mixed.posterior.mean.dtype == torch.float32
     for name, term in plain.terms.items():
         assert mixed.terms[name].item() == pytest.approx(term.item(), rel=0.03, abs=0.03), name
 
 
 def test_a_model_is_a_function_of_its_seed() -> None:
-    def losses(model: TextEBM) -> list[float]:
-        return [model(batch_of(), "joint", Weights(), targets_of(24), seeded(s)).loss.item() for s in (0, 0, 1)]
+    def losses(model: LatentTextModel) -> list[float]:
+        return [
+            objective_of(model, batch_of(), "joint", Weights(), targets_of(24), seeded(s)).loss.item()
+            for s in (0, 0, 1)
+        ]
 
-    first, second = losses(untrained().eval()), losses(untrained().eval())
+    first, second = losses(network().eval()), losses(network().eval())
     assert first == second
     assert first[0] == first[1] != first[2]

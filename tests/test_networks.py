@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from textebm.api import TextEBM
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks import softmax
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet
 from textebm.networks.posterior import Posterior, PosteriorHead
-from textebm.networks.recurrence import GRULoop, LSTMLoop
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.segments import SegmentAttention, SegmentPooling, in_layers, in_segments
 from textebm.prior.explicit import StandardNormal
@@ -86,13 +85,13 @@ def test_padding_gets_no_gradient(kind: str) -> None:
     assert gradient[padded(0)[0][0, 0]].abs().max() > 0
 
 
-def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> TextEBM:
+def tiny_model(decoder: RecurrentDecoder | TransformerDecoder) -> LatentTextModel:
     tokenizer = train_word(["a b c d e f g h i"], VOCABULARY)
     assert len(tokenizer) == VOCABULARY
     encoder = ENCODERS["gru"]()
     encoder.head = PosteriorHead(encoder.num_features, DIM)
     prior = LatentPrior(DIM, EnergyNet(DIM, 1, {}), NoiseSchedule(torch.ones(1)), explicit=StandardNormal())
-    return TextEBM(encoder, decoder, prior, tokenizer, {})
+    return LatentTextModel(encoder, decoder, prior, tokenizer, {})
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -134,30 +133,28 @@ def test_recurrent_loop_equals_torch(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_the_loops_gradients_are_those_of_finite_differences_and_of_single_steps(cell: Cell) -> None:
+def test_a_layers_gradients_are_those_of_its_single_steps(cell: Cell) -> None:
     layer = RecurrentLayer(cell, 2, 3).double()
-    weight, bias = layer.core.weight_hh_l0, layer.core.bias_hh_l0
-    gates = torch.randn(4, 2, len(bias), dtype=torch.double, requires_grad=True)
+    inputs = torch.randn(2, 4, 2, dtype=torch.double, requires_grad=True)
     state = tuple(torch.randn(2, 3, dtype=torch.double, requires_grad=True) for _ in range(layer.num_states))
-    loop = {"gru": GRULoop, "lstm": LSTMLoop}[cell].apply
-    assert torch.autograd.gradcheck(loop, (gates, *state, weight, bias))
 
     def by_steps() -> torch.Tensor:
         here, outputs = state, []
-        for gate in gates:
-            here = layer.advance(gate, here)
+        for step in range(inputs.shape[1]):
+            here = layer.step(inputs[:, step], here)
             outputs.append(here[0])
-        return torch.stack(outputs)
+        return torch.stack(outputs, dim=1)
 
-    direction, wanted = torch.randn(4, 2, 3, dtype=torch.double), (gates, *state, weight, bias)
-    ours = torch.autograd.grad((loop(*wanted) * direction).sum(), wanted)
+    torch.testing.assert_close(layer(inputs, state), by_steps())
+    zero = tuple(torch.zeros_like(each) for each in state)
+    torch.testing.assert_close(layer(inputs), layer(inputs, zero))
+    direction, wanted = torch.randn(2, 4, 3, dtype=torch.double), (inputs, *state, *layer.parameters())
+    ours = torch.autograd.grad((layer(inputs, state) * direction).sum(), wanted)
     torch.testing.assert_close(ours, torch.autograd.grad((by_steps() * direction).sum(), wanted))
-    frozen = loop(gates, *state, weight.detach(), bias.detach())
-    torch.testing.assert_close(torch.autograd.grad((frozen * direction).sum(), gates), ours[:1])
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_bfloat16_loop_is_close(cell: Cell) -> None:
+def test_a_bfloat16_layer_is_close(cell: Cell) -> None:
     layer, inputs = RecurrentLayer(cell, 16, 32), torch.randn(4, 20, 16)
     exact = layer(inputs)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -116,7 +116,7 @@ CAUSAL = [("gpt", ()), ("llama", ()), ("gpt", ("latent.segments=2",)), ("llama",
 
 @pytest.mark.parametrize("name, more", CAUSAL)
 def test_a_decoder_writes_step_by_step_what_it_reads_at_once(zoo: Path, name: str, more: tuple[str, ...]) -> None:
-    model = untrained(*options(zoo, name, "encoder", "decoder"), *more).eval()
+    model = untrained(*options(zoo, name, "encoder", "decoder"), *more)
     decoder = parts_of(model)[1]
     nn.init.normal_(decoder.every_step.weight)
     tokens = collate_texts(sentences(5), model.tokenizer, 12).tokens[:, :-1]
@@ -138,7 +138,7 @@ def test_a_decoder_writes_step_by_step_what_it_reads_at_once(zoo: Path, name: st
 @pytest.mark.parametrize("name", ["gpt", "llama"])
 def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
     """Its logits are those that transformers gives for the same vectors, whatever the latent adds to them: nothing."""
-    decoder = parts_of(untrained(*options(zoo, name, "encoder", "decoder")).eval())[1]
+    decoder = parts_of(untrained(*options(zoo, name, "encoder", "decoder")))[1]
     kind = {"gpt": GPT2LMHeadModel, "llama": LlamaForCausalLM}[name]
     whole = kind.from_pretrained(zoo / name).eval()
     before = whole.get_input_embeddings().num_embeddings
@@ -155,7 +155,7 @@ def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
 
 
 def test_an_encoder_reads_the_last_hidden_states(zoo: Path) -> None:
-    model = untrained(*options(zoo, "bert", "encoder")).eval()
+    model = untrained(*options(zoo, "bert", "encoder"))
     embedding = model.encoder.embedding
     assert isinstance(embedding, ContextualEmbedding)
     assert len(model.tokenizer) == 200 and model.tokenizer.bos_token == "[CLS]" and model.tokenizer.eos_token == "[SEP]"
@@ -202,7 +202,7 @@ def test_what_is_tuned_has_a_rate_of_its_own_and_the_rest_rests(zoo: Path, tune:
 
 
 def test_nothing_of_them_drops_out_in_training(zoo: Path) -> None:
-    model = untrained(*options(zoo, "gpt", "encoder", "decoder")).train()
+    model = untrained(*options(zoo, "gpt", "encoder", "decoder")).network.train()
     encoder, decoder = parts_of(model)
     assert any(isinstance(each, nn.Dropout) and each.p > 0 for each in decoder.network.modules())
     tokens, z = torch.randint(300, (3, 9)), torch.randn(3, 8)
@@ -223,11 +223,11 @@ def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> N
     save(worker.model, tmp_path / "saved")
     shutil.rmtree(source)
     read = textebm.TextEBM.from_pretrained(tmp_path / "saved")
-    trained = worker.model.eval()
-    for model in (other.model, read):
-        found = model.state_dict()
-        assert found.keys() == trained.state_dict().keys()
-        assert all(torch.equal(value, found[name]) for name, value in trained.state_dict().items())
+    trained = textebm.TextEBM(worker.model.eval())
+    for network in (other.model, read.network):
+        found = network.state_dict()
+        assert found.keys() == worker.model.state_dict().keys()
+        assert all(torch.equal(value, found[name]) for name, value in worker.model.state_dict().items())
     for decoding in ("greedy", "beam", "sample"):
         asked: dict[str, Any] = {"symbols": {"code": 1}, "seed": 3, "decoding": decoding}
         assert read.generate(4, **asked) == trained.generate(4, **asked)
@@ -243,7 +243,7 @@ def test_a_dialogue_is_read_and_answered_by_them(zoo: Path) -> None:
     told = [*options(zoo, "gpt", "encoder", "decoder"), "data.context_turns=2", "data.context_tokens=20", "heads=[]"]
     chosen = recipe("data.corpus=dailydialog", *told)
     torch.manual_seed(0)
-    model = build_model(chosen, build_tokenizer(chosen, []), {}).eval()
+    model = textebm.TextEBM(build_model(chosen, build_tokenizer(chosen, []), {}).eval())
     texts, histories = sentences(2), [["hello .", "how are you ?"], ["the food was cold ."]]
     read = [model.encode(list(texts), contexts=each).mean for each in (histories, histories[::-1])]
     assert not torch.allclose(*read, atol=1e-4)
@@ -265,7 +265,7 @@ def test_an_encoder_may_read_in_the_words_of_a_pretrained_decoder(zoo: Path) -> 
 
 
 def test_special_tokens_are_never_written(zoo: Path) -> None:
-    model = untrained(*options(zoo, "bert", "encoder")).eval()
+    model = untrained(*options(zoo, "bert", "encoder"))
     with torch.no_grad():
         model.decoder.output_bias[model.tokenizer.mask_token_id] = 50.0
     assert not any("[MASK]" in text for text in model.generate(5, seed=0))

@@ -78,13 +78,13 @@ def test_every_state_is_saved(tmp_path: Path, overrides: tuple[str, ...]) -> Non
     model.prior.rho.fill_(0.77)
     model.save_pretrained(tmp_path)
     loaded = TextEBM.from_pretrained(tmp_path)
-    assert not loaded.training
-    saved = model.state_dict()
-    assert saved.keys() == loaded.state_dict().keys()
-    assert all(torch.equal(saved[name], tensor) for name, tensor in loaded.state_dict().items())
+    assert not loaded.network.training
+    saved = model.network.state_dict()
+    assert saved.keys() == loaded.network.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in loaded.network.state_dict().items())
     texts = ["the food was great .", "naïve 東京 🙂"]
     assert loaded.tokenizer(texts)["input_ids"] == model.tokenizer(texts)["input_ids"]
-    assert json.dumps(loaded.reconstruct(texts)) == json.dumps(model.eval().reconstruct(texts))
+    assert json.dumps(loaded.reconstruct(texts)) == json.dumps(model.reconstruct(texts))
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_saving_replaces_the_model_and_keeps_the_card(copy: Path) -> None:
 
 def test_a_model_that_could_not_be_rebuilt_is_not_saved(tmp_path: Path) -> None:
     model = untrained()
-    model.recipe = None
+    model.network.recipe = None
     with pytest.raises(TextEBMError, match="without a recipe"):
         model.save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -210,7 +210,7 @@ def test_push_uploads_the_model_and_nothing_else(monkeypatch: pytest.MonkeyPatch
     assert not any(b"hf_secretsecret" in data for data in hub.uploaded.values())
     for name, data in hub.uploaded.items():
         (tmp_path / name).write_bytes(data)
-    assert TextEBM.from_pretrained(tmp_path).generate(2) == model.eval().generate(2)
+    assert TextEBM.from_pretrained(tmp_path).generate(2) == model.generate(2)
 
 
 def test_a_failed_push_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

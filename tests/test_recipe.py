@@ -243,10 +243,13 @@ ERRORS = [
         "got text 'a b'",
     ),
     # across options
-    ("heads: [{name: a}]", "heads.0: give either classes (codes to be found) or labels (a label column), got neither"),
+    (
+        "heads: [{name: a}]",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got none",
+    ),
     (
         "heads: [{name: a, classes: 2, labels: topic}]",
-        "heads.0: give either classes (codes to be found) or labels (a label column), got both",
+        "heads.0: give one of classes (codes to be found), labels (a column) and seeds (phrases), got two",
     ),
     (
         "heads: [{name: a, classes: 2}, {name: a, classes: 3}]",
@@ -918,7 +921,9 @@ OLD = Path(__file__).parent / "data" / "recipe-c7225b5.yaml"  # dumped by that c
 def test_a_recipe_that_an_earlier_program_wrote_out_in_full_loads() -> None:
     heads = [{"name": "code", "classes": 20}, {"name": "sentiment", "labels": "sentiment"}]
     old = load_recipe(OLD)
-    assert old == parse_recipe({"name": "old", "description": old.description, "heads": heads})
+    assert old == parse_recipe(
+        {"name": "old", "description": old.description, "heads": heads, "tokenizer": {"kind": "word"}}
+    )
     assert Recipe.model_validate(recipe_yaml.read_yaml(OLD.read_text(), "old").data) == old  # as config.json is read
 
 

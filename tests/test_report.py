@@ -23,7 +23,7 @@ from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
 from textebm.inspection.paths import layers
-from textebm.inspection.report import RunFacts, _options, inspect, page_data, stated_networks, stated_prior
+from textebm.inspection.report import RunFacts, _options, inspect_rows, page_data, stated_networks, stated_prior
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.runs import report as reports
 from textebm.runs import train as runs
@@ -141,7 +141,7 @@ def read(page: str) -> Reader:
 def inspected() -> dict[str, Any]:
     """The page data of the tiny model, with everything in it that a page may show."""
     rows = choose_rows(corpus(300)["test"])
-    found = inspect(
+    found = inspect_rows(
         trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
     )
     found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))

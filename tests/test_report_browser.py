@@ -14,8 +14,9 @@ import pytest
 from browser import Browser, started
 from tiny import RECIPE, sentences, trained, untrained
 
+from textebm.inspection.frames import Inspection
 from textebm.inspection.page import render
-from textebm.inspection.report import Inspection, RunFacts, inspect, page_data
+from textebm.inspection.report import RunFacts, inspect_rows, page_data
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 
@@ -41,7 +42,7 @@ def data_of(found: Inspection, recipe: dict[str, Any] | None = None) -> dict[str
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, Any]:
-    return data_of(inspect(trained(), choose_rows(corpus(300)["test"], limit=60)))
+    return data_of(inspect_rows(trained(), choose_rows(corpus(300)["test"], limit=60)))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ KINDS = "gaussian gaussian_mixture energy diffusion_energy joint_energy hierarch
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_prior(browser: Browser, tmp_path: Path, kind: str) -> None:
     model = untrained(f"prior.kind={kind}")
-    said = opened(browser, data_of(inspect(model, Rows(list(sentences(25)), {}, 25))), tmp_path / "page.html")
+    said = opened(browser, data_of(inspect_rows(model, Rows(list(sentences(25)), {}, 25))), tmp_path / "page.html")
     closed = model.prior.num_levels == 0
     assert ("closed form" in said) == closed and ("Effective sample size" in said) == (not closed)
     assert ("layers 1–2" in said) == (len(model.layers) > 1)
@@ -198,13 +199,15 @@ def test_every_prior(browser: Browser, tmp_path: Path, kind: str) -> None:
 
 def test_one_code(browser: Browser, tmp_path: Path) -> None:
     model = untrained("heads=[{name: code, classes: 1}]")
-    said = opened(browser, data_of(inspect(model, choose_rows(corpus(300)["test"], limit=20))), tmp_path / "page.html")
+    said = opened(
+        browser, data_of(inspect_rows(model, choose_rows(corpus(300)["test"], limit=20))), tmp_path / "page.html"
+    )
     assert "1 code." in said and browser.js("document.querySelectorAll('.card').length") == 1
 
 
 def test_no_heads_and_one_sentence(browser: Browser, tmp_path: Path) -> None:
     model = untrained("heads=[]")
-    said = opened(browser, data_of(inspect(model, Rows(["one ."], {}, 1)), {}), tmp_path / "page.html")
+    said = opened(browser, data_of(inspect_rows(model, Rows(["one ."], {}, 1)), {}), tmp_path / "page.html")
     assert "one ." not in browser.js("document.getElementById('tip').innerText") and "Latent map" in said
 
 
@@ -213,7 +216,7 @@ def test_other_scripts(browser: Browser, tmp_path: Path, texts: tuple[str, ...])
     words = [text.split()[0] for text in texts]
     column = LabelColumn(tuple(words[:2]), np.array([0, 1, -1] * 10))
     rows = Rows([texts[i % len(texts)] for i in range(30)], {words[0]: column}, 30)
-    found = inspect(trained(), rows)
+    found = inspect_rows(trained(), rows)
     written = {
         head: [replace(card, name=f"{words[0]}{card.code}", generated=tuple(texts)) for card in own]
         for head, own in found.cards.items()
@@ -225,7 +228,7 @@ def test_other_scripts(browser: Browser, tmp_path: Path, texts: tuple[str, ...])
 
 
 def test_empty_sentences(browser: Browser, tmp_path: Path) -> None:
-    found = inspect(trained(), Rows(["", *sentences(20)], {}, 21))
+    found = inspect_rows(trained(), Rows(["", *sentences(20)], {}, 21))
     empty = {head: [replace(card, generated=("", "a word")) for card in own] for head, own in found.cards.items()}
     said = opened(browser, data_of(replace(found, cards=empty, walks=[("", "", "")])), tmp_path / "page.html")
     assert "(empty)" in said

@@ -109,7 +109,7 @@ def test_sentences_drawn_until_they_read_as_asked() -> None:
 @pytest.mark.parametrize("kind", ["gaussian", "gaussian_mixture", "energy", "joint_energy"])
 def test_every_prior_edits_nearby(kind: str) -> None:
     extra = () if "gaussian" in kind else ("prior.num_levels=null",)
-    model = untrained(f"prior.kind={kind}", *extra).eval()
+    model = untrained(f"prior.kind={kind}", *extra)
     assert len(model.edit(TEXTS[:4], {"sentiment": "positive", "code": [0, 1, 2, 3]})) == 4
 
 

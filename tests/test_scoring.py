@@ -298,7 +298,7 @@ def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
     model = trained(f"prior.kind={kind}", "objective.kl_weight=0.02", *extra)
     texts = list(sentences(40))
     before = model.encode(texts).mean
-    weights = [(each.clone(), each.requires_grad, each.grad is None) for each in model.parameters()]
+    weights = [(each.clone(), each.requires_grad, each.grad is None) for each in model.network.parameters()]
 
     def upper(scaling_texts: Sequence[str] = (), q_steps: int = 0) -> float:
         found = model.nll_interval(texts[:20], draws=1, seed=0, scaling_texts=scaling_texts, q_steps=q_steps)
@@ -307,7 +307,7 @@ def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
     plain, scaled, own, both = upper(), upper(texts[20:]), upper((), 40), upper(texts[20:], 40)
     assert scaled < plain - 0.5 and own < plain - 0.5 and both < scaled - 0.1, (plain, scaled, own, both)
     assert torch.equal(model.encode(texts).mean, before)
-    for (value, *state), now in zip(weights, model.parameters(), strict=True):
+    for (value, *state), now in zip(weights, model.network.parameters(), strict=True):
         assert torch.equal(value, now) and state == [now.requires_grad, now.grad is None]
     with pytest.raises(TextEBMError, match="q_steps must not be negative, got -1"):
         upper((), -1)
@@ -317,7 +317,7 @@ def test_a_moved_top_down_posterior_moves_every_layer() -> None:
     model = untrained("prior.kind=joint_energy", "prior.num_levels=null")
     batch = collate_texts(list(sentences(5)), model.tokenizer, 16)
     with torch.no_grad():
-        q = model.eval().posterior(batch)
+        q = model.network.posterior(batch)
         scale, spread, none = torch.linspace(0.5, 1.2, 8), torch.linspace(2.0, 0.7, 8), torch.zeros(8)
         scaled = q.moved(Affine(scale, none, spread))
         same = q.moved(Affine(torch.ones(8), none, torch.ones(8)))

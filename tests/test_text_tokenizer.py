@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from textebm.errors import RecipeError
 from textebm.text import grammar
 from textebm.text.tokenizer import (
+    Normalization,
     TokenStore,
     decode,
     encode_corpus,
@@ -59,7 +62,7 @@ def test_the_vocabulary_size_leaves_room_for_the_special_tokens() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(alphabet=st.characters(exclude_categories=("C", "Z")), min_size=1), min_size=1))
 def test_bpe_spells_any_text(words: list[str]) -> None:
-    text = " ".join(words)
+    text = unicodedata.normalize("NFC", " ".join(words))
     if not any(token in text for token in ("<pad>", "<bos>", "<eos>", "<unk>")):
         assert decode(BPE, TokenStore.build([text], BPE, 10**6)[0]) == text
 
@@ -125,3 +128,42 @@ def test_a_pretrained_tokenizer_gets_the_special_tokens_it_lacks(tmp_path: Path,
 def test_a_missing_pretrained_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="tokenizer.name"):
         load_pretrained(str(tmp_path / "nothing"))
+
+
+RAW = ["Microsoft Unveils New Search Engine!", "It's \"great\" (really), isn't it? A well-known -- e.g. this."]
+WRITTEN = ["AT&amp;T #39;soars #39;<br />now", "Bush #39;s team", "caf\u0065\u0301  au\tlait\n"]
+
+
+@pytest.mark.parametrize("train", [train_word, train_bpe])
+def test_own_text_is_given_back_with_its_spacing_marks_and_capitals(train: Any, tmp_path: Path) -> None:
+    tokenizer = train([*RAW, "café au lait"], 1000, Normalization(punctuation_apart=True))
+    tokenizer.save_pretrained(tmp_path)
+    for each in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        store = TokenStore.build([*RAW, WRITTEN[2]], each, 100)
+        assert [decode(each, store[row]) for row in range(3)] == [*RAW, "café au lait"]
+    lower = train(RAW, 1000, Normalization(lowercase=True, punctuation_apart=True))
+    assert decode(lower, TokenStore.build(RAW[:1], lower, 100)[0]) == RAW[0].lower()
+
+
+def test_marks_are_words_of_their_own_beside_words_with_hyphens_and_apostrophes() -> None:
+    tokenizer = train_word(RAW, 1000, Normalization(punctuation_apart=True))
+    words = tokenizer.convert_ids_to_tokens(TokenStore.build(RAW, tokenizer, 100)[1].tolist())
+    assert words[:9] == ["▁It's", '▁"', "great", '"', "▁(", "really", ")", ",", "▁isn't"]
+    assert "▁well-known" in words
+    assert decode(tokenizer, TokenStore.build(["It's rotten (really)!"], tokenizer, 9)[0]) == "It's <unk> (really)!"
+
+
+@pytest.mark.parametrize("train", [train_word, train_bpe])
+def test_html_is_read_as_what_it_stands_for(train: Any) -> None:
+    clean = ["AT&T 'soars ' now", "Bush's team"]
+    tokenizer = train(clean, 1000, Normalization(html=True, punctuation_apart=True))
+    store = TokenStore.build(WRITTEN[:2], tokenizer, 100)
+    assert [decode(tokenizer, store[row]) for row in range(2)] == clean
+
+
+@pytest.mark.parametrize(
+    "text", ["我今天去公园吃饭很好。", "مرحبا بالعالم", "🙂 see https://x.org/a?b=1 #tag @you", "naïve", "Ⅳ ﬁ ½"]
+)
+def test_bpe_writes_every_script_and_no_unk(text: str) -> None:
+    store = TokenStore.build([text], BPE, 200)
+    assert unknown_share(store, BPE) == 0 and decode(BPE, store[0]) == unicodedata.normalize("NFC", text)

@@ -281,7 +281,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected = {"recipe.yaml", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "evaluation.json"}
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
-    assert finished.evaluation is not None and not finished.model.training
+    assert finished.evaluation is not None and not finished.model.network.training
     assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
@@ -320,7 +320,7 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
     only = "training.stages=[{name: prior, steps: 3}]"
     start = f"training.start_from={finished.directory}"
     begun = runs.train(recipe(start, only, "prior.kind=energy"), out=tmp_path / "energy", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     kept = [name for name in new if name.startswith(("encoder.", "decoder."))]
     assert kept and all(torch.equal(old[name], new[name]) for name in kept)
     assert begun.evaluation is not None and finished.evaluation is not None
@@ -343,7 +343,7 @@ def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path)
     start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
     options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
     begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
-    old, new = finished.model.state_dict(), begun.model.state_dict()
+    old, new = finished.model.network.state_dict(), begun.model.network.state_dict()
     taken = [name for name in new if name.startswith("decoder.")]
     assert taken
     for name in taken:

@@ -336,7 +336,7 @@ def test_resampling_through_levels_follows_what_is_held() -> None:
 
 @pytest.mark.parametrize("kind", ["joint_energy", "hierarchical_diffusion_energy", "gaussian"])
 def test_generating_from_a_layer_down(kind: str) -> None:
-    model = untrained(f"prior.kind={kind}", "latent.layers=[3,4,1]", "prior.transport=ladder", "prior.steps=2").eval()
+    model = untrained(f"prior.kind={kind}", "latent.layers=[3,4,1]", "prior.transport=ladder", "prior.steps=2")
     assert model.layers == (3, 4, 1) and isinstance(model.prior.transport, Ladder)
     mean = model.encode(list(sentences(4))).mean
     free = model.sample_latents(4, seed=1)

@@ -14,9 +14,13 @@ import torch
 
 from textebm.api import TextEBM
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, Targets, TrainingObjective
 from textebm.networks.energy import EnergyNet
+from textebm.objective.schedules import Weights
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
+from textebm.text.batches import TokenBatch
 from textebm.training.data import Split, label_names, read_split
 from textebm.training.loop import Trainer
 
@@ -60,7 +64,12 @@ def splits(of: Recipe) -> tuple[Any, dict[str, Split], dict[str, list[str]]]:
 
 
 def untrained(*overrides: str) -> TextEBM:
-    """A fresh model of the tiny recipe, with a potential that is not zero."""
+    """A fresh model of the tiny recipe, with a potential that is not zero, as one has it for use."""
+    return TextEBM(network(*overrides).eval())
+
+
+def network(*overrides: str) -> LatentTextModel:
+    """The network of `untrained`."""
     chosen = recipe(*overrides)
     tokenizer, _, names = splits(recipe(*(each for each in overrides if each.startswith(("data.", "tokenizer.")))))
     torch.manual_seed(chosen.seed)
@@ -85,7 +94,19 @@ def trained(*overrides: str) -> TextEBM:
     worker = trainer(*overrides)
     for _ in worker.steps():
         pass
-    return worker.model.eval()
+    return TextEBM(worker.model.eval())
+
+
+def objective_of(
+    model: LatentTextModel,
+    batch: TokenBatch | LatentBatch,
+    stage: StageName,
+    weights: Weights,
+    targets: Targets | None = None,
+    generator: torch.Generator | None = None,
+) -> Objective:
+    """What a training step computes."""
+    return TrainingObjective(model)(batch, stage, weights, targets, generator)
 
 
 @cache
@@ -95,12 +116,8 @@ def sentences(n: int = 40) -> tuple[str, ...]:
 
 def save_trained(directory: Path) -> Path:
     """The tiny recipe's trained model, saved in *directory* as a run has it."""
-    from textebm.model.files import save
-
     directory.mkdir()
-    model = trained()
-    model.recipe = recipe().model_dump(mode="json")
-    save(model, directory)
+    trained().save_pretrained(directory)
     return directory
 
 

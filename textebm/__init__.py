@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from textebm.api import TextEBM
     from textebm.errors import TextEBMError
     from textebm.evaluation.suite import evaluate
+    from textebm.inspection.report import inspect
     from textebm.recipe.read import load_recipe
     from textebm.recipe.schema import Recipe
     from textebm.runs.train import Run, train
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoding", "Recipe", "Run", "TextEBM", "TextEBMError", "evaluate", "load_recipe", "train"]
+__all__ = ["Encoding", "Recipe", "Run", "TextEBM", "TextEBMError", "evaluate", "inspect", "load_recipe", "train"]
 
 _HOME = {
     "Encoding": "textebm.use.reading",
+    "inspect": "textebm.inspection.report",
     "Recipe": "textebm.recipe.schema",
     "Run": "textebm.runs.train",
     "TextEBM": "textebm.api",

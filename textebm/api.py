@@ -1,26 +1,8 @@
-"""TextEBM: encoder, decoder, prior and tokenizer, and the objective that trains them, term by term.
-
-    ELBO(x) = E_q [ log p(x|z) ] + H(q(z|x)) + E_q [ log p(z) ]
-
-with p(z) the latent energy-based prior of `textebm.prior.prior`. The code writes it for u, z = T(u): H and log p change
-by the same log-determinant, so the bound is the same (`textebm.prior.transport`). Three ways through it, chosen by the
-training stage:
-
-- "autoencoder": the prior is N(0, I), whichever will be learned: systems share this stage and differ in their prior.
-- "prior": encoder and decoder rest; F is learned on the posterior by score matching or by recovery.
-- "joint": everything; the encoder follows the learned prior.
-
-In a dialogue q, p(x|z) and p(z) are all given c, the vector of the turns before (`TokenBatch.context`): they become
-q(z|x, c), p(x|z, c), p(z|c), the same networks with one more input; without a context encoder c has width 0.
-
-To these the symbol heads add: cross-entropy to labels (supervised) or clusters (unsupervised), and the bottleneck
-I(z; y).
-"""
+"""`TextEBM`, what a user holds: a trained network, its words and symbols. Methods call functions of `textebm.use`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,264 +10,458 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.model.companions import Companions, LatentBatch, StageName, Targets
-from textebm.model.inference import Refinement, ShortRun
-from textebm.networks.encoder import ContextEncoder
-from textebm.networks.posterior import Posterior
-from textebm.objective.contrastive import Contrastive
-from textebm.objective.schedules import Weights, free_bits
-from textebm.prior.learning import (
-    Noisy,
-    Recovery,
-    ScoreMatching,
-    read_noisy,
-    recovery,
-    score_cross_entropy,
-    score_matching,
-)
+from textebm.model import files
+from textebm.model.decoding import Decoding, DecodingOptions
+from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.prior.prior import LatentPrior
-from textebm.prior.transport import resting
-from textebm.text.batches import TokenBatch
-from textebm.use.contexts import Encoder
-from textebm.use.reading import Decoder, SymbolHead
+from textebm.prior.sampling import LatentSample
+from textebm.text.history import History
+from textebm.use import editing, likelihood, reading, writing
+from textebm.use.contexts import Contexts, parse_contexts
+from textebm.use.likelihood import NllInterval, Progress
+from textebm.use.reading import Classification, ElboTerms, Encoding
+from textebm.use.steering import Steering, SymbolRequest
 
 
-@dataclass(frozen=True)
-class Objective:
-    """The loss and its terms, each () and in nats a sentence; posterior (B, d) of a text batch."""
+class TextEBM:
+    """A text model that writes, edits and reads sentences, steered by named symbols.
 
-    loss: Tensor
-    terms: dict[str, Tensor]
-    posterior: Posterior | None = None
+    Example::
 
+        model = TextEBM.from_pretrained("runs/quickstart")
+        model.generate(5, symbols={"sentiment": "positive"}, seed=0)
+        model.encode(["the pizza was bland ."]).codes["code"]
 
-class TextEBM(Companions):
-    """A sequence VAE with a latent energy-based prior. Generation, editing and encoding: `textebm.use.writing`."""
+    network: the `LatentTextModel` itself, for those who train or take it apart. Texts are lists of strings; latents are
+    tensors (n, d) on the CPU. The same seed gives the same result on one machine. Models of dialogues also take
+    *contexts*, the turns before each text: a list of turns (oldest first) or one text for each row.
+    """
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        decoder: Decoder,
-        prior: LatentPrior,
-        tokenizer: PreTrainedTokenizerFast,
-        heads: Mapping[str, SymbolHead],
-        *,
-        max_tokens: int = 40,
-        word_dropout: float = 0.0,
-        learning: Literal["score_matching", "recovery"] = "score_matching",
-        contrastive: Contrastive | None = None,
-        refinement: Refinement | None = None,
-        recipe: dict[str, Any] | None = None,
-        context_encoder: ContextEncoder | None = None,
-    ):
-        super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.prior = prior
-        self.context_encoder = context_encoder
-        self.tokenizer = tokenizer
-        self.heads = dict(heads)
-        self.max_tokens = max_tokens
-        self.word_dropout = word_dropout
-        self.learning = learning
-        self.contrastive = contrastive
-        self.refinement = refinement
-        self.recipe = recipe
+    def __init__(self, network: LatentTextModel, *, answering: Sequence[History] | None = None):
+        self.network = network
+        self._answering = answering
 
-    def forward(
-        self,
-        batch: TokenBatch | LatentBatch,
-        stage: StageName,
-        weights: Weights,
-        targets: Targets | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        """The objective of one batch. targets: the classes of its sentences."""
-        if isinstance(batch, LatentBatch):
-            return self.prior_objective(batch, weights, generator)
-        return self.text_objective(batch, stage, weights, targets or {}, generator)
-
-    # -- stages "autoencoder" and "joint" ------------------------------------------------------------------------
-
-    def text_objective(
-        self, batch: TokenBatch, stage: StageName, weights: Weights, targets: Targets, generator: torch.Generator | None
-    ) -> Objective:
-        features, context = None, self.read_context(batch)
-        if self.contrastive is not None and not isinstance(self.encoder, ShortRun):
-            features = self.encoder.features(batch.tokens, batch.lengths)
-        learned = stage == "joint"
-        posterior = self.posterior(batch, generator, learned_prior=learned, features=features, context=context)
-        known = targets(posterior.mean.detach()) if callable(targets) else targets
-        objective = self._objective_of if self.refinement is None else self._refined_objective
-        return objective(posterior, features, batch, context, stage, weights, known, generator)
-
-    def _refined_objective(
-        self,
-        posterior: Posterior,
-        features: Tensor | None,
-        batch: TokenBatch,
-        context: Tensor | None,
-        stage: StageName,
-        weights: Weights,
-        targets: Mapping[str, Tensor],
-        generator: torch.Generator | None,
-    ) -> Objective:
-        """Decoder, prior and heads learn at draws of the true posterior, which a chain brings nearer than q's own; the
-        encoder learns −log q(u|x) there, and its own bound with the rest of the model resting. Terms are q's own."""
-        assert self.refinement is not None
-        score = self.posterior_score(batch, stage == "joint", context)
-        kernel = self.refinement.kernel(score, posterior.draw(generator), generator)
-        refined = self._objective_of(kernel, features, batch, context, stage, weights, targets, generator)
-        cross_entropy = -posterior.log_prob(kernel.sample(generator)).mean()
-        loss = refined.loss + cross_entropy
-        with resting(self.decoder), resting(self.prior), torch.set_grad_enabled(self.refinement.elbo_weight > 0):
-            own = self._objective_of(posterior, None, batch, context, stage, weights, targets, generator)
-        loss = loss + self.refinement.elbo_weight * own.loss
-        terms = {
-            **refined.terms,
-            **own.terms,
-            "refined_reconstruction": refined.terms["reconstruction"],
-            "encoder_cross_entropy": cross_entropy,
-            "loss": loss,
-        }
-        return Objective(loss, terms, posterior)
-
-    def _objective_of(
-        self,
-        posterior: Posterior,
-        features: Tensor | None,
-        batch: TokenBatch,
-        context: Tensor | None,
-        stage: StageName,
-        weights: Weights,
-        targets: Mapping[str, Tensor],
-        generator: torch.Generator | None,
-    ) -> Objective:
-        """The bound and its companions with *posterior* as q."""
-        draw = posterior.draw(generator)
-        u = draw.u
-        reconstruction = self.reconstruction_nll(batch, u, generator, context).mean()
-        with torch.autocast(u.device.type, enabled=False):  # the prior's terms are small and want float32
-            terms = {"reconstruction": reconstruction}
-            kl = draw.given.kl_to_standard_normal()
-            if stage == "autoencoder" or self.prior.explicit is not None:
-                terms["kl"] = kl.sum(-1).mean()
-                divergence = free_bits(kl, weights.free_bits)
-                if stage == "joint":  # closed-form prior: its log-ratio to N(0, I), at one draw, corrects the KL
-                    assert self.prior.explicit is not None
-                    log_ratio = self.prior.explicit.log_ratio(u).mean()
-                    terms["kl"], divergence = terms["kl"] - log_ratio, divergence - log_ratio
-                loss = reconstruction + weights.kl * divergence
-            else:
-                prior_loss, encoder_term = self._joint_prior_terms(posterior, u, context, terms, generator)
-                loss = reconstruction + prior_loss - weights.kl * (draw.given.entropy().mean() + encoder_term)
-            loss = loss + self._symbol_terms(u, context, targets, weights, terms)
-        if self.contrastive is not None and features is not None:
-            loss = loss + self._contrastive_terms(
-                self.contrastive, batch, features, u, context, stage, terms, generator
-            )
-        return Objective(loss, {**terms, "loss": loss}, posterior)
-
-    def read_context(self, batch: TokenBatch) -> Tensor | None:
-        """c (B, C), what the turns before each sentence say; None for a model without context."""
-        if self.context_encoder is None:
-            return None
-        assert batch.context is not None and self.encoder.embedding is not None
-        return self.context_encoder(self.encoder.embedding(batch.context.tokens), batch.context.lengths)
-
-    def reconstruction_nll(
-        self, batch: TokenBatch, u: Tensor, generator: torch.Generator | None = None, context: Tensor | None = None
-    ) -> Tensor:
-        """−log p(x|z, c) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
-        z = self.decoder_input(u, context)
-        inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
-        if self.training and self.word_dropout > 0:
-            inputs = self._with_words_hidden(inputs, self.word_dropout, generator)
-        places = batch.places  # padding never meets the softmax
-        hidden = self.decoder.hidden(inputs, z).flatten(0, 1).index_select(0, places)  # (words, E)
-        nll = self.decoder.nll(hidden, words.flatten()[places])
-        return torch.zeros(len(z), device=z.device).index_add_(0, places // words.shape[1], nll)
-
-    def _joint_prior_terms(
-        self,
-        posterior: Posterior,
-        u: Tensor,
-        context: Tensor | None,
-        terms: dict[str, Tensor],
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of the energy net, and the term whose gradient moves the encoder along log p(u)."""
-        if self.learning == "recovery":
-            contrast = recovery(self.prior, u, generator, context)
-            _record(contrast, terms)
-            return contrast.energy_loss.mean(), contrast.encoder_term.mean()
-        matching = score_matching(self.prior, posterior.unpacked(posterior.packed.detach()), generator, context)
-        return self._matching_loss(matching, terms), score_cross_entropy(self.prior, u, context).mean()
-
-    def _matching_loss(self, matching: ScoreMatching, terms: dict[str, Tensor]) -> Tensor:
-        """The score error summed over the dimensions, and a small pull of each level's free constant in F towards zero.
-
-        As a mean over the dimensions the error is the least of the prior's terms: on PTB (64 dimensions) the symbols'
-        cross-entropies then kept the network from learning almost anything of the density (recipes/README.md).
-        """
-        terms.update(score_error=matching.loss.mean(), potential=matching.potential.abs().mean())
-        pull = self.prior.potential_penalty * matching.potential.mean().square()
-        return self.prior.dim * (matching.loss.mean() + pull)
-
-    # -- stage "prior" -------------------------------------------------------------------------------------------
-
-    def prior_objective(self, batch: LatentBatch, weights: Weights, generator: torch.Generator | None) -> Objective:
-        """Encoder and decoder rest, and with the decoder its transport."""
-        with resting(self.prior.transport):
-            return self._prior_objective(batch, weights, generator)
-
-    def _prior_objective(self, batch: LatentBatch, weights: Weights, generator: torch.Generator | None) -> Objective:
-        terms: dict[str, Tensor] = {}
-        with torch.no_grad():
-            u = batch.posterior.sample(generator)
-        noisy: Noisy | None = None
-        if self.prior.explicit is not None:
-            loss = terms["prior_nll"] = -self.prior.explicit.log_ratio(u).mean()
-        elif self.learning == "recovery":
-            contrast = recovery(self.prior, u, generator, batch.context)
-            loss = contrast.energy_loss.mean()
-            _record(contrast, terms)
-        else:
-            matching = score_matching(self.prior, batch.posterior, generator, batch.context)
-            loss = self._matching_loss(matching, terms)
-            noisy = matching.noisy
-        if self.prior.symbol_levels == "all" and self.prior.num_levels > 1:
-            noisy = noisy or read_noisy(self.prior, u, generator, batch.context)
-            loss = loss + self._noisy_terms(noisy, batch, weights)
-        loss = loss + self._symbol_terms(u, batch.context, batch.targets, weights, terms)
-        if self.contrastive is not None and batch.views is not None:
-            loss = loss + self.contrastive.weight * self._view_term(u, batch.views, terms, batch.context)
-        return Objective(loss, {**terms, "loss": loss})
-
-    # -- files ---------------------------------------------------------------------------------------------------
+    # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        from textebm.model import files as pretrained
-
-        return pretrained.load(name)
+        return cls(files.load(name))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model.safetensors, config.json, tokenizer files and a model card."""
-        from textebm.model import files as pretrained
-
-        pretrained.save(self, directory)
+        """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
+        files.save(self.network, directory)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload what `save_pretrained` writes; returns the address."""
-        from textebm.model import files as pretrained
+        """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError."""
+        return files.push(self.network, repo_id, private=private)
 
-        return pretrained.push(self, repo_id, private=private)
+    def to(self, device: str | torch.device) -> TextEBM:
+        """Move the network to a device; returns the model itself."""
+        self.network.to(device)
+        return self
 
+    # -- what it is made of --------------------------------------------------------------------------------------
 
-def _record(recovery: Recovery, terms: dict[str, Tensor]) -> None:
-    """What the guards and the health line watch while F is learned by recovery."""
-    terms.update(
-        contrast=recovery.contrast.mean(), potential=recovery.magnitude.mean(), acceptance=recovery.acceptance.mean()
-    )
+    @property
+    def heads(self) -> dict[str, SymbolHead]:
+        """The symbols by name, with their classes."""
+        return self.network.heads
+
+    @property
+    def prior(self) -> LatentPrior:
+        return self.network.prior
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.network.encoder
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.network.decoder
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.network.tokenizer
+
+    @property
+    def max_tokens(self) -> int:
+        """The length at which texts are cut, tokens."""
+        return self.network.max_tokens
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """What it was trained by, as plain values."""
+        return self.network.recipe
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Dimensions of the latent's layers, top first; layer numbers count from 1, the lowest."""
+        return self.prior.layers
+
+    @property
+    def guided(self) -> bool:
+        """Whether the model can generate by example (trained with contrastive guidance)."""
+        return self.encoder.view is not None
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether it reads the turns before each text."""
+        return self.network.reads_context
+
+    # -- texts out -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        steps_factor: int = 1,
+        resample_from_layer: int | None = None,
+        latents: Tensor | None = None,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+        contexts: Contexts | None = None,
+        confidence: float | None = None,
+    ) -> list[str]:
+        """n new sentences: latents from the prior, tilted by *symbols* and *like* if given, then decoded.
+
+        symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
+        experts.
+        strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
+        like: example sentences; all n shall be like each of them (a product of experts too), which composes with
+        symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
+        steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
+        resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
+        (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
+        latents, those of one draw that all n sentences share.
+        decoding, temperature, top_k, top_p, num_beams, max_tokens: as in `decode`.
+        contexts: dialogue models: what each of the n sentences answers; see `respond`.
+        confidence: draw again, at most 8 times, each sentence in which the encoder does not read every symbol asked
+        with at least this probability; where no draw is so sure, the surest stays.
+        Raises TextEBMError for symbols the model does not have and options out of range.
+        """
+        return writing.generate(
+            self.network,
+            n,
+            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
+            self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens),
+            seed=seed,
+            steps_factor=steps_factor,
+            resample_from_layer=resample_from_layer,
+            latents=latents,
+            confidence=confidence,
+        )
+
+    def respond(
+        self,
+        contexts: Contexts,
+        *,
+        symbols: SymbolRequest | None = None,
+        n: int = 1,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+    ) -> list[list[str]]:
+        """n answers to each history, under *symbols* and *like* if given.
+
+        contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
+        class, or a sequence with a class for each history. The rest as in `generate`.
+        """
+        steering = Steering(symbols, strength, like, like_strength)
+        options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
+        return writing.respond(self.network, contexts, n, steering, options, seed=seed)
+
+    def sample_latents(
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        like: Sequence[str] = (),
+        like_strength: float | None = None,
+        seed: int = 0,
+        steps_factor: int = 1,
+        resample_from_layer: int | None = None,
+        latents: Tensor | None = None,
+        batch_size: int | None = None,
+        contexts: Contexts | None = None,
+    ) -> Tensor:
+        """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`; batch_size rows at a time, by
+        default 1,024, on a GPU 8,192."""
+        return writing.sample_latents(
+            self.network,
+            n,
+            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
+            seed=seed,
+            steps_factor=steps_factor,
+            resample_from_layer=resample_from_layer,
+            latents=latents,
+            batch_size=batch_size,
+        )
+
+    def sample_path(
+        self,
+        n: int,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> LatentSample:
+        """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
+        steering = Steering(symbols, strength, contexts=self._contexts(contexts, n))
+        return writing.sample_path(self.network, n, steering, seed=seed)
+
+    def decode(
+        self,
+        latents: Tensor,
+        *,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+        batch_size: int | None = None,
+        contexts: Contexts | None = None,
+    ) -> list[str]:
+        """Sentences of the latents (n, d). greedy: the most probable word each time; sample: by temperature, top-k
+        and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s.
+        batch_size rows at a time, by default 512, on a GPU 4,096."""
+        options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
+        contexts = self._contexts(contexts, len(latents))
+        return writing.decode(self.network, latents, options, seed=seed, batch_size=batch_size, contexts=contexts)
+
+    def reconstruct(
+        self,
+        texts: Sequence[str],
+        *,
+        decoding: Decoding = "greedy",
+        seed: int = 0,
+        num_beams: int = 4,
+        refine: int = 0,
+        contexts: Contexts | None = None,
+    ) -> list[str]:
+        """Decode the posterior mean of each text; refine: as in `encode`."""
+        options = self._decoding(decoding, num_beams=num_beams)
+        return writing.reconstruct(self.network, texts, options, seed=seed, refine=refine, contexts=contexts)
+
+    def edit(
+        self,
+        texts: Sequence[str],
+        symbols: SymbolRequest,
+        *,
+        method: Literal["nearest", "denoise"] | None = None,
+        keep: float | None = None,
+        confidence: float | None = None,
+        level: int | None = None,
+        strength: float | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        contexts: Contexts | None = None,
+    ) -> list[str]:
+        """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.use.editing`).
+
+        nearest: keep (nats, default 6) is what another word must be likelier by before it replaces the text's own, and
+        confidence (default .95) the probability that the encoder must give each symbol, read off the new sentence.
+        denoise (also meant by a level or a strength): encode, diffuse to *level*, denoise under the symbols, decode:
+        a new sentence of the same kind. level (1 … num_levels − 1, default half-way) trades content for control
+        (figures: recipes/README.md). A prior with fewer than two levels has no ladder to climb: there the level-0 chain
+        moves the posterior mean instead, and *level* must be left out.
+        Raises TextEBMError for options of both ways, or out of range.
+        """
+        return editing.edit(
+            self.network,
+            texts,
+            symbols,
+            method=method,
+            keep=keep,
+            confidence=confidence,
+            level=level,
+            strength=strength,
+            seed=seed,
+            decoding=decoding,
+            contexts=contexts,
+        )
+
+    def interpolate(
+        self,
+        a: str,
+        b: str,
+        steps: int = 8,
+        *,
+        level: int | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        contexts: Contexts | None = None,
+    ) -> list[str]:
+        """*steps* sentences from a to b along the arc between their posterior means (ends included).
+
+        With *level*, each point is diffused to that level and denoised, which draws it towards the data.
+        contexts: of a and of b, in a dialogue; their vectors are mixed in step with the way.
+        """
+        options = self._decoding(decoding)
+        return writing.interpolate(self.network, a, b, steps, options, level=level, seed=seed, contexts=contexts)
+
+    # -- texts in ------------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        batch_size: int = reading.BATCH_SIZE,
+        *,
+        refine: int = 0,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> Encoding:
+        """Posterior means (n, d) and symbol posteriors p(y|z) at the means.
+
+        refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
+        and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
+        """
+        return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
+
+    def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
+        """The most probable class of each text. Raises TextEBMError for an unknown head."""
+        return reading.classify(self.network, texts, head, contexts=contexts)
+
+    def posterior_draws(
+        self,
+        texts: Sequence[str],
+        *,
+        contexts: Contexts | None = None,
+        seed: int = 0,
+        batch_size: int = reading.BATCH_SIZE,
+    ) -> Tensor:
+        """One draw of q(u|x) for each text, (n, d) on the CPU."""
+        return reading.posterior_draws(self.network, texts, contexts=contexts, seed=seed, batch_size=batch_size)
+
+    def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
+        """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+        return reading.symbol_probabilities(self.network, z, contexts=self._contexts(contexts, len(z)))
+
+    def views(self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE) -> Tensor:
+        """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
+        return reading.views(self.network, texts, batch_size=batch_size)
+
+    def certainty(
+        self, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
+    ) -> Tensor:
+        """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of
+        each text; −1 asks nothing."""
+        return reading.certainty(self.network, texts, symbols, contexts=contexts)
+
+    def elbo_terms(
+        self,
+        texts: Sequence[str],
+        *,
+        seed: int = 0,
+        batch_size: int = reading.BATCH_SIZE,
+        refine: int = 0,
+        contexts: Contexts | None = None,
+    ) -> ElboTerms:
+        """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
+
+        The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
+        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
+        """
+        return reading.elbo_terms(
+            self.network, texts, seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
+        )
+
+    def nll_interval(
+        self,
+        texts: Sequence[str],
+        *,
+        draws: int = 16,
+        temperatures: int = 4,
+        burn_in: int = 4,
+        chains: int = 1,
+        seed: int = 0,
+        batch_size: int = 1024,
+        progress: Progress | None = None,
+        scaling_texts: Sequence[str] = (),
+        q_steps: int = 0,
+    ) -> NllInterval:
+        """Lower and upper −log p(x) of each text, nats: what they promise is said in `textebm.use.likelihood`.
+
+        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first: worth much
+        where the model was trained with a KL weight below 1. q_steps: gradient steps on each text's own q, about as
+        dear as a training step each; worth more again.
+        """
+        return likelihood.nll_interval(
+            self.network,
+            texts,
+            draws=draws,
+            temperatures=temperatures,
+            burn_in=burn_in,
+            chains=chains,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            scaling_texts=scaling_texts,
+            q_steps=q_steps,
+        )
+
+    def reconstruction_losses(
+        self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE, *, contexts: Contexts | None = None
+    ) -> Tensor:
+        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
+        return reading.reconstruction_losses(self.network, texts, batch_size=batch_size, contexts=contexts)
+
+    def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
+        """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        return reading.energies(self.network, z, level, contexts=self._contexts(contexts, len(z)))
+
+    # -- dialogues -----------------------------------------------------------------------------------------------
+
+    def answering(self, contexts: Contexts) -> TextEBM:
+        """The same model, of which what is written without contexts answers these: the i-th row the i-th one, and so
+        on round, as an evaluation wants it. A model that reads no context is given back as it is."""
+        return TextEBM(self.network, answering=parse_contexts(contexts)) if self.reads_context else self
+
+    def answered(self, rows: Sequence[int]) -> list[History] | None:
+        """The histories that these rows answer; None for a model that was told of none (`answering`)."""
+        return [self._answering[i % len(self._answering)] for i in rows] if self._answering else None
+
+    def _contexts(self, contexts: Contexts | None, n: int) -> Contexts | None:
+        """The contexts of n rows: those named, or those that the model was told to answer."""
+        return self.answered(range(n)) if contexts is None else contexts
+
+    def _decoding(
+        self,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        num_beams: int = 4,
+        max_tokens: int | None = None,
+    ) -> DecodingOptions:
+        """These as one value, checked."""
+        length = self.max_tokens if max_tokens is None else max_tokens
+        options = DecodingOptions(decoding, temperature, top_k, top_p, num_beams, length)
+        options.check()
+        return options

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from textebm.api import TextEBM
 from textebm.bench.reference import PlainModel, Published
 from textebm.model.build import build_heads, build_model
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.decoder import RecurrentDecoder
 from textebm.networks.energy import EnergyNet
 from textebm.prior.noise import NoiseSchedule, published_ladder
@@ -53,7 +53,7 @@ class Setting:
     sizes: Sizes
     device: torch.device
     recipe: Recipe
-    model: TextEBM
+    model: LatentTextModel
     plain: PlainModel
     store: TokenStore
 

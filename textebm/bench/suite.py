@@ -19,13 +19,15 @@ import torch
 from torch import Tensor
 
 from textebm import __version__
+from textebm.api import TextEBM
 from textebm.bench.setting import Setting, Sizes, build_setting
 from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, peak_memory, seconds
 from textebm.inspection.page import render
-from textebm.inspection.report import RunFacts, inspect, page_data
+from textebm.inspection.report import RunFacts, inspect_rows, page_data
 from textebm.inspection.rows import Rows
 from textebm.model.build import build_weights
-from textebm.model.companions import LatentBatch
+from textebm.model.decoding import DecodingOptions, decode_tokens
+from textebm.model.objective import LatentBatch, TrainingObjective
 from textebm.networks.hardware import autocast, rows_at_once
 from textebm.networks.posterior import Posterior
 from textebm.objective.clustering import cluster_latents
@@ -34,7 +36,6 @@ from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import sample
 from textebm.text.batches import BatchOrder, padding_share
 from textebm.text.tokenizer import decode
-from textebm.use.decoding import DecodingOptions, decode_tokens
 
 Progress = Callable[[str], None]
 
@@ -191,6 +192,7 @@ class _Training:
         self.latents = LatentBatch(Posterior(latents, torch.full_like(latents, 0.5)), {"code": codes})
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         self.precision = options.mixed_precision
+        self.objective = TrainingObjective(model)
 
     def update(self, loss: Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -200,11 +202,11 @@ class _Training:
 
     def text(self, stage: Any = "autoencoder") -> None:
         with autocast(self.setting.device, self.precision):
-            loss = self.setting.model(self.batch, stage, self.weights, self.targets).loss
+            loss = self.objective(self.batch, stage, self.weights, self.targets).loss
         self.update(loss)
 
     def prior(self) -> None:
-        self.update(self.setting.model(self.latents, "prior", self.weights).loss)
+        self.update(self.objective(self.latents, "prior", self.weights).loss)
 
     def whole(self) -> None:
         self.text()
@@ -334,6 +336,7 @@ def _generation(setting: Setting, result: Benchmark) -> None:
     linear and a part of the sentences is measured; ours are all there. Drawn words seldom end a sentence here (the
     made-up weights end greedy ones): both sides go on to the longest, on a quarter of the sentences."""
     model, plain, sizes = setting.model.eval(), setting.plain.eval(), setting.sizes
+    face = TextEBM(model)
     tokenizer, n, few = model.tokenizer, sizes.sentences, min(sizes.reference_sentences, sizes.sentences)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     z = torch.randn(max(n, few), sizes.published.dim).to(setting.device)
@@ -357,7 +360,7 @@ def _generation(setting: Setting, result: Benchmark) -> None:
     def equal() -> None:
         rows = rows_at_once(setting.device, 1024)
         latents = torch.cat([sample(published, min(rows, n - first)).z for first in range(0, n, rows)])
-        model.decode(latents.cpu())
+        face.decode(latents.cpu())
 
     works: dict[str, Work] = {
         "decode_reference": lambda: reference_decode("reference", few, False),
@@ -365,7 +368,7 @@ def _generation(setting: Setting, result: Benchmark) -> None:
         "drawn_reference": lambda: reference_decode("drawn_reference", drawn_few, True),
         "drawn": lambda: decode("drawn", drawn_n, "sample"),
         "reference": lambda: plain.generate(few, bos, eos),
-        "default": lambda: model.generate(n),
+        "default": lambda: face.generate(n),
         "equal": equal,
     }
     took = alternate(works, max(1, sizes.repeats // 3), setting.device)
@@ -394,7 +397,10 @@ def _report(setting: Setting, result: Benchmark) -> None:
     facts = RunFacts("bench", __version__, "test", {"test": n})
 
     def report() -> None:
-        render(page_data(inspect(model, Rows(texts, {}, n)), facts, setting.recipe.model_dump(mode="json")), "bench")
+        render(
+            page_data(inspect_rows(TextEBM(model), Rows(texts, {}, n)), facts, setting.recipe.model_dump(mode="json")),
+            "bench",
+        )
 
     took = alternate({"default": report}, max(1, setting.sizes.repeats // 3), setting.device)
     result.rows.append(Row("report", None, took.median["default"], None, took.warm_up["default"]))

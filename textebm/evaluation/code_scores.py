@@ -21,7 +21,7 @@ from sklearn.metrics import adjusted_mutual_info_score
 from sklearn.preprocessing import normalize
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.words import top_words
+from textebm.evaluation.words import MARKED, top_words
 from textebm.text.words import content_words, words_of
 
 Name: TypeAlias = str | Mapping[str, float]
@@ -74,10 +74,15 @@ class CodeScores:
 
 
 def names_from_words(texts: Sequence[str], codes: ArrayLike, count: int, top: int = TOP) -> list[dict[str, float]]:
-    """The *top* words of highest c-TF-IDF of each code 0 … count − 1, with their scores (`words.top_words`)."""
+    """The *top* content words of highest c-TF-IDF of each code 0 … count − 1, with their scores (`words.top_words`). A
+    code with fewer than three of them has function words, too: they are all that it stands for."""
     chosen = np.asarray(codes)
     members = [[texts[i] for i in np.flatnonzero(chosen == code).tolist()] for code in range(count)]
-    return [{word.text: word.score for word in own} for own in top_words(members, top)]
+    names = []
+    for content, every in zip(top_words(members, top, content_words), top_words(members, top), strict=True):
+        marked = [word for word in content if word.z > MARKED]
+        names.append({word.text: word.score for word in (marked if len(marked) >= 3 else every)})
+    return names
 
 
 # -- coherence and diversity ---------------------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast
 
 from textebm.evaluation.metric import UndefinedMetricError
+from textebm.model.decoding import DecodingOptions, decode_tokens
 from textebm.networks.dropout import Dropout
 from textebm.networks.hardware import Precision, autocast, rows_at_once
 from textebm.networks.recurrent import RecurrentLayer
 from textebm.networks.softmax import linear_cross_entropy
 from textebm.text.batches import BatchOrder, TokenBatch, collate, special_ids
 from textebm.text.tokenizer import TokenStore, decode
-from textebm.use.decoding import DecodingOptions, decode_tokens
 
 HELD_OUT = 20  # every so many sentences decide when to stop
 Progress = Callable[[str], None]

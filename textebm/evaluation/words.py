@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +75,16 @@ def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
     return found
 
 
-def top_words(classes: Sequence[Sequence[str]], n: int = WORDS) -> list[tuple[Word, ...]]:
+def top_words(
+    classes: Sequence[Sequence[str]], n: int = WORDS, words: Callable[[str], list[str]] = words_of
+) -> list[tuple[Word, ...]]:
     """The n words of highest c-TF-IDF of each class of sentences, among those that the class surely uses more than
     the others do: `log_odds` above `MARKED`, and not once only. The formula alone lets "the" and "was" lead.
 
-    A class with fewer than three such words shows those that it uses more at all, and a single class all of its own.
+    words: which words of a sentence count. A class with fewer than three such words shows those that it uses more at
+    all, and a single class all of its own.
     """
-    counts = [Counter(word for text in texts for word in words_of(text)) for texts in classes]
+    counts = [Counter(word for text in texts for word in words(text)) for texts in classes]
     found = []
     for own, scores, odds in zip(counts, c_tf_idf(counts), log_odds(counts), strict=True):
         marked = [word for word in own if odds[word] > MARKED and own[word] > 1]

@@ -1,4 +1,4 @@
-"""An inspection as pandas tables, for notebooks: one row a sentence, a sample, a code, a level.
+"""What an inspection holds, and the same as pandas tables: one row a sentence, a sample, a code, a level.
 
 | name | a row is | columns |
 |---|---|---|
@@ -16,17 +16,55 @@ Where a label has a head's name, the head's column is `predicted <head>`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from textebm.inspection.codes import label_counts, to_rows
-from textebm.inspection.rows import LabelColumn
+from textebm.inspection import paths, sampler
+from textebm.inspection.codes import CodeCard, label_counts, to_rows
+from textebm.inspection.projection import Projection
+from textebm.inspection.rows import LabelColumn, Rows
+from textebm.use.reading import Encoding
 
-if TYPE_CHECKING:
-    from textebm.inspection.report import Inspection
+
+@dataclass(frozen=True)
+class Control:
+    """How a head steers: for each class in order, the share of its card's generated sentences that the model's own
+    classifier gives that class; and the strengths."""
+
+    head: str
+    agreement: tuple[float | None, ...]
+    sweep: tuple[paths.Strength, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found. energies (at posterior means) and losses: one a row of *rows*, nats; the sample_* ones: one
+    a prior sample. `frames` gives the same as pandas tables, described at the head of this file."""
+
+    rows: Rows
+    encoding: Encoding
+    energies: list[float]
+    losses: list[float]
+    cards: dict[str, list[CodeCard]]
+    projection: Projection
+    sample_texts: list[str]
+    sample_energies: list[float]
+    control: list[Control]
+    composition: paths.Composition | None
+    walks: list[tuple[str, ...]]
+    edits: list[paths.Edit]
+    layers: paths.Layers | None
+    diffusions: list[paths.Diffusion]
+    acceptance: list[float | None]
+    chains: list[sampler.Chain]
+    energy_levels: list[sampler.Energies]
+
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """The tables as pandas frames, by name: one without rows where the model has nothing of the kind."""
+        return frames(self)
 
 
 def frames(found: Inspection) -> dict[str, pd.DataFrame]:

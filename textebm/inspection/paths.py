@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from textebm.inspection.rows import Rows
+from textebm.model.latent_text_model import SymbolHead
 from textebm.text.words import words_of
-from textebm.use.reading import SymbolHead
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM

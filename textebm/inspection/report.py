@@ -14,14 +14,13 @@ from datasets import Dataset
 from textebm.errors import TextEBMError
 from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
-from textebm.inspection import frames, paths, sampler
+from textebm.inspection import paths, sampler
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
+from textebm.inspection.frames import Control, Inspection
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from textebm.api import TextEBM
     from textebm.use.reading import Encoding
 
@@ -41,44 +40,6 @@ CURVES = (
 
 
 @dataclass(frozen=True)
-class Control:
-    """How a head steers: for each class in order, the share of its card's generated sentences that the model's own
-    classifier gives that class; and the strengths."""
-
-    head: str
-    agreement: tuple[float | None, ...]
-    sweep: tuple[paths.Strength, ...]
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `inspect` found. energies (at posterior means) and losses: one a row of *rows*, nats; the sample_* ones: one
-    a prior sample. `frames` gives the same as pandas tables."""
-
-    rows: Rows
-    encoding: Encoding
-    energies: list[float]
-    losses: list[float]
-    cards: dict[str, list[CodeCard]]
-    projection: Projection
-    sample_texts: list[str]
-    sample_energies: list[float]
-    control: list[Control]
-    composition: paths.Composition | None
-    walks: list[tuple[str, ...]]
-    edits: list[paths.Edit]
-    layers: paths.Layers | None
-    diffusions: list[paths.Diffusion]
-    acceptance: list[float | None]
-    chains: list[sampler.Chain]
-    energy_levels: list[sampler.Energies]
-
-    def frames(self) -> dict[str, DataFrame]:
-        """The tables as pandas frames, by name: see `textebm.inspection.frames`."""
-        return frames.frames(self)
-
-
-@dataclass(frozen=True)
 class RunFacts:
     """What a run directory says of itself. history: the lines of metrics.jsonl."""
 
@@ -90,7 +51,7 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]] = ()
 
 
-def inspect(
+def inspect_rows(
     model: TextEBM,
     rows: Rows,
     *,
@@ -136,17 +97,19 @@ def inspect(
     )
 
 
-def inspect_data(
+def inspect(
     model: TextEBM, data: Dataset | Sequence[str], *, limit: int | None = 3000, seed: int = 0, umap: bool = False
 ) -> Inspection:
-    """`inspect` of texts, or of a data set with a column ``text`` and label columns (ClassLabel).
+    """What `textebm report` shows of these sentences, as typed values; ``.frames()`` gives pandas tables.
+
+    data: texts, or a data set with a column ``text`` and label columns (ClassLabel).
 
     limit: at most so many sentences, a seeded choice; None for all. Raises CorpusError where there is no sentence.
     """
     if isinstance(data, str):  # a sequence of texts too, of one letter each
         raise TextEBMError(f"expected a list of texts, got one string: write [{data[:40]!r}]")
     dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": list(data)})
-    return inspect(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
+    return inspect_rows(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
 
 
 def projection_of(

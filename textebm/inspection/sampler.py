@@ -14,6 +14,7 @@ from torch import Tensor
 
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import run_chain
+from textebm.use.contexts import read_contexts
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
@@ -98,9 +99,7 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
     if prior.num_levels == 0:
         return []
     generator = torch.Generator(model.device).manual_seed(seed)
-    was_training = model.training
-    model.eval()
-    try:
+    with model.network.evaluating():
         start = model.sample_path(GROUPS, seed=seed).path
         assert start is not None
         start = start.flip(0)  # (T, G, d), level 0 first
@@ -112,9 +111,8 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
         # Chains of one conditional start apart, at draws of its Gaussian; the first steps, towards F, do not count.
         w = mean + stddev * torch.empty_like(mean).normal_(generator=generator)
         w[::CHAINS] = start.flatten(0, 1)
-        context = model.answered_context(GROUPS)
-        if context is not None:
-            context = context.repeat_interleave(CHAINS, 0).repeat(count, 1)
+        answered = read_contexts(model.network, model.answered(range(GROUPS)), GROUPS)
+        context = None if answered is None else answered.vectors.repeat_interleave(CHAINS, 0).repeat(count, 1)
         condition, spread = Condition(context=context), prior.spread[level]
         points, energies = [], []
         for step in range(WARM + STEPS):
@@ -122,8 +120,6 @@ def chains(model: TextEBM, acceptance: Sequence[float | None], *, seed: int = 0)
             if step >= WARM:
                 points.append(w.view(count, GROUPS, CHAINS, -1).cpu())
                 energies.append(prior.potential(w, level, condition).view(count, GROUPS, CHAINS, 1).cpu())
-    finally:
-        model.train(was_training)
     position, energy = (_by_level(torch.stack(kept)) for kept in (points, energies))
     signal = prior.schedule.alpha_bar.tolist()
     return [Chain(t, signal[t], acceptance[t], prior.chain.steps, position[t], energy[t]) for t in range(count)]

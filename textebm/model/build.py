@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.api import TextEBM
 from textebm.errors import RecipeError
 from textebm.model.inference import Refinement, ShortRun
+from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
@@ -34,8 +34,6 @@ from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
-from textebm.use.contexts import Encoder
-from textebm.use.reading import Decoder, SymbolHead
 
 # a prior of each kind where the recipe leaves it open
 LEVELS = {
@@ -74,7 +72,9 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
         name=data.name,
         text_column=data.text_column,
         label_columns=data.label_columns,
+        class_names=data.class_names,
         context_column=data.context_column,
+        group_column=data.group_column,
         limit=data.limit,
     )
 
@@ -88,8 +88,11 @@ def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizer
     options = recipe.tokenizer
     if options.kind == "pretrained":
         return tokenizer.load_pretrained(str(options.name))
-    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[options.kind]
-    return train(texts, options.vocabulary_size)
+    kind = options.kind or ("bpe" if recipe.data.corpus in ("files", "hub") else "word")
+    train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[kind]
+    apart = options.punctuation == "apart"
+    normalization = tokenizer.Normalization(options.lowercase, options.html, apart)
+    return train(texts, options.vocabulary_size, normalization)
 
 
 def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:
@@ -106,7 +109,7 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast,
     heads: dict[str, SymbolHead],
     pretrained: Mapping[str, Any] | None = None,
-) -> TextEBM:
+) -> LatentTextModel:
     """The whole model, freshly initialised from torch's global random state.
 
     pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
@@ -126,7 +129,7 @@ def build_model(
         encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
         if size != recipe.encoder.embedding_size:
             raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
-    return TextEBM(
+    return LatentTextModel(
         encoder,
         decoder,
         _prior(recipe, layers, heads, width),
@@ -366,13 +369,13 @@ def build_weights(objective: Objective, progress: float) -> Weights:
     )
 
 
-def model_config(model: TextEBM) -> dict[str, Any]:
+def model_config(model: LatentTextModel) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
     heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
     pretrained = {name.partition(".")[0]: part.settings for name, part in pretrained_parts(model)}
     return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
 
 
-def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> TextEBM:
+def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> LatentTextModel:
     heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
     return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"))

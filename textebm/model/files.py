@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.api import TextEBM
 from textebm.errors import CheckpointError, DivergenceError, FileError
 from textebm.files import (
     check_finite,
@@ -33,6 +32,7 @@ from textebm.files import (
 )
 from textebm.model.build import model_config, rebuild_model
 from textebm.model.inference import ShortRun
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.recipe.checks import explain
 
 MODEL_FORMAT, FORMAT_VERSION = "textebm", 1
@@ -49,7 +49,7 @@ class SavedModel(NamedTuple):
     files: dict[str, bytes]
 
 
-def save(model: TextEBM, directory: str | Path) -> None:
+def save(model: LatentTextModel, directory: str | Path) -> None:
     """model.safetensors, config.json, the tokenizer's files and, unless there is one, a model card.
 
     A model that is there already stays whole until all of the new one is written. Raises CheckpointError if the model
@@ -76,7 +76,7 @@ def save(model: TextEBM, directory: str | Path) -> None:
         write_atomically(directory / "README.md", model_card(model))
 
 
-def load(name: str | Path) -> TextEBM:
+def load(name: str | Path) -> LatentTextModel:
     """A run directory, a saved model, or a Hub id. Raises CheckpointError with what is wrong."""
     directory = Path(name)
     if not directory.exists() and _looks_like_hub_id(str(name)):
@@ -197,7 +197,7 @@ def _settle(directory: Path) -> None:
 
 
 @torch.no_grad()
-def adopt(model: TextEBM, name: str | Path) -> None:
+def adopt(model: LatentTextModel, name: str | Path) -> None:
     """Give *model* the encoder, decoder and transport of a saved one; its prior begins fresh.
 
     What the saved model has beyond that is left. A model that infers by short runs takes no encoder: its chains follow
@@ -230,7 +230,7 @@ def adopt(model: TextEBM, name: str | Path) -> None:
         value.copy_(weights[key])
 
 
-def _tied(model: TextEBM) -> bool:
+def _tied(model: LatentTextModel) -> bool:
     """Whether the encoder reads in the decoder's embedding."""
     embedding = model.encoder.embedding
     return embedding is not None and embedding is getattr(model.decoder, "embedding", None)
@@ -255,7 +255,7 @@ def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTo
     return tokenizer
 
 
-def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
+def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
     """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
@@ -273,7 +273,7 @@ def push(model: TextEBM, repo_id: str, *, private: bool = False) -> str:
     return address
 
 
-def model_card(model: TextEBM, table: str | None = None) -> str:
+def model_card(model: LatentTextModel, table: str | None = None) -> str:
     """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
     recipe = model.recipe or {}
     heads = "\n".join(

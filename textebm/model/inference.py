@@ -119,13 +119,13 @@ class ShortRun(nn.Module):
         """
         taught_rows = -(-noise.shape[1] // LEARNING_SHARE)
         split = taught_rows if self.training and torch.is_grad_enabled() else 0
-        parts = []
+        kernels = []
         for rows, taught in ((slice(0, split), True), (slice(split, noise.shape[1]), False)):
             start, *rest = noise[:, rows].split([1, self.steps - 1])
             if start.shape[1]:
                 with torch.set_grad_enabled(taught):
-                    parts.append(langevin_kernel(score_of(rows), start[0], self.log_size.exp()[:, None], rest[0]))
-        return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.stddev for part in parts]))
+                    kernels.append(langevin_kernel(score_of(rows), start[0], self.log_size.exp()[:, None], rest[0]))
+        return Posterior(torch.cat([each.mean for each in kernels]), torch.cat([each.stddev for each in kernels]))
 
 
 def text_noise(tokens: Tensor, lengths: Tensor, count: int, dim: int, seed: int) -> Tensor:
@@ -138,7 +138,7 @@ def text_noise(tokens: Tensor, lengths: Tensor, count: int, dim: int, seed: int)
 
 
 @contextmanager
-def still(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """*module* as evaluation has it, its parameters without gradients. cuDNN goes backward through recurrent layers in
     training mode alone; theirs differ in nothing, as they have no dropout of their own."""
     modes = {each: each.training for each in module.modules()}

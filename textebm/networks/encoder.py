@@ -22,10 +22,23 @@ from textebm.networks.view import ViewHead
 
 
 class EncoderHeads(nn.Module):
-    """What is read off a body's features."""
+    """A body, which reads words, and what is read off its features."""
 
+    embedding: nn.Module | None
     head: Head | None
     view: ViewHead | None
+
+    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """words (B, T, E), lengths (B,) -> (B, F)."""
+        raise NotImplementedError
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(self.embedding(tokens), lengths)
+
+    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
+        return self.posterior(self.features(tokens, lengths), context)
 
     def posterior(self, features: Tensor, context: Tensor | None = None) -> Posterior:
         """q(u|x, c) from features (B, F) and the context (B, C)."""
@@ -80,11 +93,6 @@ class RecurrentEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
-    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens (B, T), lengths (B,) -> (B, F)."""
-        assert self.embedding is not None
-        return self.read(self.embedding(tokens), lengths)
-
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]  # (B, T)
@@ -103,9 +111,6 @@ class RecurrentEncoder(EncoderHeads):
         if len(directions) == 2:
             last.append(x[:, 0, directions[0].hidden_size :])
         return torch.cat([average, *last], dim=-1)
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class TransformerEncoder(EncoderHeads):
@@ -135,11 +140,6 @@ class TransformerEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
-    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """tokens (B, T), lengths (B,) -> (B, F)."""
-        assert self.embedding is not None
-        return self.read(self.embedding(tokens), lengths)
-
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
@@ -152,9 +152,6 @@ class TransformerEncoder(EncoderHeads):
             return self.pooling(x, lengths)
         average = (x * mask[..., None]).sum(1) / lengths[:, None]
         return torch.cat([average, x[:, 0]], dim=-1)
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class ContextEncoder(nn.Module):

@@ -1,19 +1,12 @@
-"""A recurrent layer that is fast on both machines: cuDNN on a GPU, one matrix product a step on a CPU.
-
-The parameters are those of `torch.nn.GRU` / `torch.nn.LSTM` (single layer, single direction), so either path computes
-the same function. PyTorch's CPU kernel for GRUs does not use bfloat16 matrix units in its backward pass; our loop does
-(`networks.recurrence`; two Zen 5 cores, batch 128, 22 steps, 256→512, both passes, autocast: half of its time).
-"""
+"""A recurrent layer: `torch.nn.GRU` or `torch.nn.LSTM` for whole sentences, and its single steps for decoding."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from textebm.networks.recurrence import GRULoop, LSTMLoop
 
 Cell = Literal["gru", "lstm"]
 State = tuple[Tensor, ...]
@@ -40,34 +33,18 @@ class RecurrentLayer(nn.Module):
         return tuple(like.new_zeros(batch, self.hidden_size) for _ in range(self.num_states))
 
     def forward(self, inputs: Tensor, state: State | None = None) -> Tensor:
-        """inputs (B, T, I) -> outputs (B, T, H)."""
-        if state is None:
-            state = self.initial_state(inputs.shape[0], inputs)
-        if inputs.is_cuda:
-            return self._by_cudnn(inputs, state)
-        gates = self.project(inputs.transpose(0, 1))  # (T, B, G·H)
-        states = [part.to(gates.dtype) for part in state]
-        loop = {"gru": GRULoop, "lstm": LSTMLoop}[self.cell]
-        outputs: Tensor = loop.apply(gates, *states, *self.recurrent_weights(gates.dtype))
-        return outputs.transpose(0, 1)
-
-    def _by_cudnn(self, inputs: Tensor, state: State) -> Tensor:
-        """In the weights' own precision (float32: TF32 products). Under autocast PyTorch runs cuDNN's recurrences in
-        float16, whatever dtype it was told, where small gradients vanish unless the loss is scaled."""
+        """inputs (B, T, I) -> outputs (B, T, H). On a GPU in the weights' own precision (float32: TF32 products): under
+        autocast PyTorch runs cuDNN's recurrences in float16, whatever dtype it was told, where small gradients vanish
+        unless the loss is scaled."""
         dtype = self.core.all_weights[0][0].dtype
         with torch.autocast("cuda", enabled=False):
-            packed = tuple(part.unsqueeze(0).contiguous().to(dtype) for part in state)
-            return self.core(inputs.to(dtype), packed[0] if len(packed) == 1 else packed)[0]
+            first = None if state is None else tuple(part[None].contiguous().to(dtype) for part in state)
+            return cast(Tensor, self.core(inputs.to(dtype), first[0] if first and len(first) == 1 else first)[0])
 
     def project(self, inputs: Tensor) -> Tensor:
         """The input half of the gates, (…, I) -> (…, G·H): one product for all steps."""
         weight, _, bias, _ = self.core.all_weights[0]
         return F.linear(inputs, weight, bias)
-
-    def recurrent_weights(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """The recurrent weight and bias, cast once for a whole loop."""
-        _, weight, _, bias = self.core.all_weights[0]
-        return weight.to(dtype), bias.to(dtype)
 
     def step(self, inputs: Tensor, state: State) -> State:
         """One step for decoding: inputs (B, I) -> the next state; its first tensor is the output."""
@@ -75,7 +52,8 @@ class RecurrentLayer(nn.Module):
 
     def advance(self, gate: Tensor, state: State) -> State:
         """`step` where the input half of the gates (B, G·H) is there."""
-        return self._step(gate, state, *self.recurrent_weights(gate.dtype))
+        _, weight, _, bias = self.core.all_weights[0]
+        return self._step(gate, state, weight.to(gate.dtype), bias.to(gate.dtype))
 
     def project_first(self, inputs: Tensor) -> Tensor:
         """What the first inputs (…, J), J ≤ I, and the bias give to the input half of the gates, (…, G·H)."""

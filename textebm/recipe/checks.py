@@ -149,6 +149,15 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     if data.context_column and data.corpus in LABELS:
         message = f"is for corpora files and hub; {data.corpus!r} has its own columns: leave it out"
         yield _problem("data.context_column", message, "data.corpus")
+    if data.group_column and data.corpus in LABELS:
+        message = f"is for corpora files and hub; {data.corpus!r} has its own splits: leave it out"
+        yield _problem("data.group_column", message, "data.corpus")
+    if data.class_names and len(data.class_names) != len(data.label_columns):
+        message = f"has {len(data.class_names)} lists for {len(data.label_columns)} label columns; give one for each"
+        yield _problem("data.class_names", message, "data.label_columns")
+    if tokenizer.kind == "pretrained" and (tokenizer.lowercase or tokenizer.html or tokenizer.punctuation != "keep"):
+        message = "is pretrained and reads text in its own way; leave lowercase, html and punctuation out"
+        yield _problem("tokenizer.kind", message, "tokenizer.lowercase", "tokenizer.html", "tokenizer.punctuation")
     if tokenizer.kind == "pretrained" and not tokenizer.name:
         message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
         yield _problem("tokenizer.name", message, "tokenizer.kind")
@@ -165,28 +174,43 @@ def _context(recipe: Recipe) -> Iterator[Contradiction]:
         message = f"is missing; with context_turns {data.context_turns} it names the column of the turns before"
         yield _problem("data.context_column", message, turns, "data.corpus")
     dialogue = data.corpus in CONTEXTS or (data.corpus not in LABELS and data.context_column)
-    if recipe.objective.cluster_features == "answer" and not dialogue:
-        message = f"'answer' needs the turns before each sentence; set it to latent, or {take}"
-        yield _problem("objective.cluster_features", message, "data.corpus", "data.context_column")
+    for path, features in _features(recipe):
+        if features == "answer" and not dialogue:
+            message = f"'answer' needs the turns before each sentence; set it to latent, or {take}"
+            yield _problem(path, message, "data.corpus", "data.context_column")
+        if features in ("sentence", "mixed") and not (recipe.objective.sentence_encoder or recipe.encoder.pretrained):
+            parts = recipe.objective.cluster_mix
+            if features == "sentence" or not parts or any(part.startswith("sentence") for part in parts):
+                message = f"is missing; features {features} need a transformers encoder here (directory or Hub id)"
+                yield _problem("objective.sentence_encoder", message, path, "encoder.pretrained")
     if data.context_turns and recipe.inference.kind == "short_run":
         message = "a short run has no encoder to read the turns before in; set it to 0, or use amortized or refined"
         yield _problem(turns, message, "inference.kind")
+
+
+def _features(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What codes are found in, and the option that says so."""
+    yield "objective.cluster_features", recipe.objective.cluster_features
+    for index, head in enumerate(recipe.heads):
+        if head.features is not None:
+            yield f"heads.{index}.features", head.features
 
 
 def _heads(recipe: Recipe) -> Iterator[Contradiction]:
     first: dict[str, int] = {}
     for index, head in enumerate(recipe.heads):
         here = f"heads.{index}"
-        either = (f"{here}.classes", f"{here}.labels")
+        either = (f"{here}.classes", f"{here}.labels", f"{here}.seeds")
         other = first.setdefault(head.name, index)
         if other != index:
             message = f"{head.name!r} is also the name of heads.{other}; rename one"
             yield _problem(f"{here}.name", message, f"heads.{other}.name")
-        if (head.classes is None) == (head.labels is None):
-            came = "neither" if head.labels is None else "both"
-            yield _problem(
-                here, f"give either classes (codes to be found) or labels (a label column), got {came}", *either
-            )
+        given = [name for name in ("classes", "labels", "seeds") if getattr(head, name) not in (None, ())]
+        if len(given) != 1:
+            message = "give one of classes (codes to be found), labels (a column) and seeds (phrases)"
+            yield _problem(here, f"{message}, got {('none', '', 'two', 'three')[len(given)]}", *either)
+        if head.features is not None and head.classes is None:
+            yield _problem(f"{here}.features", "has no effect without classes; leave it out", *either)
         if head.label_limit is not None and head.labels is None:
             message = "needs labels; a head with classes has no labels to limit"
             yield _problem(f"{here}.label_limit", message, *either)

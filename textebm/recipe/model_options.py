@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 # names become folder names, metric names and ``head=class`` on the command line
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -26,17 +26,29 @@ def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
 
 
 class Tokenizer(Part):
-    kind: Literal["word", "bpe", "pretrained"] = option(
-        "word",
-        "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding) learned from the "
-        "training text, or by the tokenizer that `tokenizer.name` names.",
-        "bpe for raw text with many rare words; pretrained together with a pretrained encoder or decoder.",
+    kind: Literal["word", "bpe", "pretrained"] | None = option(
+        None,
+        "How text is cut: into words split at blanks, into pieces of words (byte-pair encoding over bytes, which can "
+        "spell any text) learned from the training text, or by the tokenizer of tokenizer.name; null: bpe for "
+        "files and hub, words for the corpora that textebm knows.",
+        "word for own text that is already split at blanks; pretrained together with a pretrained encoder or decoder.",
     )
     vocabulary_size: int = option(
         10000, "At most this many tokens; rarer words are read as <unk>.", "many words of your text are <unk>.", ge=10
     )
     name: str | None = option(
         None, "The pretrained tokenizer: a directory or a Hub id.", "tokenizer.kind is pretrained."
+    )
+    lowercase: bool = option(
+        False, "Capitals are read and written as small letters.", "text is little and capitals say little."
+    )
+    punctuation: Literal["keep", "apart"] = option(
+        "keep",
+        "word: whether marks (! , ?) stay at their words or are tokens of their own, set back when text is written.",
+        "apart for own text in words; bpe sets them apart by itself.",
+    )
+    html: bool = option(
+        False, "HTML entities and tags are read as what they stand for.", "`textebm data check` found some."
     )
 
 
@@ -209,9 +221,21 @@ class Head(Part):
     )
     classes: int | None = option(
         None,
-        "Number of codes of an unsupervised head, which are found by clustering.",
-        "the codes are too coarse or too fine; give this or labels.",
-        ge=1,
+        "Number of codes of an unsupervised head, which are found by clustering; 0, or the word auto: as many as the "
+        "clusters' silhouette says (not for features latent).",
+        "the codes are too coarse or too fine; give this, labels or seeds.",
+        ge=0,
+    )
+    features: Literal["latent", "answer", "content", "sentence", "mixed"] | None = option(
+        None,
+        "What this head's codes are found in; null: objective.cluster_features.",
+        "two heads should find different things, acts and moods, say.",
+    )
+    seeds: tuple[str, ...] = option(
+        (),
+        "Classes given by words or phrases instead of labels, one a line: 'joy: happy, what a great day'. A class "
+        "without phrases ('none:') is what no other tells. objective.sentence_encoder, where there is one, compares.",
+        "you know the classes and have no labels.",
     )
     labels: str | None = option(
         None, "The label column that teaches a supervised head.", "the corpus has labels; give this or classes."
@@ -222,6 +246,12 @@ class Head(Part):
         "to see what few labels are worth.",
         ge=0,
     )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        return 0 if value == "auto" else value
+
     layer: int | None = option(
         None,
         "The layer of the latent that it reads, 1 the lowest; null: all. Only joint_energy and "

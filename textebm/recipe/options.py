@@ -15,7 +15,7 @@ from textebm.recipe.yaml_text import write_yaml
 Path = tuple[str | int, ...]
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_LISTED = {int: "whole numbers", str: "text"}
+_LISTED = {int: "whole numbers", str: "text", tuple[str, ...]: "lists of text"}
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 

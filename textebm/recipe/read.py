@@ -72,7 +72,8 @@ def load_recipe(source: str | Path | Recipe, overrides: Sequence[str] = ()) -> R
     option, lists are replaced whole; name and description are never inherited. Without a name the file's is taken.
     Overrides are dotted, count list items from 0 (``heads.0.classes=50``) and have YAML values. Where an override or
     an extending file changes prior.kind, the num_levels and steps chosen for the other kind go back to their defaults
-    unless they are given as well: so every prior is one override away.
+    unless they are given as well: so every prior is one override away. Files that a recipe names are looked for beside
+    the recipe, then in the working directory.
 
     Raises RecipeError with one line for every problem found.
     """
@@ -150,6 +151,7 @@ def _extended(path: Path, problems: list[str]) -> dict[str, Any]:
         reading = _read_mapping(path)
         problems += reading.problems
         reading.data.setdefault("name", path.stem)
+        _place(reading.data, path.parent)
         chain.append(reading.data)
         paths.append(path)
         base = _base(reading.data, path, problems)
@@ -160,6 +162,33 @@ def _extended(path: Path, problems: list[str]) -> dict[str, Any]:
             _change_kind(data, section["kind"])
         data = _merged({key: data[key] for key in data if key not in ("name", "description")}, extending)
     return data
+
+
+# Options that may name a file or folder.
+PATHS = (
+    *(("data", "train"), ("data", "validation"), ("data", "test"), ("data", "name"), ("training", "start_from")),
+    *(("tokenizer", "name"), ("encoder", "pretrained"), ("decoder", "pretrained")),
+)
+
+
+def _place(data: dict[str, Any], folder: Path) -> None:
+    """Make the paths absolute that lie below *folder*; those of the home directory are written ``~/…``, so that a
+    published recipe names nobody. Others stay: they may be a name on the Hub, or relative to the working directory."""
+    for section, option in PATHS:
+        options = data.get(section)
+        if not isinstance(options, dict):
+            continue
+        value = options.get(option)
+        if not isinstance(value, str) or not value or "\0" in value:
+            continue
+        try:
+            path = folder / Path(value).expanduser()
+            if path.exists() and (value.startswith("~") or not Path(value).is_absolute()):
+                path, home = path.resolve(), Path.home()
+                inside = section == "data" and path.is_relative_to(home) and home != Path(home.anchor)
+                options[option] = f"~/{path.relative_to(home).as_posix()}" if inside else str(path)
+        except (OSError, RuntimeError):  # too long a name; no home directory
+            continue
 
 
 def _base(data: dict[str, Any], path: Path, problems: list[str]) -> Path | None:
@@ -269,6 +298,7 @@ def _resolve(data: dict[str, Any], overrides: Sequence[str], problems: list[str]
     if kinds := [change.value for change in changes if change.keys == ("prior", "kind")]:
         _change_kind(data, kinds[-1])
     problems += [problem for change in changes if (problem := _set(data, change))]
+    _place(data, Path())
     data = _tuples(data)
     refused: list[OptionPath] = []
     recipe: Recipe | None = None

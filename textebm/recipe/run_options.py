@@ -28,6 +28,17 @@ class Data(Part):
     )
     text_column: str = option("text", "files, hub: the column that holds the sentence.", "yours has another name.")
     label_columns: tuple[str, ...] = option((), "files, hub: columns read as labels.", "the text has labels.")
+    class_names: tuple[tuple[str, ...], ...] = option(
+        (),
+        "files, hub: names for the classes of each label column, in the order of their values; an empty list keeps "
+        "the values.",
+        "labels are numbers.",
+    )
+    group_column: str | None = option(
+        None,
+        "files, hub: rows with the same value here stay on one side of a split that is drawn.",
+        "several rows are of one document, dialogue or author.",
+    )
     context_column: str | None = option(
         None,
         "files, hub: the column of the turns before the sentence: a list, or a text with __eou__ or tabs between.",
@@ -96,11 +107,29 @@ class Objective(Part):
         ge=0,
     )
     cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
-    cluster_features: Literal["latent", "answer"] = option(
+    cluster_features: Literal["latent", "answer", "content", "sentence", "mixed"] = option(
         "latent",
-        "What k-means sees: posterior means, anew each epoch; or, in dialogues, what of a turn tells the turn after it "
-        "(canonical correlation of their words), once.",
-        "answer, in dialogues whose codes should be speech acts, with cluster_start 0.",
+        "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
+        "(answer), a text's content words (content), what a sentence encoder says of it (sentence), or several.",
+        "content, where codes should be subjects that people can name; answer, in dialogues whose codes should be "
+        "speech acts; both with cluster_start 0.",
+    )
+    sentence_encoder: str | None = option(
+        None,
+        "A transformers encoder (directory or Hub id) for features sentence and for seeds; null: encoder.pretrained. "
+        "It rests, and is asked once.",
+        "cluster_features is sentence or mixed.",
+    )
+    sentence_layer: int = option(
+        -1,
+        "Which of its layers is averaged: -1 the last, which knows subjects; middle ones know more of the form.",
+        "codes should be acts rather than subjects: half the layers.",
+    )
+    cluster_mix: tuple[str, ...] = option(
+        (),
+        "What features mixed are made of, each with a weight: 'content=1', 'sentence=0.5', 'answer=1'; empty: content "
+        "and sentence.",
+        "cluster_features is mixed.",
     )
     cluster_pca: int = option(
         64,
@@ -112,7 +141,7 @@ class Objective(Part):
     cluster_start: float = option(
         0.7,
         "Share of a text stage after which clusters begin to teach the encoder.",
-        "clusters of half-trained latents are poor targets; 0 with cluster_features answer.",
+        "clusters of half-trained latents are poor targets; 0 with any other cluster_features.",
         ge=0,
         le=1,
     )

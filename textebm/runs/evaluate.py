@@ -21,7 +21,7 @@ from textebm.evaluation.suite import SUITES, evaluate
 from textebm.evaluation.tables import field_tables
 from textebm.files import parse_json, write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
-from textebm.model.files import load, model_card
+from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import EVALUATION, read_recorded, write_recorded
@@ -59,7 +59,7 @@ def evaluate_run(
         if not change.startswith("evaluation."):
             raise TextEBMError(f"{change!r}: a trained run can change its evaluation.… only, as evaluation.draws=64")
     directory = Path(directory)
-    model = load(directory)
+    model = TextEBM.from_pretrained(directory)
     if torch.cuda.is_available():
         model.to("cuda")
     assert model.recipe is not None, "a saved model has one"
@@ -146,23 +146,22 @@ def evaluate_model(
     answers to histories drawn from test."""
     histories = histories_of(texts_of(corpus["test"])) if model.reads_context else [()]
     drawn = [histories[i] for i in np.random.default_rng(seed).permutation(len(histories))]
-    with model.answering(drawn):
-        evaluation = evaluate(
-            model,
-            corpus,
-            judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
-            seed=seed,
-            limit=limit or recipe.evaluation.limit,
-            effort=effort_of(recipe, samples),
-            parser=grammar.parse if recipe.data.corpus == "grammar" else None,
-            progress=progress,
-            suite=suite,
-            tokenizer=model.tokenizer,
-            max_tokens=model.max_tokens,
-            shown_labels=_shown_labels(recipe, corpus["train"]),
-            other_texts={} if suite is None else other_texts(recipe, data_dir),
-            so_far=so_far,
-        )
+    evaluation = evaluate(
+        model.answering(drawn),
+        corpus,
+        judge_corpus=build_judge_corpus(recipe.data, data_dir=_text(data_dir)),
+        seed=seed,
+        limit=limit or recipe.evaluation.limit,
+        effort=effort_of(recipe, samples),
+        parser=grammar.parse if recipe.data.corpus == "grammar" else None,
+        progress=progress,
+        suite=suite,
+        tokenizer=model.tokenizer,
+        max_tokens=model.max_tokens,
+        shown_labels=_shown_labels(recipe, corpus["train"]),
+        other_texts={} if suite is None else other_texts(recipe, data_dir),
+        so_far=so_far,
+    )
     if model.reads_context:
         evaluation.note(
             f"sentences are read after the last {recipe.data.context_turns} turns of their own dialogues, and samples "
@@ -226,7 +225,7 @@ def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) ->
     """evaluation.json, samples.txt and the card's table, each replaced whole."""
     write_recorded(directory, EVALUATION, evaluation.to_text())
     write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    write_atomically(directory / "README.md", model_card(model, evaluation.markdown()).encode())
+    write_atomically(directory / "README.md", model_card(model.network, evaluation.markdown()).encode())
 
 
 def _text(path: str | Path | None) -> Any:

@@ -22,10 +22,9 @@ from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import RunFacts, inspect, page_data, projection_of
+from textebm.inspection.report import RunFacts, inspect_rows, page_data, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
-from textebm.model.files import load
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import EVALUATION, METRICS, PROJECTION, read_recorded, write_recorded
 from textebm.runs.evaluate import read_evaluation
@@ -88,8 +87,8 @@ def write_report(
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
     say("looking at the model")
     stored = _stored(directory)
-    with model.answering(histories_of(rows.texts)):
-        found = inspect(model, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
+    answering = model.answering(histories_of(rows.texts))
+    found = inspect_rows(answering, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
     history = _history(directory)
     facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
@@ -123,8 +122,8 @@ def codes_of_run(
     head = head or _found_head(model)
     assert head is not None
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
-    with model.answering(histories_of(rows.texts)):
-        return inspect_codes(model, rows, head, generated=generated, typical=typical, seed=seed)
+    answering = model.answering(histories_of(rows.texts))
+    return inspect_codes(answering, rows, head, generated=generated, typical=typical, seed=seed)
 
 
 def figure_of_run(
@@ -201,7 +200,7 @@ def _found_head(model: TextEBM) -> str | None:
 
 
 def _open(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, DatasetDict]:
-    model = load(directory).eval()
+    model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
     place = None if data_dir is None else str(data_dir)
     return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)

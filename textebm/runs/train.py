@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, FileError, RecipeError, TextEBMError, did_you_mean
 from textebm.evaluation.metric import Evaluation
 from textebm.files import check_finite
-from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.model.files import adopt, save
+from textebm.model.build import build_corpus, build_model, build_tokenizer
+from textebm.model.files import adopt
 from textebm.networks.hardware import has_bfloat16_products
 from textebm.recipe.read import load_recipe
 from textebm.recipe.schema import Recipe
@@ -30,7 +30,8 @@ from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
-from textebm.training.data import label_names, read_split, words_of
+from textebm.training.data import known_labels, label_names, read_split, words_of
+from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Trainer
 
 __all__ = ["Run", "evaluate_run", "train"]
@@ -78,11 +79,11 @@ def train(
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop):
                     trainer.end()
-                    evaluation = _conclude(trainer.model, recipe, corpus, directory, data_dir, progress, stop)
+                    evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
             _train(trainer, recipe, directory, resume, progress, stop)
-    return Run(directory, trainer.model.to("cpu").eval(), evaluation)
+    return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
 def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path | None = None) -> Trainer:
@@ -100,14 +101,16 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
             data.max_tokens,
             context_turns=data.context_turns,
             context_tokens=data.context_tokens,
-            answers=name == "train" and recipe.objective.cluster_features == "answer",
         )
         for name in ("train", "validation")
     }
     for name, split in splits.items():
         if len(split) < 2:
             raise CorpusError(f"the {name} split of {data.corpus!r} holds {len(split)} sentences; expected at least 2")
-    model = build_model(recipe, tokenizer, build_heads(recipe, label_names(corpus["train"])))
+    labels = known_labels(splits["train"], {head.name: head for head in recipe.heads}, recipe.seed)
+    recipe, found = found_in(corpus["train"], recipe, labels)
+    splits["train"] = replace(splits["train"], features=found)
+    model = build_model(recipe, tokenizer, named_heads(recipe, label_names(corpus["train"])))
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)
@@ -211,8 +214,8 @@ def _conclude(
         if stop.requested:
             raise _StoppedError
 
-    model.eval()
-    save(model, directory)
+    model.network.eval()
+    model.save_pretrained(directory)
     progress.message("evaluating")
     try:
         evaluation = evaluate_model(model, recipe, corpus, data_dir, seed=recipe.seed, progress=look)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import repeat
@@ -21,7 +21,7 @@ from textebm.text import grammar, published, readers
 from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
 from textebm.text.history import COLUMN, parse_history
 from textebm.text.readers import Row
-from textebm.text.splits import MIN_SPLIT, draw_groups, draw_splits, sort_labels
+from textebm.text.splits import MIN_SPLIT, draw_groups, draw_splits, named_classes, sort_labels
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class _Options:
     name: str | None
     text_column: str
     label_columns: tuple[str, ...]
+    class_names: dict[str, list[str]]
     context_column: str | None
     group_column: str | None
     cache: Path
@@ -74,6 +75,7 @@ def load_corpus(
     name: str | None = None,
     text_column: str = "text",
     label_columns: Iterable[str] = (),
+    class_names: Sequence[Sequence[str]] = (),
     context_column: str | None = None,
     group_column: str | None = None,
     limit: int | None = None,
@@ -86,6 +88,7 @@ def load_corpus(
     each).
     train, validation, test: `files`: txt, csv, tsv, jsonl, parquet. name: `hub`: an id, "id:config" or a local
     directory.
+    class_names: for each label column, names of its classes in the order of their values; empty: the values.
     context_column: `files`, `hub`: the turns before each sentence, given as column "context" (`textebm.text.history`).
     group_column: `files`, `hub`: rows with the same value (of one document, say) go to one side of a drawn split.
     limit: keep so many training sentences, drawn by the seed (files may be sorted by label), in their order.
@@ -112,7 +115,8 @@ def load_corpus(
         given=given,
         name=name,
         text_column=text_column,
-        label_columns=tuple(label_columns),
+        label_columns=(columns := tuple(label_columns)),
+        class_names={column: list(names) for column, names in zip(columns, class_names, strict=False) if names},
         context_column=context_column,
         group_column=group_column,
         cache=cache_root(cache_dir),
@@ -167,6 +171,14 @@ def find_corpus(corpus: str, data_dir: str | Path | None = None) -> Path:
         f"Expected {corpus}/ with {', '.join(FILES[corpus])}.\n"
         f"Get it from: {SOURCES[corpus]}. data/README.md has checksums and licences."
     )
+
+
+def expanded(path: str | Path) -> Path:
+    """*path* with ``~`` as the home directory."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise CorpusError(f"{str(path)!r}: there is no home directory here; write the whole path") from error
 
 
 # Builders
@@ -224,7 +236,8 @@ def _files(options: _Options) -> DatasetDict:
         raise CorpusError("corpus 'files' needs a training file: set data.train to txt, csv, tsv, jsonl or parquet")
     paths = {}
     for split, given in options.given.items():
-        places = [Path(given), *([options.data_dir / given] if options.data_dir else [])]
+        path = expanded(given)
+        places = [path, *([options.data_dir / path] if options.data_dir else [])]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise CorpusError(f"data.{split}: no such file: {' or '.join(str(place.absolute()) for place in places)}")
@@ -244,7 +257,7 @@ def _files(options: _Options) -> DatasetDict:
 
     sources = {split: source(path) for split, path in paths.items()}
     kinds = [(split, readers.file_kind(path)) for split, path in paths.items()]
-    columns = [options.text_column, options.label_columns, options.context_column, options.group_column]
+    columns = [*_columns(options), options.class_names, options.context_column, options.group_column]
     key = [kinds, content_hashes(paths.values()), columns, options.seed]
     return cached("files", key, lambda target: _write_splits(target, sources, options, {}), options.cache)
 
@@ -256,7 +269,7 @@ HUB_SPLITS = {"train": "train", "validation": "validation", "valid": "validation
 def _hub(options: _Options) -> DatasetDict:
     if not options.name:
         raise CorpusError("corpus 'hub' needs a data set: set data.name to a Hub id, 'id:config' or a local directory")
-    name, config = options.name, None
+    name, config = str(expanded(options.name)) if options.name.startswith("~") else options.name, None
     if not Path(name).exists() and ":" in name:
         name, config = name.rsplit(":", 1)
     try:
@@ -283,7 +296,7 @@ def _hub(options: _Options) -> DatasetDict:
         if isinstance(feature, ClassLabel):
             classes[column] = list(feature.names)
     sources = {split: _hub_source(rows, options) for split, rows in splits.items()}
-    columns = [options.text_column, options.label_columns, options.context_column, options.group_column]
+    columns = [*_columns(options), options.class_names, options.context_column, options.group_column]
     key = [[(split, rows._fingerprint) for split, rows in splits.items()], columns]
     return cached(
         "hub", [key, options.seed], lambda target: _write_splits(target, sources, options, classes), options.cache
@@ -358,7 +371,9 @@ def _write_splits(target: Path, sources: dict[str, Source], options: _Options, c
         for column, names in seen.items()
     }
     contexts = {} if options.context_column is None else {COLUMN: List(Value("string"))}
-    labelled = {c: ClassLabel(names=list(of)) for c, of in numbers.items()}
+    labelled = {
+        c: ClassLabel(names=named_classes(c, list(of), options.class_names.get(c))) for c, of in numbers.items()
+    }
     features = Features({"text": Value("string"), **contexts, **labelled})
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(target / f"{split}.arrow", features)) for split in SPLITS}

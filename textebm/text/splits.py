@@ -57,3 +57,15 @@ def sort_labels(names: Iterable[str]) -> list[str]:
     """By value where all are numbers, else by code point; the same order for the same names in any order."""
     ordered = sorted(names)
     return sorted(ordered, key=float) if all(NUMBER.fullmatch(name) for name in ordered) else ordered
+
+
+def named_classes(column: str, values: list[str], names: list[str] | None) -> list[str]:
+    """The names of a column's classes. Raises CorpusError where there are not as many, or two are the same."""
+    if names is None:
+        return values
+    if len(names) != len(values) or len(set(names)) != len(names):
+        raise CorpusError(
+            f"data.class_names: {len(names)} names ({', '.join(names)}) for the {len(values)} classes of {column!r} "
+            f"({', '.join(values[:20])}); give a different one for each, in this order"
+        )
+    return names

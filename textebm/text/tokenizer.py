@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
@@ -34,29 +34,92 @@ CHUNK = 4096  # texts in memory while encoding
 T = TypeVar("T")
 
 
-def train_word(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """The most frequent white-space-separated words of *texts* (ties by code point); the others are <unk>.
+@dataclass(frozen=True)
+class Normalization:
+    """What is made equal before text becomes tokens; it is saved with the tokenizer. Unicode is always composed (NFC).
 
-    Decoding joins the words with spaces: the sentence itself where every word is known.
+    lowercase: capitals are lost. html: entities and tags are decoded. punctuation_apart: of a word tokenizer, marks are
+    tokens of their own, and decoding sets them back where they stood.
     """
+
+    lowercase: bool = False
+    html: bool = False
+    punctuation_apart: bool = False
+
+    def build(self, *, spaces: bool) -> normalizers.Normalizer:
+        """The normalizer of the tokenizers library. spaces: with runs of white space made one space."""
+        steps: list[normalizers.Normalizer] = [normalizers.NFC()]
+        if self.html:
+            steps += [normalizers.Replace(Regex(pattern), text) for pattern, text in HTML]
+        if self.lowercase:
+            steps.append(normalizers.Lowercase())
+        if spaces:
+            steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        return normalizers.Sequence(steps)
+
+
+PLAIN = Normalization()
+# Entities, also those that lost their "&" on the way ("#39;"); "&amp;" first, since many are escaped twice.
+HTML = (
+    ("&amp;|&#38;", "&"),
+    ("&lt;|&#60;", "<"),
+    ("&gt;|&#62;", ">"),
+    (r"&quot;|&#34;|(?<!\S)quot;", '"'),
+    (r" ?(?<!\S)#0?39;(?=(?:s|t|m|re|ve|ll|d)\b)|&apos;|&#x27;|&#0?39;|(?<!\S)#0?39;", "'"),
+    (r"&#36;|(?<!\S)#36;", "$"),
+    ("&nbsp;|&#160;", " "),
+    ("&[lr]squo;|&#821[67];", "’"),
+    ("&[lr]dquo;|&#822[01];", '"'),
+    ("&[mn]dash;|&#821[12];", "–"),
+    ("&hellip;|&#8230;", "…"),
+    (r"</?(?:br|p|b|i|u|a|em|strong|font|span|div|li|ul)\b[^<>]{0,300}>", " "),
+)
+# A mark that is no apostrophe or hyphen inside a word, with the space before it.
+MARK = r"▁?(?:[^\w\s▁'’-]|(?<!\w)['’-]|['’-](?!\w))"
+
+
+def train_word(
+    texts: Iterable[str], vocabulary_size: int, normalization: Normalization = PLAIN
+) -> PreTrainedTokenizerFast:
+    """The most frequent words of *texts* (ties by code point); the others are <unk>. Words are separated by white
+    space, and by marks with `punctuation_apart`.
+
+    Decoding gives the normalised sentence back where every word is known.
+    """
+    normalizer = normalization.build(spaces=normalization.punctuation_apart)
+    splitter: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
+    if normalization.punctuation_apart:
+        splitter = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(MARK), behavior="isolated")]
+        )
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(text.split())
+        text = normalizer.normalize_str(text)
+        counts.update(
+            [word for word, _ in splitter.pre_tokenize_str(text)] if normalization.punctuation_apart else text.split()
+        )
     for token in SPECIAL:
         del counts[token]
     words = sorted(counts, key=lambda word: (-counts[word], word))[: vocabulary_size - 1]
     ids = {word: number for number, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    if normalization.punctuation_apart:
+        tokenizer.decoder = decoders.Sequence([decoders.Replace(UNK, f"▁{UNK}"), decoders.Metaspace()])
     return _wrap(tokenizer)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+def train_bpe(
+    texts: Iterable[str], vocabulary_size: int, normalization: Normalization = PLAIN
+) -> PreTrainedTokenizerFast:
     """Byte-level byte-pair encoding: it can spell any text, so that <unk> arises only from a corpus's own "<unk>".
 
-    The 256 bytes are always in; a smaller *vocabulary_size* is raised to hold them.
+    Decoding gives the normalised text back, spacing and marks included. The 256 bytes are always in; a smaller
+    *vocabulary_size* is raised to hold them.
     """
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalization.build(spaces=True)
     # A prefix space makes a word the same token at the start of a sentence as inside it; the decoder takes it away
     # again.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.model.companions import Targets
+from textebm.model.objective import Targets
 from textebm.objective.clustering import Cells, find_clusters
 
 Rows = NDArray[np.int64]
@@ -21,8 +21,8 @@ class Classes:
     beside it get the cluster of the nearest centre when their own mean is known.
 
     codes: the heads that clusters teach, and how many each has. residual: clusters say nothing that labels say already.
-    drawn: a row's last cluster is remembered, for drawing by it. answers (n, k): clusters are found there instead, once
-    and in all rows.
+    drawn: a row's last cluster is remembered, for drawing by it. features: points (n, k) in which a head's clusters are
+    found instead, once and in all rows, or its classes themselves (n,), −1 where unknown.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class Classes:
         residual: bool = True,
         drawn: bool = False,
         seed: int = 0,
-        answers: NDArray[np.float32] | None = None,
+        features: Mapping[str, NDArray[Any]] | None = None,
     ):
         self.sample, self.labels, self.codes = sample, dict(labels), dict(codes)
-        self.all, self.answers = len(sample) == n, answers
-        assert answers is None or self.all
+        self.all, self.features = len(sample) == n, dict(features or {})
+        assert self.all or not self.features
         self.components, self.whiten, self.residual, self.drawn, self.seed = components, whiten, residual, drawn, seed
         self.means = np.zeros((len(sample), dim), dtype=np.float32)  # of this epoch
         self.clusters: dict[str, NDArray[np.int64]] = {}  # of the rows of the sample, −1 where none is known
@@ -84,17 +84,27 @@ class Classes:
         return means
 
     def find(self, means: NDArray[np.float32]) -> None:
-        """New clusters, named after the old ones; means (rows of the sample, d). Answers do not change: only once."""
-        if self.answers is not None and self.clusters:
-            return
-        seen = np.abs(means).sum(1) > 0  # a row that no batch held this epoch keeps its old cluster, or has none
-        if self.answers is not None:
-            means, seen = self.answers, np.ones(len(means), dtype=bool)
+        """New clusters, named after the old ones; means (rows of the sample, d), 0 where none is known. Clusters in a
+        head's own features do not change, and are found once."""
         for name, classes in self.codes.items():
-            previous = self.clusters.get(name)
-            assignment = np.full(len(means), -1, dtype=np.int64) if previous is None else previous.copy()
+            points, previous = self.features.get(name), self.clusters.get(name)
+            if points is None:
+                seen = (
+                    np.abs(means).sum(1) > 0
+                )  # a row that no batch held this epoch keeps its old cluster, or has none
+                points = means
+            elif previous is None:
+                seen = np.ones(len(points), dtype=bool)
+            else:
+                continue
+            if points.ndim == 1:
+                self.clusters[name] = points.astype(np.int64)
+                continue
+            if not seen.any():
+                continue
+            assignment = np.full(len(points), -1, dtype=np.int64) if previous is None else previous.copy()
             assignment[seen], self.cells[name] = find_clusters(
-                means[seen],
+                points[seen],
                 classes,
                 components=self.components,
                 seed=self.seed,

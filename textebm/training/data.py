@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,24 +16,24 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import CorpusError
-from textebm.objective.answers import answer_features
 from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
+from textebm.text.finding import Finding
 from textebm.text.history import COLUMN, encode_histories
 from textebm.text.shuffle import LARGE
-from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks
+from textebm.text.tokenizer import CHUNK, Encoded, TokenStore, encode_chunks, unknown_share
 
 
 @dataclass(frozen=True)
 class Split:
     """Sentences as token ids, and for each label column the class of each sentence, (n,), −1 where missing.
-    contexts: the turns before each sentence, for a model that reads them. answers: what of each sentence tells the
-    next turn, (n, k), for codes that are found there."""
+    contexts: the turns before each sentence, for a model that reads them. features: what each head's codes are found
+    in, (n, k), or the classes that its seeds gave, (n,), by the head's name (`training.features`)."""
 
     store: TokenStore
     labels: dict[str, NDArray[np.integer]]
     contexts: TokenStore | None = None
-    answers: NDArray[np.float32] | None = None
+    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -44,13 +46,11 @@ def read_split(
     *,
     context_turns: int = 0,
     context_tokens: int = 0,
-    answers: bool = False,
     large: int = LARGE,
 ) -> Split:
     """Encode a split. Sentences that are empty after tokenising are kept: they are an end of sentence alone.
 
     context_turns: how many of the turns before each sentence to encode, at most context_tokens tokens of them.
-    answers: find what of a turn tells its answer. Raises CorpusError where nothing answers anything.
     large: the token ids of more sentences than that are kept in the cache, mapped into memory.
     """
     labels: dict[str, NDArray[np.integer]] = {
@@ -81,7 +81,7 @@ def read_split(
             [context_turns, context_tokens],
         )
     tokens = store("tokens", lambda: encode_chunks(_column(rows, "text"), tokenizer, max_tokens), [max_tokens])
-    return Split(tokens, labels, contexts, _answers(rows) if answers else None)
+    return Split(tokens, labels, contexts)
 
 
 def _column(rows: Dataset, name: str) -> Iterator[Any]:
@@ -94,17 +94,6 @@ def _column(rows: Dataset, name: str) -> Iterator[Any]:
         return
     for batch in rows.select_columns([name]).iter(batch_size=CHUNK):
         yield from batch[name]
-
-
-def _answers(rows: Dataset) -> NDArray[np.float32]:
-    """`answer_features` of each sentence; the pairs are each sentence and the turn just before it."""
-    texts = list(rows["text"])
-    pairs = [(history[-1], text) for history, text in zip(rows[COLUMN], texts, strict=True) if history]
-    if not pairs:
-        raise CorpusError(
-            "objective.cluster_features=answer: no training sentence has a turn before it; set it to latent"
-        )
-    return answer_features(texts, pairs)
 
 
 def words_of(rows: Dataset, context_turns: int = 0) -> Iterator[str]:
@@ -122,6 +111,68 @@ def label_names(rows: Dataset) -> dict[str, list[str]]:
 def shown_rows(labels: NDArray[np.integer], limit: int, seed: int) -> NDArray[np.int64]:
     """The rows whose label a head with `label_limit` sees, a seeded choice among those that have one. labels (n,)"""
     return np.random.default_rng(seed).permutation(np.flatnonzero(labels >= 0))[:limit]
+
+
+def corpus_digest(corpus: Mapping[str, Dataset]) -> dict[str, dict[str, Any]]:
+    """Of each split its number of rows and a hash of texts, turns and labels, in their order: what a run was trained
+    and measured on."""
+    digests = {}
+    for split, rows in corpus.items():
+        names = sorted(rows.column_names)
+        digest = hashlib.sha256(json.dumps([names, label_names(rows)]).encode())
+        for values in zip(*(_column(rows, name) for name in names), strict=True):
+            digest.update(json.dumps(values, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        digests[split] = {"rows": len(rows), "sha256": digest.hexdigest()}
+    return digests
+
+
+def check_corpus(recorded: Mapping[str, Any], corpus: Mapping[str, Dataset], run: str) -> None:
+    """Raises CorpusError where *corpus* is not the one whose `corpus_digest` a run recorded."""
+    changed = []
+    for split, now in corpus_digest(corpus).items():
+        then = recorded.get(split)
+        if then != now:
+            rows = then.get("rows", "?") if isinstance(then, Mapping) else "no"
+            changed.append(f"{split} had {rows} rows, now {now['rows']}" if rows != now["rows"] else f"{split} differs")
+    if changed:
+        raise CorpusError(
+            f"the corpus is not the one of {run} ({'; '.join(changed)}): what was training text may now be test text. "
+            "Bring the old files back, or train a new run"
+        )
+
+
+def split_findings(
+    corpus: Mapping[str, Dataset], splits: Mapping[str, Split], tokenizer: PreTrainedTokenizerFast, max_tokens: int
+) -> list[Finding]:
+    """What of the text is lost on the way to tokens: unknown words and cut ends."""
+    findings = []
+    for name, split in splits.items():
+        unknown = unknown_share(split.store, tokenizer)
+        if name != "train" and unknown > 0.05:
+            findings.append(
+                Finding(
+                    "unknown_words",
+                    f"{unknown:.0%} of the {name} words are unknown",
+                    "tokenizer.kind=bpe",
+                    "which can spell every word",
+                )
+            )
+    train = splits["train"]
+    full = np.flatnonzero(train.store.lengths >= max_tokens)
+    if len(full) > 0.02 * len(train):  # those of just that length are not cut: count some
+        some = full[np.random.default_rng(0).permutation(len(full))[:1000]]
+        uncut = TokenStore.build(corpus["train"].select(np.sort(some))["text"], tokenizer, max_tokens + 1)
+        share = len(full) / len(train) * float(np.mean(uncut.lengths > max_tokens))
+        if share > 0.02:
+            findings.append(
+                Finding(
+                    "cut_texts",
+                    f"{share:.0%} of the training texts are cut to {max_tokens} tokens",
+                    "raise data.max_tokens, or write one sentence or paragraph a row",
+                    "the model neither reads nor writes what is cut",
+                )
+            )
+    return findings
 
 
 def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.integer]]:

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import TextEBM
-from textebm.model.companions import LatentBatch
 from textebm.model.inference import ShortRun
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch
 from textebm.networks.posterior import Posterior
 from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
@@ -18,7 +18,7 @@ ROWS, TOKENS = 512, 10_000  # at most, of a batch
 
 
 @torch.no_grad()
-def encode(model: TextEBM, split: Split, rows: NDArray[np.int64], *, learned_prior: bool) -> LatentBatch:
+def encode(model: LatentTextModel, split: Split, rows: NDArray[np.int64], *, learned_prior: bool) -> LatentBatch:
     """Posteriors, contexts and views of the sentences *rows* (at least one), in their order, on the model's device.
     learned_prior: whether inference that asks the prior may. The model is left in evaluation mode."""
     model.eval()

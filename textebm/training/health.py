@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from textebm.api import TextEBM
 from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
-from textebm.model.companions import StageName
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import StageName
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids
@@ -27,7 +27,7 @@ class Health:
 
 
 @torch.no_grad()
-def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
+def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
     """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
 
     reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder
@@ -87,7 +87,7 @@ def measure_health(model: TextEBM, split: Split, *, stage: StageName, sentences:
     return Health(values, _warnings(model, values, stage))
 
 
-def _warnings(model: TextEBM, values: dict[str, float], stage: StageName) -> list[str]:
+def _warnings(model: LatentTextModel, values: dict[str, float], stage: StageName) -> list[str]:
     found = []
     if values["reliance"] < 0.02 * values["reconstruction_nll"]:
         found.append(

@@ -20,10 +20,10 @@ from accelerate.utils import broadcast, gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from textebm.api import Objective, TextEBM
 from textebm.errors import CheckpointError, DivergenceError
 from textebm.model.build import build_weights
-from textebm.model.companions import LatentBatch, StageName
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
 from textebm.networks.hardware import Precision, autocast
 from textebm.networks.pretrained import pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
@@ -65,13 +65,13 @@ class Trainer:
     """large: with more sentences than that nothing is kept for each of them. Clusters are found in so many of them and
     known to the others by the nearest centre; the prior stage encodes so many at a time."""
 
-    def __init__(self, model: TextEBM, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
+    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
         self.accelerator = make_accelerator()
         self.device = self.accelerator.device
         self.model = model.to(self.device)
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.wrapped = self.accelerator.prepare_model(TrainingObjective(self.model))
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
         tuned = pretrained_parameters(model)
@@ -97,7 +97,7 @@ class Trainer:
         objective = recipe.objective
         self.classes = Classes(
             len(train),
-            self._some_rows(large if train.answers is None else len(train)),
+            self._some_rows(len(train) if train.features else large),
             recipe.latent.dim,
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
@@ -106,7 +106,7 @@ class Trainer:
             residual=objective.cluster_residual,
             drawn=objective.cluster_sampling,
             seed=recipe.seed,
-            answers=train.answers,
+            features=train.features,
         )
         self._latents: LatentBatch | None = None
 
@@ -141,7 +141,7 @@ class Trainer:
             return
         if first == 0:
             means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
-            if epoch > 0 or self.train.answers is not None:
+            if epoch > 0 or self.train.features:
                 self._new_clusters(means, self.stage_step / stage.steps)
             self.classes.begin_epoch()
         clusters = self.classes.drawn_by()

@@ -11,32 +11,102 @@ words, and shortens or lengthens only from where it ends differently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from textebm.errors import TextEBMError
+from textebm.model.decoding import Decoding, DecodingOptions, forbidden_ids
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.decoder import Decoder
 from textebm.networks.drawn_word import draw
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
 from textebm.text.tokenizer import decode as decode_ids
-
-if TYPE_CHECKING:
-    from textebm.use.contexts import Contexts
-    from textebm.use.writing import Generation
+from textebm.use.contexts import Contexts, contexts_of_texts
+from textebm.use.reading import certainty, encode
+from textebm.use.steering import Steering, SymbolRequest, condition_of
+from textebm.use.writing import decode, denoise
 
 KEEP = 6.0
 CONFIDENCE = 0.95
-DRAWS = 8  # of a new sentence, where the first is not read as asked
 STEPS, ROUNDS = 5, 24  # steps between two readings, and how often it reads before it gives up
 
 
-def rewrite(
-    model: Generation,
+@torch.no_grad()
+def edit(
+    model: LatentTextModel,
+    texts: Sequence[str],
+    symbols: SymbolRequest,
+    *,
+    method: Literal["nearest", "denoise"] | None = None,
+    keep: float | None = None,
+    confidence: float | None = None,
+    level: int | None = None,
+    strength: float | None = None,
+    seed: int = 0,
+    decoding: Decoding = "greedy",
+    contexts: Contexts | None = None,
+) -> list[str]:
+    """Each text rewritten under *symbols*; see `textebm.TextEBM.edit`."""
+    if not symbols:
+        raise TextEBMError("edit needs at least one symbol, such as {'sentiment': 'positive'}")
+    context = contexts_of_texts(model, texts, contexts)
+    histories = None if context is None else context.histories
+    condition, _ = condition_of(model, Steering(symbols, strength), len(texts), context)
+    if _is_nearest(method, decoding, keep=keep, confidence=confidence, level=level, strength=strength):
+        edited = edit_nearest(
+            model,
+            texts,
+            condition,
+            keep=KEEP if keep is None else keep,
+            seed=seed,
+            contexts=histories,
+            confidence=CONFIDENCE if confidence is None else confidence,
+            decoding=cast("Literal['greedy', 'sample']", decoding),
+        )
+        return edited if context is None else context.turns(edited)
+    z = encode(model, texts, contexts=histories).mean.to(model.device)
+    z = denoise(model, z, level, condition, torch.Generator(model.device).manual_seed(seed))
+    options = DecodingOptions(decoding, max_tokens=model.max_tokens)
+    return decode(model, z.cpu(), options, seed=seed, contexts=histories)
+
+
+def _is_nearest(
+    method: str | None,
+    decoding: str,
+    *,
+    keep: float | None,
+    confidence: float | None,
+    level: int | None,
+    strength: float | None,
+) -> bool:
+    """Whether an edit is the nearest one. Raises TextEBMError for options of both ways, or out of range."""
+    if method not in (None, "nearest", "denoise"):
+        raise TextEBMError(f"method must be nearest or denoise, got {method!r}")
+    of_denoise = {"level": level, "strength": strength}
+    of_nearest = {"keep": keep, "confidence": confidence}
+    nearest = method == "nearest" or (method is None and all(value is None for value in of_denoise.values()))
+    strange = [name for name, value in (of_denoise if nearest else of_nearest).items() if value is not None]
+    if strange:
+        ways = ("nearest", "denoise") if nearest else ("denoise", "nearest")
+        raise TextEBMError(f"{strange[0]} has no effect on an edit by {ways[0]}; it belongs to method={ways[1]!r}")
+    if keep is not None and not 0 <= keep < math.inf:
+        raise TextEBMError(f"keep must be a number of nats from 0 up, got {keep}")
+    if confidence is not None and not 0 < confidence < 1:
+        raise TextEBMError(f"confidence must lie between 0 and 1, got {confidence}")
+    if nearest and decoding == "beam":
+        raise TextEBMError("an edit by nearest decodes greedily or by sampling; beam needs method='denoise'")
+    return nearest
+
+
+def edit_nearest(
+    model: LatentTextModel,
     texts: Sequence[str],
     condition: Condition,
     *,
@@ -50,54 +120,30 @@ def rewrite(
     """Each text with the least change after which the encoder gives every symbol of *condition* the probability
     *confidence*; where none does, the surest version. A text that reads so already comes back as it is."""
     generator = torch.Generator(model.device).manual_seed(seed)
-    z = model.encode(texts, contexts=contexts).mean.to(model.device)
+    z = encode(model, texts, contexts=contexts).mean.to(model.device)
     level = model.prior.num_levels // 2 if model.prior.symbol_levels == "all" else 0
     best, current = list(texts), list(texts)
-    surest = model.certainty(texts, condition.symbols, contexts=contexts)
+    surest = certainty(model, texts, condition.symbols, contexts=contexts)
     waiting = torch.nonzero(surest < confidence)[:, 0]
     for _ in range(ROUNDS):
         if not len(waiting):
             break
         for start in range(0, len(waiting), batch_size):
             rows = waiting[start : start + batch_size]
-            here = condition.chosen(rows.to(model.device))
-            z[rows] = ascend(model.prior, z[rows], here, level=level, steps=STEPS)
+            asked = condition.chosen(rows.to(model.device))
+            z[rows] = ascend(model.prior, z[rows], asked, level=level, steps=STEPS)
             batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens).to(model.device)
-            given = model.decoder_input(z[rows], here.context)
-            ids = decode_near(model.decoder, given, batch.tokens, model.tokenizer, keep, decoding, generator)
+            inputs = model.decoder_input(z[rows], asked.context)
+            ids = decode_near(model.decoder, inputs, batch.tokens, model.tokenizer, keep, decoding, generator)
             for i, row in zip(rows.tolist(), ids, strict=True):
                 current[i] = decode_ids(model.tokenizer, row)
         histories = None if contexts is None else [contexts[i] for i in waiting]
         symbols = condition.chosen(waiting.to(model.device)).symbols
-        found = model.certainty([current[i] for i in waiting], symbols, contexts=histories)
-        for i, value in zip(waiting.tolist(), found.tolist(), strict=True):
+        read = certainty(model, [current[i] for i in waiting], symbols, contexts=histories)
+        for i, value in zip(waiting.tolist(), read.tolist(), strict=True):
             if value > surest[i]:
                 best[i], surest[i] = current[i], value
-        waiting = waiting[found < confidence]
-    return best
-
-
-def surest(
-    write: Callable[[list[int] | None, int], list[str]],
-    n: int,
-    certainty: Callable[[list[int], list[str]], Tensor],
-    confidence: float,
-    seed: int,
-) -> list[str]:
-    """n sentences, each drawn again until it is read as asked. write(rows, seed): new sentences for these rows (None:
-    all); certainty(rows, texts) (len(rows),): how surely they read so."""
-    best = write(None, seed)
-    waiting, sure = list(range(n)), [-1.0] * n
-    found = best
-    for attempt in range(DRAWS):
-        values = certainty(waiting, found).tolist() if waiting else []
-        for i, text, value in zip(waiting, found, values, strict=True):
-            if value > sure[i]:
-                best[i], sure[i] = text, value
-        waiting = [i for i in waiting if sure[i] < confidence]
-        if not waiting or attempt == DRAWS - 1:
-            break
-        found = write(waiting, seed + 104_729 * (attempt + 1))
+        waiting = waiting[read < confidence]
     return best
 
 
@@ -116,13 +162,13 @@ def decode_near(
     z (B, d); inputs (B, T) with <bos>, <eos> and padding. A sentence ends where it did, or within T places more.
     """
     n, width = inputs.shape
-    pad, bos, eos = tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+    pad, eos, forbidden = tokenizer.pad_token_id, tokenizer.eos_token_id, forbidden_ids(tokenizer)
     rows, state, tokens = torch.arange(n, device=z.device), decoder.start(z), inputs[:, 0]
     written, ended = [], torch.zeros(n, dtype=torch.bool, device=z.device)
     for place in range(1, 2 * width):
         logits, state = decoder.step(tokens, z, state)
         logits = logits.float()
-        logits[:, [pad, bos]] = -torch.inf
+        logits[:, forbidden] = -torch.inf
         if place < width:
             own = inputs[:, place]
             logits[rows, own] += torch.where(own == pad, 0.0, keep)

@@ -38,7 +38,8 @@ import torch
 from torch import Tensor
 
 from textebm.errors import TextEBMError
-from textebm.model.inference import still
+from textebm.model.inference import frozen
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.posterior import Affine
 from textebm.prior.learning import score_cross_entropy
 from textebm.prior.likelihood import POOLED_CHAINS, Annealing, chain_log_weights, top_log_partition
@@ -47,7 +48,6 @@ from textebm.text.batches import TokenBatch, collate_texts
 
 if TYPE_CHECKING:
     from textebm.networks.posterior import Draw, Posterior
-    from textebm.use.reading import Reading
 
 FOLDS = 4
 SCALING_STEPS, SCALING_ROWS, SCALING_RATE = 120, 64, 0.05
@@ -93,7 +93,7 @@ def bounds_from_weights(safe: Tensor, flattering: Tensor, generator: torch.Gener
 
 
 def fit_scaling(
-    model: Reading, texts: Sequence[str], *, steps: int = SCALING_STEPS, rows: int = SCALING_ROWS, seed: int = 0
+    model: LatentTextModel, texts: Sequence[str], *, steps: int = SCALING_STEPS, rows: int = SCALING_ROWS, seed: int = 0
 ) -> Affine:
     """The scale and spread of q, (d,) each, under which the mean bound of *texts* is greatest; encoder, decoder and
     prior rest.
@@ -121,7 +121,7 @@ def fit_scaling(
 
 
 def fit_posterior(
-    model: Reading, batch: TokenBatch, posterior: Posterior, *, steps: int, generator: torch.Generator | None
+    model: LatentTextModel, batch: TokenBatch, posterior: Posterior, *, steps: int, generator: torch.Generator | None
 ) -> Posterior:
     """*posterior* with a mean and a standard deviation of its own for each text, by *steps* of ascent of its bound:
     what amortisation has cost is regained (semi-amortised inference; Kim et al. 2018, arXiv 1802.02550).
@@ -140,7 +140,7 @@ def fit_posterior(
 
 
 def _climb(
-    model: Reading,
+    model: LatentTextModel,
     start: Tensor,
     as_move: Callable[[Tensor], Affine],
     batches: Iterable[tuple[TokenBatch, Posterior]],
@@ -157,7 +157,7 @@ def _climb(
     """
     free = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=rate)
-    with torch.enable_grad(), still(model):
+    with torch.enable_grad(), frozen(model):
         for step, (batch, posterior) in enumerate(batches):
             for group in optimizer.param_groups:
                 group["lr"] = rate * (1 - step / steps)
@@ -190,24 +190,49 @@ def importance_weights(
     return rest + chain.safe.view_as(nll), rest + chain.flattering.view_as(nll)
 
 
-@torch.no_grad()
 def nll_interval(
-    model: Reading,
+    model: LatentTextModel,
     texts: Sequence[str],
     *,
+    draws: int = 16,
+    temperatures: int = 4,
+    burn_in: int = 4,
+    chains: int = 1,
+    seed: int = 0,
+    batch_size: int = 1024,
+    progress: Progress | None = None,
+    scaling_texts: Sequence[str] = (),
+    q_steps: int = 0,
+) -> NllInterval:
+    """Lower and upper −log p(x) of each text, nats; see `textebm.TextEBM.nll_interval`. batch_size: rows at once, draws
+    counted."""
+    if model.reads_context:  # the top level's log Z, shared by all rows there, is a function of c
+        raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
+    if q_steps < 0:
+        raise TextEBMError(f"q_steps must not be negative, got {q_steps}")
+    if min(draws, temperatures, chains, batch_size) < 1 or burn_in < 0:
+        raise TextEBMError(
+            "draws, temperatures, chains and batch_size must be at least 1 and burn_in at least 0, got "
+            f"{draws}, {temperatures}, {chains}, {batch_size} and {burn_in}"
+        )
+    with model.evaluating():
+        scaling = fit_scaling(model, scaling_texts, seed=seed) if len(scaling_texts) else None
+        annealing = Annealing(temperatures, burn_in, chains)
+        return _interval(model, texts, draws, annealing, seed, batch_size, progress, scaling, q_steps)
+
+
+@torch.no_grad()
+def _interval(
+    model: LatentTextModel,
+    texts: Sequence[str],
     draws: int,
     annealing: Annealing,
     seed: int,
     batch_size: int,
     progress: Progress | None,
-    scaling: Affine | None = None,
-    q_steps: int = 0,
+    scaling: Affine | None,
+    q_steps: int,
 ) -> NllInterval:
-    """`Reading.nll_interval`. batch_size: rows at once, draws counted."""
-    if q_steps < 0:
-        raise TextEBMError(f"q_steps must not be negative, got {q_steps}")
-    if draws < 1 or min(annealing.temperatures, annealing.chains) < 1 or annealing.burn_in < 0:
-        raise TextEBMError(f"draws, temperatures and chains must be at least 1, got {draws} and {annealing}")
     generator = torch.Generator(model.device).manual_seed(seed)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rows = max(1, batch_size // draws)
@@ -215,7 +240,7 @@ def nll_interval(
     top_log_z = top_log_partition(
         model.prior, _posterior_draws(model, texts, generator, scaling), annealing, generator=generator
     )
-    found, done = [], 0
+    pieces, done = [], 0
     for batch_texts in batches:
         batch = collate_texts(batch_texts, model.tokenizer, model.max_tokens).to(model.device)
         posterior = _scaled(model.posterior(batch, generator), scaling)
@@ -224,14 +249,14 @@ def nll_interval(
         drawn = [posterior.draw(generator) for _ in range(draws)]
         nll = torch.stack([model.reconstruction_nll(batch, draw.u) for draw in drawn])
         safe, flattering = importance_weights(model.prior, drawn, nll, top_log_z, annealing, generator)
-        found.append(replace(bounds_from_weights(safe, flattering, generator), num_tokens=batch.lengths.cpu() - 1))
+        pieces.append(replace(bounds_from_weights(safe, flattering, generator), num_tokens=batch.lengths.cpu() - 1))
         done += len(batch)
         if progress is not None:
             progress(done, len(texts))
     inverse = torch.tensor(order, dtype=torch.long).argsort()
     empty = torch.zeros(0)
     return NllInterval(
-        *(torch.cat([empty, *(getattr(each, field.name) for each in found)])[inverse] for field in fields(NllInterval))
+        *(torch.cat([empty, *(getattr(each, field.name) for each in pieces)])[inverse] for field in fields(NllInterval))
     )
 
 
@@ -240,7 +265,7 @@ def _scaled(posterior: Posterior, scaling: Affine | None) -> Posterior:
 
 
 def _posterior_draws(
-    model: Reading, texts: Sequence[str], generator: torch.Generator, scaling: Affine | None
+    model: LatentTextModel, texts: Sequence[str], generator: torch.Generator, scaling: Affine | None
 ) -> Tensor:
     """Draws of q(u_0 | x) for some of the texts, (≤ 1024, d)."""
     step = max(1, len(texts) // POOLED_CHAINS)

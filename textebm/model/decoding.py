@@ -28,9 +28,15 @@ Choose = Callable[[Tensor, Tensor], Tensor]  # what `Advance` found, the words b
 FULL = 0.95  # share of a batch below which finished sentences leave it: a copy of the state costs little beside a step
 
 
+Decoding = Literal["greedy", "sample", "beam"]
+
+
 @dataclass(frozen=True)
 class DecodingOptions:
-    decoding: Literal["greedy", "sample", "beam"] = "greedy"
+    """How words are chosen. greedy: the most probable word each time; sample: by temperature, top-k and top-p; beam:
+    the best of num_beams by mean log-probability a word. max_tokens: the length at which a sentence is cut."""
+
+    decoding: Decoding = "greedy"
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -71,7 +77,7 @@ def decode_tokens(
     return [row for part in parts for row in _one_by_one(decoder, part, tokenizer, options, advance, choose)]
 
 
-def _never(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def forbidden_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """<pad>, <bos> and what else a pretrained tokenizer has for other tasks are not words; <eos> is how a sentence
     ends, and <unk> is a word of some corpora."""
     return sorted(set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.unk_token_id})
@@ -97,20 +103,20 @@ def _writer(
 ) -> tuple[Advance, Choose]:
     """The next state with what the word is chosen from, and the choice, greedy or drawn; what stays the same over *n*
     sentences is done here."""
-    never, warpers, greedy = _never(tokenizer), _warpers(options), options.decoding == "greedy"
+    forbidden, warpers, greedy = forbidden_ids(tokenizer), _warpers(options), options.decoding == "greedy"
     if isinstance(decoder, Advances) and (greedy or not (options.top_k or options.top_p < 1)):
         # as many steps as words pay for the product with all words; most sentences end half-way
         pays = n * options.max_tokens // 2 > 2 * len(tokenizer)
         advance = partial(decoder.advance, words=decoder.word_inputs()) if pays else decoder.advance
         if greedy:
-            best = BestWord(*decoder.output_layer(), never)
+            best = BestWord(*decoder.output_layer(), forbidden)
             return advance, lambda hidden, before: best(hidden)
-        drawn = DrawnWord(*decoder.output_layer(), never, options.temperature)
+        drawn = DrawnWord(*decoder.output_layer(), forbidden, options.temperature)
         return advance, lambda hidden, before: drawn(hidden, generator)
 
     def choose(logits: Tensor, before: Tensor) -> Tensor:
         logits = logits.float()
-        logits[:, never] = -torch.inf
+        logits[:, forbidden] = -torch.inf
         if greedy:
             return logits.argmax(-1)
         return draw(warpers(cast("torch.LongTensor", before), logits).softmax(-1), generator)
@@ -150,7 +156,7 @@ def _one_by_one(
 
 def _beam(decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions) -> list[list[int]]:
     """Beam search; the winner has the highest log-probability a token, the end included."""
-    b, beams, eos, never = len(z), options.num_beams, tokenizer.eos_token_id, _never(tokenizer)
+    b, beams, eos, forbidden = len(z), options.num_beams, tokenizer.eos_token_id, forbidden_ids(tokenizer)
     z = z.repeat_interleave(beams, dim=0)  # (B·K, d)
     state = decoder.start(z)
     tokens = torch.full((b * beams,), tokenizer.bos_token_id, dtype=torch.long, device=z.device)
@@ -162,7 +168,7 @@ def _beam(decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, optio
     for _ in range(options.max_tokens):
         logits, state = decoder.step(tokens, z, state)
         logits = logits.float()
-        logits[:, never] = -torch.inf
+        logits[:, forbidden] = -torch.inf
         log_p = logits.log_softmax(-1).view(b, beams, -1)
         only_end = torch.full_like(log_p, -torch.inf)
         only_end[..., eos] = 0.0  # a finished beam stays as it is

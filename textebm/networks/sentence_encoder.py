@@ -1,0 +1,63 @@
+"""Sentences as points, by a published encoder that rests: what one of its layers says of a sentence's words, averaged.
+
+Which layer decides what a point tells: the first ones know a sentence's form, the last ones its subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from textebm.errors import RecipeError
+from textebm.networks.pretrained import load_encoder
+
+ROWS, TOKENS = 256, 8192  # at most, of a batch
+
+
+class SentenceEncoder:
+    """A transformers encoder from a directory or the Hub. layer: which hidden states are averaged, 0 the words' own
+    vectors, −1 the last. max_tokens: of a sentence, the rest is not read. Raises RecipeError naming *option*."""
+
+    def __init__(
+        self, source: str, *, layer: int = -1, max_tokens: int = 64, option: str = "a sentence encoder"
+    ) -> None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
+        except Exception as error:  # not found, offline, gated, malformed: transformers raises many kinds
+            told = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+            raise RecipeError(f"{option}: {source!r} has no tokenizer that can be loaded: {told}") from error
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self.network = load_encoder(source, vocabulary_size=len(tokenizer), positions=max_tokens, option=option)
+        self.max_tokens, self.layer = max_tokens, layer
+        self.layers = int(self.network.config.num_hidden_layers)
+        if not -self.layers - 1 <= layer <= self.layers:
+            raise RecipeError(f"{option}: {source!r} has layers 0 to {self.layers} (or −1, the last), got {layer}")
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(n, d), each of length 1."""
+        return self.read(texts, [self.layer])[:, 0]
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str], layers: Sequence[int]) -> NDArray[np.float32]:
+        """Several layers at once, (n, len(layers), d), each of length 1; a sentence's does not depend on its batch."""
+        tokens = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        found = np.zeros((len(texts), len(layers), self.network.config.hidden_size), dtype=np.float32)
+        pad, start = self.tokenizer.pad_token_id or 0, 0
+        device = self.network.device
+        while start < len(order):
+            rows = order[start : start + ROWS]
+            rows = rows[: max(1, TOKENS // max(len(tokens[rows[-1]]), 1))]
+            start += len(rows)
+            width = max(1, max(len(tokens[row]) for row in rows))
+            ids = torch.tensor([[*tokens[row], *[pad] * (width - len(tokens[row]))] for row in rows], device=device)
+            mask = torch.tensor([[1] * len(tokens[r]) + [0] * (width - len(tokens[r])) for r in rows], device=device)
+            states = self.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+            for place, layer in enumerate(layers):
+                mean = (states[layer] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+                found[rows, place] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()
+        return found
