@@ -39,7 +39,13 @@ ALLOWED["api"] = {*ALLOWED["use"], "use"}  # the face of all that
 ALLOWED["evaluation"] = {*ALLOWED["api"], "api"}
 ALLOWED["inspection"] = {*ALLOWED["evaluation"], "evaluation"}
 ALLOWED["training"] = {*ALLOWED["model"], "model", "evaluation"}  # no roof: evaluation.latent has the estimates
-ALLOWED["runs"] = {*ALLOWED["inspection"], *ALLOWED["training"], "inspection", "training", "terminal"}  # a run directory
+ALLOWED["runs"] = {
+    *ALLOWED["inspection"],
+    *ALLOWED["training"],
+    "inspection",
+    "training",
+    "terminal",
+}  # a run directory
 # the doors
 ALLOWED["densities"] = {"errors", "networks", "objective", "prior"}  # no text at all: the prior on its own
 ALLOWED["bench"] = {*ALLOWED["runs"]}

@@ -151,24 +151,26 @@ def repeated(count: int, folder: Path, chance: random.Random) -> Iterator[str | 
 def poisoned(count: int, folder: Path, chance: random.Random) -> Iterator[str | None]:
     from tiny import trainer
 
-    for attempt in range(count):
+    for _ in range(count):
         worker = trainer(*SMALL)
         bad = chance.choice([float("nan"), float("inf"), -float("inf")])
-        at, where = chance.randrange(1, STEPS), chance.choice(["model", "model", "optimizer"])
-        problem = f"{where} at step {at}: {bad} was saved"
-        poisoned_name = ""
+        at, group, name = chance.randrange(1, STEPS), chance.choice(["model", "model", "optimizer"]), ""
+        caught = False
         try:
             for step in worker.steps():
+                tensors, _ = worker.state()
+                for each in ("model", "optimizer"):
+                    check_finite(tensors[each], "saving")  # as a run does before it saves
                 if step.number == at:
-                    tensors, _ = worker.state()
-                    shared = worker.model.state_dict() if where == "model" else tensors[where]
-                    floats = [name for name, value in shared.items() if value.is_floating_point() and value.numel()]
-                    poisoned_name = chance.choice(floats)
-                    shared[poisoned_name].view(-1)[chance.randrange(shared[poisoned_name].numel())] = bad
-                    check_finite({poisoned_name: shared[poisoned_name]}, "saving")
-        except DivergenceError as error:
-            problem = "" if poisoned_name in str(error) or "step" in str(error) else str(error)
-        yield f"{poisoned_name}: {problem}" if problem else None
+                    names = [
+                        key for key, value in tensors[group].items() if value.is_floating_point() and value.numel()
+                    ]
+                    name = chance.choice(names)
+                    tensors[group][name].view(-1)[chance.randrange(tensors[group][name].numel())] = bad
+        except DivergenceError:
+            caught = True
+        good = all(bool(value.isfinite().all()) for value in worker.model.state_dict().values())
+        yield None if caught or good else f"{group}: {name} of {bad} at step {at} went unnoticed"
 
 
 @promise("numbers never go silently wrong", "NaN or infinity in each term and each gradient", stated=120, short=10)
@@ -188,7 +190,7 @@ def terms(count: int, folder: Path, chance: random.Random) -> Iterator[str | Non
                     handles = [each.register_hook(hit) for each in chance.sample(parameters, 6)]
                 elif step.number == at - 1:
 
-                    def wrong(values: dict[str, float], bad: float = bad) -> None:
+                    def wrong(values: dict[str, float], bad: float = bad, check: Any = check) -> None:
                         nonlocal name
                         name = chance.choice(sorted(values))
                         check({**values, name: bad})

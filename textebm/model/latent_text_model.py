@@ -9,7 +9,7 @@ What the network is trained on is `textebm.model.objective`; what one does with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, text_noise
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.modes import held
 from textebm.networks.posterior import Posterior
 from textebm.networks.pretrained import PretrainedDecoder
 from textebm.objective.contrastive import Contrastive
@@ -184,13 +185,18 @@ class LatentTextModel(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode. A model that is already there is left untouched, so that several
-        threads may use it at once."""
-        was_training = self.training
-        if was_training:
-            self.eval()
-        try:
+        """Inside, the model is in evaluation mode, for all threads that use it at once."""
+
+        def take() -> Callable[[], None]:
+            mode = self.training
+            if mode:
+                self.eval()
+
+            def give_back() -> None:
+                if mode:
+                    self.train()
+
+            return give_back
+
+        with held(self, "evaluating", take):
             yield
-        finally:
-            if was_training:
-                self.train()
