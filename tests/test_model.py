@@ -229,3 +229,25 @@ def test_a_model_is_a_function_of_its_seed() -> None:
     first, second = losses(network().eval()), losses(network().eval())
     assert first == second
     assert first[0] == first[1] != first[2]
+
+
+def test_the_encoder_learns_the_unknown_word_by_hiding_words() -> None:
+    """The training text holds no <unk>; its embedding has a gradient only where words are hidden, in training alone."""
+
+    def gradient(share: float, training: bool) -> Tensor:
+        model = network(f"encoder.word_dropout={share}").train(training)
+        objective_of(model, batch_of(), "autoencoder", Weights(), targets_of(24), seeded()).loss.backward()
+        assert model.encoder.embedding.weight.grad is not None
+        return model.encoder.embedding.weight.grad[model.tokenizer.unk_token_id]
+
+    assert gradient(0.3, True).abs().sum() > 0
+    assert not gradient(0.0, True).any() and not gradient(0.3, False).any()
+
+
+def test_hidden_words_are_neither_the_first_nor_the_end() -> None:
+    model, batch = network(), batch_of()
+    hidden = model.hide_words(batch.tokens, 1.0, seeded())
+    unk, eos = model.tokenizer.unk_token_id, model.tokenizer.eos_token_id
+    kept = hidden == batch.tokens
+    assert kept[:, 0].all() and kept[batch.tokens == eos].all()
+    assert (hidden[:, 1:][batch.tokens[:, 1:] != eos] == unk).all()

@@ -11,6 +11,7 @@ from textebm.errors import TextEBMError
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
+from textebm.text.tokenizer import restore_words, unknown_words
 from textebm.use.editing import decode_near
 
 torch.set_num_threads(1)
@@ -127,3 +128,22 @@ def test_every_prior_edits_nearby(kind: str) -> None:
 def test_options_that_do_not_fit(options: dict[str, object], message: str) -> None:
     with pytest.raises(TextEBMError, match=message.replace("(", r"\(")):
         trained().edit(TEXTS[:1], {"sentiment": 1}, **options)  # type: ignore[arg-type]
+
+
+def test_an_unknown_word_stays_in_its_place_and_none_is_written() -> None:
+    """An edit of a sentence with words outside the vocabulary keeps each of them where it stood, capitals and all."""
+    model = trained()
+    texts = ["the Zyzzyva was cold .", "xyzzy , the service was slow .", "the food was cold ."]
+    edited = model.edit(texts, {"sentiment": ["positive", "positive", "positive"]}, keep=0.0, confidence=0.99, seed=0)
+    assert edited[0].split()[1] == "Zyzzyva" and edited[1].split()[0] == "xyzzy"
+    assert not any("<unk>" in text for text in edited)
+    drawn = model.edit(texts, {"sentiment": "positive"}, keep=0.0, confidence=0.99, decoding="sample", seed=3)
+    assert drawn[0].split()[1] == "Zyzzyva" and "<unk>" not in " ".join(drawn)
+
+
+def test_unknown_words_are_named_and_put_back() -> None:
+    tokenizer = trained().tokenizer
+    assert unknown_words(tokenizer, "the Zyzzyva was xyzzy .", 16) == ["Zyzzyva", "xyzzy"]
+    assert unknown_words(tokenizer, "the Zyzzyva was xyzzy .", 3) == ["Zyzzyva"]
+    assert restore_words(tokenizer, "the <unk> was <unk> <unk> .", ["a", "b"]) == "the a was b <unk> ."
+    assert restore_words(tokenizer, "the food .", ["a"]) == "the food ."

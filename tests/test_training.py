@@ -25,7 +25,7 @@ from textebm.runs import checkpoint
 from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
 from textebm.training.data import known_labels
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
 
 
 def test_losses_fall_in_every_stage() -> None:
@@ -274,7 +274,11 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> textebm.runs.train.Run:
     directory = tmp_path_factory.mktemp("finished") / "run"
-    return runs.train(recipe(), out=directory, quiet=True)
+    steps: list[Step] = []
+    run = runs.train(recipe(), out=directory, quiet=True, callbacks=[steps.append])
+    assert [step.number for step in steps] == list(range(1, 39)), "a callback sees every step once, in order"
+    assert all(step.values.keys() >= {"loss"} for step in steps)
+    return run
 
 
 def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
@@ -282,7 +286,7 @@ def test_a_run_directory_holds_it_all(finished: runs.Run) -> None:
     expected |= {"samples.txt", "README.md", "checkpoints"}
     assert expected <= {path.name for path in finished.directory.iterdir()}
     assert finished.evaluation is not None and not finished.model.network.training
-    assert textebm.TextEBM.from_pretrained(finished.directory).generate(3) == finished.model.generate(3)
+    assert textebm.TextEBM.from_pretrained(finished.directory).generate(3, seed=0) == finished.model.generate(3, seed=0)
     assert "| metric" in (finished.directory / "README.md").read_text()
 
 
@@ -375,7 +379,7 @@ def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(runs, "measure", interrupted)
     stopped = runs.train(recipe(), out=tmp_path / "run", quiet=True)
     assert stopped.evaluation is None and not (tmp_path / "run" / "evaluation.json").exists()
-    assert TextEBM.from_pretrained(tmp_path / "run").generate(2) == stopped.model.generate(2)
+    assert TextEBM.from_pretrained(tmp_path / "run").generate(2, seed=0) == stopped.model.generate(2, seed=0)
     monkeypatch.setattr(runs, "measure", evaluate)
     assert runs.train(recipe(), out=tmp_path / "run", resume=True, quiet=True).evaluation is not None
 

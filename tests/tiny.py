@@ -27,7 +27,7 @@ from textebm.training.loop import Trainer
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "data": {"corpus": "grammar", "size": 300, "max_tokens": 16},
-    "encoder": {"embedding_size": 12, "hidden_size": 16},
+    "encoder": {"embedding_size": 12, "hidden_size": 16, "word_dropout": 0.0},
     "decoder": {"embedding_size": 12, "hidden_size": 16},
     "latent": {"dim": 8},
     "heads": [

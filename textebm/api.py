@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,8 +18,11 @@ from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, S
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.text.history import History
-from textebm.use import editing, likelihood, reading, writing
+from textebm.use import attribution, editing, likelihood, reading, writing
+from textebm.use.attribution import Attribution
+from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
+from textebm.use.inputs import as_latents, as_symbols, as_texts
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Steering, SymbolRequest
@@ -32,13 +37,18 @@ class TextEBM:
         model.generate(5, symbols={"sentiment": "positive"}, seed=0)
         model.encode(["the pizza was bland ."]).codes["code"]
 
-    network: the `LatentTextModel` itself, for those who train or take it apart. Texts are lists of strings; latents are
-    tensors (n, d) on the CPU. The same seed gives the same result on one machine. Models of dialogues also take
-    *contexts*, the turns before each text: a list of turns (oldest first) or one text for each row.
+    network: the `LatentTextModel` itself, for those who train or take it apart. codes: what people call its codes
+    (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings, or columns of pandas, numpy or
+    datasets, in their own order; latents are tensors (n, d) on the CPU, or arrays. The same seed gives the same result
+    on one machine. Models of dialogues also take *contexts*, the turns before each text: a list of turns (oldest
+    first) or one text for each row.
     """
 
-    def __init__(self, network: LatentTextModel, *, answering: Sequence[History] | None = None):
+    def __init__(
+        self, network: LatentTextModel, *, answering: Sequence[History] | None = None, codes: Codebook | None = None
+    ):
         self.network = network
+        self.codes = codes or Codebook()
         self._answering = answering
 
     # -- files and places ----------------------------------------------------------------------------------------
@@ -46,7 +56,10 @@ class TextEBM:
     @classmethod
     def from_pretrained(cls, name: str | Path) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        return cls(files.load(name))
+        network = files.load(name)
+        book = load_codebook(Path(name)) if Path(name).is_dir() else None
+        name_codes(network, book)
+        return cls(network, codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
@@ -123,7 +136,7 @@ class TextEBM:
         strength: float | None = None,
         like: Sequence[str] = (),
         like_strength: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         steps_factor: int = 1,
         resample_from_layer: int | None = None,
         latents: Tensor | None = None,
@@ -143,6 +156,8 @@ class TextEBM:
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
         like: example sentences; all n shall be like each of them (a product of experts too), which composes with
         symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
+        seed: the same one gives the same sentences; without one they differ from call to call, and the seed that was
+        drawn is printed on stderr.
         steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
         resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
         (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
@@ -153,17 +168,21 @@ class TextEBM:
         with at least this probability; where no draw is so sure, the surest stays.
         Raises TextEBMError for symbols the model does not have and options out of range.
         """
-        return writing.generate(
+        told, seed = seed is not None, secrets.randbelow(2**32) if seed is None else seed
+        sentences = writing.generate(
             self.network,
             n,
-            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
+            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, self._contexts(contexts, n)),
             self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens),
             seed=seed,
             steps_factor=steps_factor,
             resample_from_layer=resample_from_layer,
-            latents=latents,
+            latents=None if latents is None else as_latents(latents),
             confidence=confidence,
         )
+        if not told:
+            print(f"seed {seed}", file=sys.stderr)
+        return sentences
 
     def respond(
         self,
@@ -187,7 +206,7 @@ class TextEBM:
         contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
         class, or a sequence with a class for each history. The rest as in `generate`.
         """
-        steering = Steering(symbols, strength, like, like_strength)
+        steering = Steering(as_symbols(symbols), strength, as_texts(like), like_strength)
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
         return writing.respond(self.network, contexts, n, steering, options, seed=seed)
 
@@ -211,11 +230,11 @@ class TextEBM:
         return writing.sample_latents(
             self.network,
             n,
-            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
+            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, self._contexts(contexts, n)),
             seed=seed,
             steps_factor=steps_factor,
             resample_from_layer=resample_from_layer,
-            latents=latents,
+            latents=None if latents is None else as_latents(latents),
             batch_size=batch_size,
         )
 
@@ -229,7 +248,7 @@ class TextEBM:
         contexts: Contexts | None = None,
     ) -> LatentSample:
         """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
-        steering = Steering(symbols, strength, contexts=self._contexts(contexts, n))
+        steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
         return writing.sample_path(self.network, n, steering, seed=seed)
 
     def decode(
@@ -250,6 +269,7 @@ class TextEBM:
         and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s.
         batch_size rows at a time, by default 512, on a GPU 4,096."""
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
+        latents = as_latents(latents)
         contexts = self._contexts(contexts, len(latents))
         return writing.decode(self.network, latents, options, seed=seed, batch_size=batch_size, contexts=contexts)
 
@@ -265,7 +285,7 @@ class TextEBM:
     ) -> list[str]:
         """Decode the posterior mean of each text; refine: as in `encode`."""
         options = self._decoding(decoding, num_beams=num_beams)
-        return writing.reconstruct(self.network, texts, options, seed=seed, refine=refine, contexts=contexts)
+        return writing.reconstruct(self.network, as_texts(texts), options, seed=seed, refine=refine, contexts=contexts)
 
     def edit(
         self,
@@ -293,8 +313,8 @@ class TextEBM:
         """
         return editing.edit(
             self.network,
-            texts,
-            symbols,
+            as_texts(texts),
+            as_symbols(symbols) or {},
             method=method,
             keep=keep,
             confidence=confidence,
@@ -321,6 +341,7 @@ class TextEBM:
         With *level*, each point is diffused to that level and denoised, which draws it towards the data.
         contexts: of a and of b, in a dialogue; their vectors are mixed in step with the way.
         """
+        a, b = as_texts([a, b])
         options = self._decoding(decoding)
         return writing.interpolate(self.network, a, b, steps, options, level=level, seed=seed, contexts=contexts)
 
@@ -340,11 +361,29 @@ class TextEBM:
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
         """
+        texts = as_texts(texts)
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
-        """The most probable class of each text. Raises TextEBMError for an unknown head."""
-        return reading.classify(self.network, texts, head, contexts=contexts)
+        """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
+        ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
+        found = reading.classify(self.network, as_texts(texts), head, contexts=contexts)
+        return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
+
+    def attribute(
+        self,
+        texts: Sequence[str],
+        head: str,
+        *,
+        method: attribution.Method = "integrated_gradients",
+        contexts: Contexts | None = None,
+    ) -> list[Attribution]:
+        """Why each text has its code: each word's part in log p(y|z) of its most probable class, nats.
+
+        integrated_gradients: parts that add up to what the words change against a text of unknown words. leave_one_out:
+        what log p loses without the word. Raises TextEBMError for an unknown head.
+        """
+        return attribution.attribute(self.network, texts, head, method=method, contexts=contexts)
 
     def posterior_draws(
         self,
@@ -355,22 +394,24 @@ class TextEBM:
         batch_size: int = reading.BATCH_SIZE,
     ) -> Tensor:
         """One draw of q(u|x) for each text, (n, d) on the CPU."""
+        texts = as_texts(texts)
         return reading.posterior_draws(self.network, texts, contexts=contexts, seed=seed, batch_size=batch_size)
 
     def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+        z = as_latents(z)
         return reading.symbol_probabilities(self.network, z, contexts=self._contexts(contexts, len(z)))
 
     def views(self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE) -> Tensor:
         """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
-        return reading.views(self.network, texts, batch_size=batch_size)
+        return reading.views(self.network, as_texts(texts), batch_size=batch_size)
 
     def certainty(
         self, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
     ) -> Tensor:
         """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of
         each text; −1 asks nothing."""
-        return reading.certainty(self.network, texts, symbols, contexts=contexts)
+        return reading.certainty(self.network, as_texts(texts), symbols, contexts=contexts)
 
     def elbo_terms(
         self,
@@ -388,7 +429,7 @@ class TextEBM:
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
         return reading.elbo_terms(
-            self.network, texts, seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
+            self.network, as_texts(texts), seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
         )
 
     def nll_interval(
@@ -414,7 +455,7 @@ class TextEBM:
         """
         return likelihood.nll_interval(
             self.network,
-            texts,
+            as_texts(texts),
             draws=draws,
             temperatures=temperatures,
             burn_in=burn_in,
@@ -422,18 +463,27 @@ class TextEBM:
             seed=seed,
             batch_size=batch_size,
             progress=progress,
-            scaling_texts=scaling_texts,
+            scaling_texts=as_texts(scaling_texts),
             q_steps=q_steps,
         )
 
     def reconstruction_losses(
-        self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE, *, contexts: Contexts | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = reading.BATCH_SIZE,
+        *,
+        latents: Tensor | None = None,
+        contexts: Contexts | None = None,
     ) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        return reading.reconstruction_losses(self.network, texts, batch_size=batch_size, contexts=contexts)
+        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+        latents = None if latents is None else as_latents(latents)
+        return reading.reconstruction_losses(
+            self.network, as_texts(texts), latents=latents, batch_size=batch_size, contexts=contexts
+        )
 
     def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
         """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        z = as_latents(z)
         return reading.energies(self.network, z, level, contexts=self._contexts(contexts, len(z)))
 
     # -- dialogues -----------------------------------------------------------------------------------------------
@@ -441,7 +491,9 @@ class TextEBM:
     def answering(self, contexts: Contexts) -> TextEBM:
         """The same model, of which what is written without contexts answers these: the i-th row the i-th one, and so
         on round, as an evaluation wants it. A model that reads no context is given back as it is."""
-        return TextEBM(self.network, answering=parse_contexts(contexts)) if self.reads_context else self
+        return (
+            TextEBM(self.network, answering=parse_contexts(contexts), codes=self.codes) if self.reads_context else self
+        )
 
     def answered(self, rows: Sequence[int]) -> list[History] | None:
         """The histories that these rows answer; None for a model that was told of none (`answering`)."""

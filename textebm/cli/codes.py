@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from textebm.cli.shared import (
     DataOption,
+    DeviceOption,
+    JsonLinesOption,
     JsonOption,
     RunArgument,
     SeedOption,
+    as_read,
+    batches,
     check_run,
     console,
     emit,
+    load_model,
     note,
+    print_rows,
+    read_sentences,
     spinner,
     stdout_kept_clean,
 )
@@ -27,6 +35,7 @@ from textebm.files import check_output, text_output
 
 if TYPE_CHECKING:
     from textebm.inspection.codes import CodeCard, LabelShare
+    from textebm.use.codebook import HeadBook
 
 
 class _ShowUnlessNamed(TyperGroup):
@@ -46,7 +55,7 @@ app = typer.Typer(
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
 
-@app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")
+@app.command(epilog="Example: textebm codes show runs/quickstart --head code --csv codes.csv")
 def show(
     run: RunArgument,
     head: Annotated[
@@ -61,10 +70,16 @@ def show(
     ] = None,
     seed: SeedOption = 0,
     data: DataOption = None,
+    levels: Annotated[
+        int | None, typer.Option("--levels", min=1, metavar="N", help="Gather the codes into N groups by their words.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what each code stands for: its words, labels and sentences."""
+    """Say what each code stands for: its words, labels and sentences (show may be left out)."""
     check_run(run)
+    if levels is not None:
+        _show_levels(run, levels, head, data, seed, as_json)
+        return
     if csv_file is not None:
         check_output(csv_file)
     with stdout_kept_clean(), spinner("looking at the codes"):
@@ -115,6 +130,190 @@ def score(
         _print_table(title, header, rows)
     for line in found.notes:
         note(line)
+
+
+CodeArgument = Annotated[str, typer.Argument(metavar="CODE", help="A code's number, or what it is called.")]
+HeadOption = Annotated[
+    str | None, typer.Option("--head", metavar="HEAD", help="Which symbol; the codes found unless given.")
+]
+
+
+@app.command(epilog='Example: textebm codes rename runs/yelp 3 "delivery time"')
+def rename(
+    run: RunArgument,
+    code: CodeArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help='What to call it; "" for its words again.')],
+    head: HeadOption = None,
+    note_: Annotated[str | None, typer.Option("--note", metavar="TEXT", help="A remark to keep beside it.")] = None,
+    data: DataOption = None,
+) -> None:
+    """Give a code a name, which every command then uses."""
+    _change(run, head, data, lambda book: book.rename(book.code(code), name, note_))
+
+
+@app.command(epilog="Example: textebm codes merge runs/yelp 3 7 12")
+def merge(
+    run: RunArgument,
+    into: Annotated[str, typer.Argument(metavar="CODE", help="The code that stays.")],
+    parts: Annotated[list[str], typer.Argument(metavar="CODES", help="Those that become part of it.")],
+    head: HeadOption = None,
+    data: DataOption = None,
+) -> None:
+    """Make one code of several that say the same; `merge CODE CODE` takes it apart again."""
+
+    def change(book: HeadBook) -> HeadBook:
+        stays, others = book.code(into), [book.code(part) for part in parts]
+        return book.split(stays) if others == [stays] else book.merge(stays, others)
+
+    _change(run, head, data, change)
+
+
+@app.command(epilog="Example: textebm codes hide runs/yelp 5 9")
+def hide(
+    run: RunArgument,
+    codes: Annotated[list[str], typer.Argument(metavar="CODES", help="Numbers or names.")],
+    again: Annotated[bool, typer.Option("--show", help="Show them again.")] = False,
+    head: HeadOption = None,
+    data: DataOption = None,
+) -> None:
+    """Give no sentence a code that says nothing."""
+    _change(run, head, data, lambda book: book.hide([book.number(code) for code in codes], hidden=not again))
+
+
+@app.command(epilog="Example: textebm codes threshold runs/yelp --precision 0.9")
+def threshold(
+    run: RunArgument,
+    precision: Annotated[
+        float | None,
+        typer.Option("--precision", min=0.0, max=1.0, help="How often a sentence's code must be right on validation."),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Give every sentence a code again.")] = False,
+    head: HeadOption = None,
+    seed: SeedOption = 0,
+    data: DataOption = None,
+) -> None:
+    """Let sentences that no code fits have none."""
+    check_run(run)
+    if (precision is None) != off:
+        raise TextEBMError("give either --precision or --off")
+    if precision is None:
+        _change(run, head, data, lambda book: book.with_threshold(None))
+        return
+    with stdout_kept_clean(), spinner("choosing the threshold"):
+        from textebm.runs.codes import set_threshold
+
+        found = set_threshold(run, head, precision, data_dir=data, seed=seed)
+    print(f"p >= {found.threshold:.3f}: right in {found.precision:.1%}; {found.none:.1%} of validation have no code")
+
+
+@app.command(epilog="Example: textebm codes export runs/yelp --out codes.json")
+def export(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="- is standard output.")] = Path("-"),
+    head: HeadOption = None,
+    data: DataOption = None,
+) -> None:
+    """Write what each code is called, its words, parts and notes as JSON."""
+    check_run(run)
+    with stdout_kept_clean():
+        from textebm.files import text_output
+        from textebm.runs.codes import codebook_of_run, head_of
+
+        book = codebook_of_run(run, data_dir=data)
+        own = book.head(head_of(book, head))
+    with text_output(out) as file:
+        emit(
+            [
+                {
+                    "code": code,
+                    "name": own.name(code),
+                    "words": list(own.words[code]),
+                    "parts": list(own.members(code)[1:]),
+                    "hidden": code in own.hidden,
+                    "note": own.notes.get(code),
+                }
+                for code in range(len(own.words))
+                if code not in own.merged
+            ],
+            file,
+            indent=2,
+        )
+
+
+@app.command(epilog="Example: textebm codes why runs/yelp reviews.txt")
+def why(
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sentences, one a line; - is standard input.")],
+    head: HeadOption = None,
+    method: Annotated[
+        Literal["integrated_gradients", "leave_one_out"],
+        typer.Option("--method", help="Parts that add up, or what log p loses without the word."),
+    ] = "integrated_gradients",
+    device: DeviceOption = "cpu",
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Say what each word of a sentence adds to the log-probability of its code."""
+    model = load_model(run, device)
+    name = head or next(
+        (each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), "")
+    )
+    for batch in batches(read_sentences(None if str(file) == "-" else file)):
+        texts = as_read(model, [line for line in batch if line.strip()])
+        with stdout_kept_clean():
+            found = model.attribute(texts, name, method=method)
+        for each in found:
+            if as_json:
+                emit(asdict(each))
+            else:
+                words = " ".join(f"{word} {part:+.2f}" for word, part in zip(each.words, each.parts, strict=True))
+                print(f"{_printable(each.name)}\t{each.log_probability:.2f}\t{_printable(words)}")
+
+
+@app.command(epilog="Example: textebm codes carry runs/yelp runs/yelp-longer --least 0.3")
+def carry(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The run whose codes have names.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The run that gets them.")],
+    head: HeadOption = None,
+    least: Annotated[float, typer.Option("--least", min=0.0, max=1.0, help="Leave pairs of less overlap alone.")] = 0.0,
+    seed: SeedOption = 0,
+    data: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry names, merges and hidden codes over to a retrained model, matched by the sentences that both code."""
+    check_run(old)
+    check_run(new)
+    with stdout_kept_clean(), spinner("matching the codes"):
+        from textebm.runs.codes import carry_codes
+
+        found = carry_codes(old, new, head, least=least, data_dir=data, seed=seed)
+    if as_json:
+        emit([asdict(each) for each in found], indent=2)
+    else:
+        rows = [(str(e.old), e.name, "-" if e.new < 0 else str(e.new), f"{e.overlap:.2f}") for e in found]
+        print_rows(("old", "name", "new", "overlap"), rows)
+
+
+def _change(run: Path, head: str | None, data: Path | None, change: Callable[[HeadBook], HeadBook]) -> None:
+    check_run(run)
+    with stdout_kept_clean(), spinner("reading the codes"):
+        from textebm.runs.codes import change_codes
+
+        book = change_codes(run, head, change, data_dir=data)
+    print_rows(("code", "name"), [(str(code), book.name(code)) for code in book.shown])
+
+
+def _show_levels(run: Path, groups: int, head: str | None, data: Path | None, seed: int, as_json: bool) -> None:
+    with stdout_kept_clean(), spinner("gathering the codes"):
+        from textebm.runs.codes import codebook_of_run, head_of, levels_of_run
+
+        found = levels_of_run(run, groups, head, data_dir=data, seed=seed)
+        book = codebook_of_run(run, data_dir=data, seed=seed)
+        own = book.head(head_of(book, head))
+    named = [[own.name(code) for code in group] for group in found]
+    if as_json:
+        emit(named, indent=2)
+    else:
+        print_rows(("group", "codes"), [(str(place), "; ".join(group)) for place, group in enumerate(named, 1)])
 
 
 def _print_table(title: str, header: list[str], rows: list[list[str]]) -> None:

@@ -65,13 +65,17 @@ def _records(model: TextEBM, batch: list[tuple[int, str]], refine: int, seed: in
     with stdout_kept_clean():
         encoding = model.encode(as_read(model, [text for _, text in batch]), refine=refine, seed=seed)
     means, stddevs = encoding.mean.tolist(), encoding.stddev.tolist()
-    codes = {name: values.tolist() for name, values in encoding.codes.items()}
+    codes = {
+        name: model.codes.labels(name, encoding.probabilities[name])
+        or [model.heads[name].classes[code] for code in values.tolist()]
+        for name, values in encoding.codes.items()
+    }
     probabilities = {name: values.tolist() for name, values in encoding.probabilities.items()}
     for row, (number, text) in enumerate(batch):
         yield {
             "line": number,
             "text": text,
-            "codes": {name: model.heads[name].classes[values[row]] for name, values in codes.items()},
+            "codes": {name: values[row] for name, values in codes.items()},
             "probabilities": {name: values[row] for name, values in probabilities.items()},
             "mean": means[row],
             "stddev": stddevs[row],

@@ -34,6 +34,7 @@ from textebm.prior.transport import Identity, Ladder, Transport
 from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
+from textebm.text.leave_out import leave_out_class
 
 # a prior of each kind where the recipe leaves it open
 LEVELS = {
@@ -61,7 +62,7 @@ INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
     """Splits train, validation, test. Raises CorpusError."""
-    return corpora.load_corpus(
+    splits = corpora.load_corpus(
         data.corpus,
         data_dir=data_dir,
         size=data.size,
@@ -77,6 +78,7 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
         group_column=data.group_column,
         limit=data.limit,
     )
+    return leave_out_class(splits, data.leave_out) if data.leave_out else splits
 
 
 def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | None:
@@ -137,6 +139,7 @@ def build_model(
         heads,
         max_tokens=recipe.data.max_tokens,
         word_dropout=recipe.decoder.word_dropout,
+        encoder_word_dropout=recipe.encoder.word_dropout,
         learning=recipe.prior.learning,
         contrastive=_contrastive(recipe),
         refinement=_refinement(recipe.inference),

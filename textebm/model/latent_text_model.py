@@ -47,8 +47,9 @@ class SymbolHead:
         """The class's number. Raises TextEBMError for one that does not exist."""
         if str(value) in self.classes:
             return self.classes.index(str(value))
-        if isinstance(value, int) and 0 <= value < len(self.classes):
-            return value
+        number = int(value) if isinstance(value, int) or (self.column is None and value.isdecimal()) else -1
+        if 0 <= number < len(self.classes):  # a code that has got a name keeps its number
+            return number
         raise TextEBMError(f"symbol {self.name!r} has no class {str(value)!r}{did_you_mean(str(value), self.classes)}")
 
 
@@ -57,7 +58,8 @@ class LatentTextModel(nn.Module):
 
     encoder, decoder, prior: any objects with the methods of `textebm.networks.encoder`, `textebm.networks.decoder` and
     `textebm.prior.prior` (docs/extending.md says which). word_dropout: the share of the decoder's input words that
-    are hidden in training. learning: how F is learned. recipe: what the model was built from, kept to be saved.
+    are hidden in training; encoder_word_dropout: of the encoder's, which is how <unk> is learned where the vocabulary
+    covers the training text. learning: how F is learned. recipe: what the model was built from, kept to be saved.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class LatentTextModel(nn.Module):
         *,
         max_tokens: int = 40,
         word_dropout: float = 0.0,
+        encoder_word_dropout: float = 0.0,
         learning: Literal["score_matching", "recovery"] = "score_matching",
         contrastive: Contrastive | None = None,
         refinement: Refinement | None = None,
@@ -85,6 +88,7 @@ class LatentTextModel(nn.Module):
         self.heads = dict(heads)
         self.max_tokens = max_tokens
         self.word_dropout = word_dropout
+        self.encoder_word_dropout = encoder_word_dropout
         self.learning = learning
         self.contrastive = contrastive
         self.refinement = refinement
@@ -178,9 +182,10 @@ class LatentTextModel(nn.Module):
         return torch.zeros(len(z), device=z.device).index_add_(0, places // words.shape[1], nll)
 
     def hide_words(self, tokens: Tensor, share: float, generator: torch.Generator | None) -> Tensor:
-        """tokens (B, T) with about *share* of them replaced by <unk>, the first of each sentence never."""
+        """tokens (B, T) with about *share* of them replaced by <unk>, the first of each sentence and its end never."""
         hidden = torch.rand(tokens.shape, device=tokens.device, generator=generator) < share
         hidden[:, 0] = False
+        hidden &= tokens != self.tokenizer.eos_token_id
         return tokens.masked_fill(hidden, self.tokenizer.unk_token_id)
 
     @contextmanager

@@ -111,8 +111,10 @@ def text_objective(
 ) -> Objective:
     """The objective of a batch of texts."""
     features, context = None, model.read_context(batch)
-    if model.contrastive is not None and not isinstance(model.encoder, ShortRun):
-        features = model.encoder.features(batch.tokens, batch.lengths)
+    hides = model.training and model.encoder_word_dropout > 0
+    if not isinstance(model.encoder, ShortRun) and (hides or model.contrastive is not None):
+        tokens = model.hide_words(batch.tokens, model.encoder_word_dropout, generator) if hides else batch.tokens
+        features = model.encoder.features(tokens, batch.lengths)
     posterior = model.posterior(batch, generator, learned_prior=stage == "joint", features=features, context=context)
     classes = targets(posterior.mean.detach()) if callable(targets) else targets
     text = _Text(batch, features, context, stage, weights, classes)

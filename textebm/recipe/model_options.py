@@ -72,6 +72,14 @@ class Encoder(Part):
     dropout: float = option(
         0.0, "Share of the activations hidden in training.", "validation is worse than training: .1 to .3.", ge=0, lt=1
     )
+    word_dropout: float = option(
+        0.02,
+        "Share of the encoder's input words replaced by <unk> in training, so that it learns to read around a word it "
+        "does not know.",
+        "set it to 0 where no word can be unknown (tokenizer.kind is bpe).",
+        ge=0,
+        lt=1,
+    )
     bidirectional: bool = option(
         True, "A recurrent network reads from both ends.", "set it to false to halve the time of reading."
     )

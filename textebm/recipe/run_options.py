@@ -39,6 +39,12 @@ class Data(Part):
         "files, hub: rows with the same value here stay on one side of a split that is drawn.",
         "several rows are of one document, dialogue or author.",
     )
+    leave_out: str | None = option(
+        None,
+        "LABEL=CLASS: train and validation lose this class's sentences; a suite measures them as outliers.",
+        "you ask whether the model knows what it never saw.",
+        pattern=r"^[^=]+=.+$",
+    )
     context_column: str | None = option(
         None,
         "files, hub: the column of the turns before the sentence: a list, or a text with __eou__ or tabs between.",
@@ -246,6 +252,12 @@ class Evaluation(Part):
     )
     limit: int | None = option(
         None, "At most this many test sentences, chosen by the seed; null: all.", "an evaluation takes too long.", ge=1
+    )
+    report_sentences: int | None = option(
+        None,
+        "Sentences that the report and its maps show, chosen by the seed; null: as many as limit, at most 3,000.",
+        "making the report takes too long, or the map is too thin.",
+        ge=1,
     )
     decoding: Literal["greedy", "sample"] = option(
         "greedy",

@@ -237,7 +237,7 @@ def _files(options: _Options) -> DatasetDict:
     paths = {}
     for split, given in options.given.items():
         path = expanded(given)
-        places = [path, *([options.data_dir / path] if options.data_dir else [])]
+        places = [path, *([options.data_dir / path, options.data_dir / path.name] if options.data_dir else [])]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise CorpusError(f"data.{split}: no such file: {' or '.join(str(place.absolute()) for place in places)}")

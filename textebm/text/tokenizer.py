@@ -181,6 +181,20 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
     return str(tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)).strip()
 
 
+def unknown_words(tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[str]:
+    """The words of *text*, as they are spelt there, that become <unk> among its first *max_tokens* tokens."""
+    encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    spans = zip(encoded.ids[:max_tokens], encoded.offsets, strict=False)
+    return [text[start:end].strip() for number, (start, end) in spans if number == tokenizer.unk_token_id]
+
+
+def restore_words(tokenizer: PreTrainedTokenizerFast, text: str, words: Sequence[str]) -> str:
+    """A decoded *text* with its <unk> replaced by *words*, in their order; what is left over stays."""
+    first, *rest = text.split(tokenizer.unk_token)
+    filled = [*words, *[tokenizer.unk_token] * len(rest)]
+    return first + "".join(word + after for word, after in zip(filled, rest, strict=False))
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Some rows: their tokens end to end, and how many each has."""

@@ -7,6 +7,7 @@ into one, codes that say nothing hidden, and a sentence that no code fits well e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from scipy.spatial.distance import squareform
 
 from textebm.errors import RecipeError, TextEBMError, did_you_mean
 from textebm.files import write_atomically
+from textebm.model.latent_text_model import LatentTextModel
 from textebm.recipe.yaml_text import read_yaml, write_yaml
 
 FILE = "codes.yaml"
@@ -83,20 +85,26 @@ class HeadBook(_Strict):
         return (code, *sorted(part for part, into in self.merged.items() if into == code))
 
     def code(self, asked: str | int) -> int:
-        """The code of a name, a number, or a default name. Raises CodebookError."""
+        """The code of a name, a number, or a default name; of a merged one its whole. Raises CodebookError."""
+        number = self.number(asked)
+        return self.merged.get(number, number)
+
+    def number(self, asked: str | int) -> int:
+        """The same, but a merged code by itself."""
         text = str(asked).strip()
         if text.lstrip("-").isdigit():
             if 0 <= int(text) < len(self.words):
-                return self.merged.get(int(text), int(text))
+                return int(text)
             raise CodebookError(f"there is no code {text}; there are 0 to {len(self.words) - 1}")
-        found = self._owner(text)
+        found = self._owner(text, among=range(len(self.words)))
         if found is None:
             raise CodebookError(f"no code is called {text!r}{did_you_mean(text, map(self.name, self.shown))}")
         return found
 
-    def _owner(self, name: str, but: int = -1) -> int | None:
-        wanted = name.casefold()
-        return next((k for k in self.shown if k != but and wanted and self.name(k).casefold() == wanted), None)
+    def _owner(self, name: str, but: int = -1, among: Iterable[int] | None = None) -> int | None:
+        wanted, codes = name.casefold(), self.shown if among is None else among
+        codes = [code for code in codes if code not in self.merged and code != but]
+        return next((code for code in codes if wanted and self.name(code).casefold() == wanted), None)
 
     def read(self, probabilities: ArrayLike) -> NDArray[np.int64]:
         """The code of each text, (n,), from p(code|z) (n, K): merged codes add up, hidden ones and what stays below
@@ -109,7 +117,7 @@ class HeadBook(_Strict):
 
     def gather(self, probabilities: ArrayLike) -> tuple[NDArray[np.float64], tuple[int, ...]]:
         """p(code|z) (n, K) with each merged code's part added to its whole and 0 left behind, and the shown codes."""
-        p = np.array(probabilities, dtype=np.float64)
+        p = np.asarray(probabilities).astype(np.float64)
         if p.ndim != 2 or p.shape[1] != len(self.words):
             raise ValueError(f"expected probabilities of shape (n, {len(self.words)}), got {p.shape}")
         for part, into in self.merged.items():
@@ -117,7 +125,21 @@ class HeadBook(_Strict):
             p[:, part] = 0.0
         return p, self.shown
 
+    def index_names(self) -> tuple[str, ...]:
+        """A name for each code 0 … K − 1, all different: merged and hidden ones say so."""
+        named = [self.name(code) for code in range(len(self.words))]
+        for code in range(len(self.words)):
+            if code in self.merged:
+                named[code] = f"{named[code]} ({code})"
+            elif code in self.hidden:
+                named[code] = f"{named[code]} (hidden)"
+        return tuple(named)
+
     # -- changes: each gives a new book ----------------------------------------------------------------------------
+
+    def describe(self, words: Sequence[Sequence[str]]) -> HeadBook:
+        """The same with other words."""
+        return self._with(words=tuple(tuple(own) for own in words))
 
     def rename(self, code: int, name: str, note: str | None = None) -> HeadBook:
         """Call *code* by *name*; "" gives it back its words."""
@@ -180,6 +202,11 @@ class Codebook(_Strict):
             raise CodebookError(f"no codes are described for head {name!r}{known}")
         return self.heads[name]
 
+    def labels(self, name: str, probabilities: ArrayLike) -> list[str] | None:
+        """What the code of each text is called, from p(code|z) (n, K); None for a head without a book."""
+        book = self.heads.get(name)
+        return None if book is None else [book.name(code) for code in book.read(probabilities).tolist()]
+
     def replace(self, name: str, book: HeadBook) -> Codebook:
         return Codebook(heads={**self.heads, name: book})
 
@@ -220,6 +247,15 @@ def save_codebook(book: Codebook, directory: Path) -> None:
         heads[name] = kept
     data = {"format": book.format, "version": book.version, "heads": heads}
     write_atomically(Path(directory) / FILE, write_yaml(data))
+
+
+def name_codes(model: LatentTextModel, book: Codebook | None) -> None:
+    """Let the classes of *model*'s found heads be called as *book* says, wherever they are asked for or shown. A head
+    whose number of codes is another is left alone: the book is of another model."""
+    for name, own in (book.heads if book else {}).items():
+        head = model.heads.get(name)
+        if head is not None and head.column is None and len(head.classes) == len(own.words):
+            model.heads[name] = replace(head, classes=own.index_names())
 
 
 def _keys_as_numbers(data: Any) -> Any:

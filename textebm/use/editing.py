@@ -6,7 +6,8 @@ a counterfactual (Wachter, Mittelstadt & Russell 2018, arXiv 1711.00399) whose t
 satisfy the heads, and change no word. The moved latent is decoded with the input in hand: at each place the input's own
 word stays unless another is likelier by *keep* nats. So what z does not say of the input is not lost, as it is where
 the sentence is written from z alone, and where z objects, words change. Places are those of the input: an edit replaces
-words, and shortens or lengthens only from where it ends differently.
+words, and shortens or lengthens only from where it ends differently. A word that the model does not know stays in its
+place, and none is written where there was none.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
 from textebm.text.tokenizer import decode as decode_ids
+from textebm.text.tokenizer import restore_words, unknown_words
 from textebm.use.contexts import Contexts, contexts_of_texts
 from textebm.use.reading import certainty, encode
 from textebm.use.steering import Steering, SymbolRequest, condition_of
@@ -123,6 +125,7 @@ def edit_nearest(
     z = encode(model, texts, contexts=contexts).mean.to(model.device)
     level = model.prior.num_levels // 2 if model.prior.symbol_levels == "all" else 0
     best, current = list(texts), list(texts)
+    unknown = [unknown_words(model.tokenizer, text, model.max_tokens) for text in texts]
     surest = certainty(model, texts, condition.symbols, contexts=contexts)
     waiting = torch.nonzero(surest < confidence)[:, 0]
     for _ in range(ROUNDS):
@@ -136,7 +139,7 @@ def edit_nearest(
             inputs = model.decoder_input(z[rows], asked.context)
             ids = decode_near(model.decoder, inputs, batch.tokens, model.tokenizer, keep, decoding, generator)
             for i, row in zip(rows.tolist(), ids, strict=True):
-                current[i] = decode_ids(model.tokenizer, row)
+                current[i] = restore_words(model.tokenizer, decode_ids(model.tokenizer, row), unknown[i])
         histories = None if contexts is None else [contexts[i] for i in waiting]
         symbols = condition.chosen(waiting.to(model.device)).symbols
         read = certainty(model, [current[i] for i in waiting], symbols, contexts=histories)
@@ -157,12 +160,14 @@ def decode_near(
     decoding: Literal["greedy", "sample"] = "greedy",
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
-    """Token ids of each latent's sentence, the logit of the input's own token raised by *keep* at each place.
+    """Token ids of each latent's sentence, the logit of the input's own token raised by *keep* at each place; an <unk>
+    of the input stays, and no other is written.
 
     z (B, d); inputs (B, T) with <bos>, <eos> and padding. A sentence ends where it did, or within T places more.
     """
     n, width = inputs.shape
-    pad, eos, forbidden = tokenizer.pad_token_id, tokenizer.eos_token_id, forbidden_ids(tokenizer)
+    pad, eos, unk = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
+    forbidden = [*forbidden_ids(tokenizer), unk]
     rows, state, tokens = torch.arange(n, device=z.device), decoder.start(z), inputs[:, 0]
     written, ended = [], torch.zeros(n, dtype=torch.bool, device=z.device)
     for place in range(1, 2 * width):
@@ -172,6 +177,9 @@ def decode_near(
         if place < width:
             own = inputs[:, place]
             logits[rows, own] += torch.where(own == pad, 0.0, keep)
+            unknown = own == unk
+            logits[unknown] = -torch.inf
+            logits[unknown, unk] = 0.0
         if decoding == "greedy":
             tokens = logits.argmax(-1)
         else:
