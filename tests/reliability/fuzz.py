@@ -229,7 +229,7 @@ COMMANDS += [
 ]
 
 
-@promise("bad input gets one clear error", "command lines of random words", stated=3_000, short=25)
+@promise("bad input gets one clear error", "command lines of random words", stated=3_000, short=15)
 def command_lines(count: int, folder: Path, chance: random.Random) -> Iterator[str | None]:
     from typer.testing import CliRunner
 

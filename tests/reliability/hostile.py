@@ -178,7 +178,7 @@ def malice(count: int, folder: Path, chance: random.Random) -> Iterator[str | No
         for name in ("../../../../../etc/passwd", "/dev/zero", "/dev/random"):
             config["checksums"][name] = {"size": 1, "sha256": "0"}
         (model / "config.json").write_text(json.dumps(config))
-        yield unmoved(canary, "names outside the model", partial(load, model), refused=False)
+        yield unmoved(canary, "names outside the model", partial(load, model))
     finally:
         sys.path.remove(str(folder))
 

@@ -143,10 +143,7 @@ def repeated(count: int, folder: Path, chance: random.Random) -> Iterator[str | 
 
 
 @promise(
-    "numbers never go silently wrong",
-    "NaN or infinity in a weight, moment or buffer: never saved",
-    stated=300,
-    short=12,
+    "numbers never go silently wrong", "NaN or infinity in a weight, moment or buffer: never saved", stated=300, short=5
 )
 def poisoned(count: int, folder: Path, chance: random.Random) -> Iterator[str | None]:
     from tiny import trainer
@@ -173,7 +170,7 @@ def poisoned(count: int, folder: Path, chance: random.Random) -> Iterator[str | 
         yield None if caught or good else f"{group}: {name} of {bad} at step {at} went unnoticed"
 
 
-@promise("numbers never go silently wrong", "NaN or infinity in each term and each gradient", stated=120, short=10)
+@promise("numbers never go silently wrong", "NaN or infinity in each term and each gradient", stated=120, short=6)
 def terms(count: int, folder: Path, chance: random.Random) -> Iterator[str | None]:
     from tiny import trainer
 

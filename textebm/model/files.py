@@ -156,6 +156,8 @@ def read_model(directory: Path | str) -> SavedModel:
         checksums = config.pop("checksums", None)
         if not isinstance(checksums, dict) or checksums.get("config") != digest(json_bytes(config)):
             raise CheckpointError(f"{CONFIG} was changed after it was saved (its SHA-256 differs)")
+        if unknown := sorted(checksums.keys() - {"config", WEIGHTS, *TOKENIZER_FILES}):
+            raise CheckpointError(f"{CONFIG} is damaged: it names files that no model has: {', '.join(unknown)[:200]}")
         files = {}
         earlier = config.pop("tokenizer", {})  # where the checksums of these stood before
         for name in TOKENIZER_FILES:
