@@ -15,8 +15,10 @@ from transformers import PreTrainedTokenizerFast
 from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.networks.pretrained import cast_networks
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
+from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
 from textebm.use import attribution, editing, likelihood, reading, writing
 from textebm.use.arguments import checked
@@ -56,12 +58,30 @@ class TextEBM:
     # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> TextEBM:
-        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        network = files.load(name)
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        allow_code: bool = False,
+    ) -> TextEBM:
+        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError.
+
+        revision, token, cache_dir: of the Hub. dtype: in which pretrained networks compute, if not in float32; the rest
+        of the model stays as it is. allow_code: import the classes that its recipe names as package.module:Class
+        (docs/extending.md).
+        """
+        with code_allowed(allow_code):
+            network = files.load(name, revision=revision, token=token, cache_dir=cache_dir)
+        if dtype is not None:
+            cast_networks(network, dtype)
         book = load_codebook(Path(name)) if Path(name).is_dir() else None
         name_codes(network, book)
-        return cls(network, codes=book)
+        return cls(network.to(device), codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
@@ -427,7 +447,9 @@ class TextEBM:
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
-        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`): it
+        is too high rather than too low, by what ten temperatures leave (about .1 nats where F is a good log-density).
+        The top level's normaliser is one number a model, so that a text's KL does not depend on the other texts.
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
         return reading.elbo_terms(

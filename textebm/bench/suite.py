@@ -260,7 +260,7 @@ def _training(setting: Setting, result: Benchmark) -> None:
     result.facts["matrix_share_of_step"] = products.took / whole
     result.facts["matrix_rate_achieved"] = products.share_of(result.machine)
     order = BatchOrder(setting.store.lengths, setting.sizes.published.batch)
-    result.facts["padding_share"] = padding_share(setting.store.lengths + 2, order.epoch(0))
+    result.facts["padding_share"] = padding_share(setting.store.lengths + 2, order.batches(0))
     whole_parts = {name: result.parts[name] for name in ("encoder", "decoder", "softmax", "prior_stage", "optimizer")}
     result.facts["seconds_an_epoch"] = sum(whole_parts.values()) * setting.sizes.epoch_steps
 
@@ -320,7 +320,7 @@ def _clustering(setting: Setting, result: Benchmark) -> None:
         setting.plain.encode(batch.tokens, batch.lengths)
 
     def ours() -> None:
-        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0, whiten=options.cluster_whiten)
+        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0)
 
     took = median(seconds(ours, setting.device) for _ in range(min(3, setting.sizes.repeats)))
     again = alternate({"encode": encode}, setting.sizes.repeats, setting.device).median["encode"]

@@ -215,6 +215,8 @@ def _card(card: CodeCard) -> dict[str, Any]:
     """Of the labels, those that the code has more often than others do, or most often."""
     plain = asdict(card)
     plain.pop("head")
+    for typical in plain["typical"]:
+        typical["parts"] = _rounded(typical["parts"], 2)
     kept: dict[str, int] = {}
     plain["labels"] = []
     for share in card.labels:

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.errors import RecipeError
+from textebm.model import own
+from textebm.model.bases import base_of, kept_of, locate, own_tokenizer, split_revision
+from textebm.model.build_prior import VIEW_SIZE, build_prior
 from textebm.model.inference import Refinement, ShortRun
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
-from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
+from textebm.networks.language_model import PretrainedDecoder
 from textebm.networks.posterior import PosteriorHead, TopDownHead
-from textebm.networks.pretrained import (
-    ContextualEmbedding,
-    PretrainedDecoder,
-    Source,
-    load_encoder,
-    load_language_model,
-    pretrained_parts,
-)
+from textebm.networks.pretrained import load_encoder, load_language_model
+from textebm.networks.reader import ContextualEmbedding, Reader, WidthMatched
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
-from textebm.prior.explicit import GaussianMixture, StandardNormal
-from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
-from textebm.prior.prior import ChainSettings, LatentPrior
-from textebm.prior.transport import Identity, Ladder, Transport
-from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
+from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 from textebm.text.leave_out import leave_out_class
+from textebm.text.retokenize import Retokenizer
 
-# a prior of each kind where the recipe leaves it open
-LEVELS = {
-    "gaussian": 1,
-    "gaussian_mixture": 1,
-    "energy": 1,
-    "diffusion_energy": 16,
-    "joint_energy": 1,
-    "hierarchical_diffusion_energy": 8,
-}
-STEPS = {
-    "gaussian": 40,
-    "gaussian_mixture": 40,
-    "energy": 40,
-    "diffusion_energy": 2,
-    "joint_energy": 40,
-    "hierarchical_diffusion_energy": 2,
-}
-
+log = logging.getLogger(__name__)
+CHECKED, LOST = 300, 0.03  # training sentences that a tokenizer is tried on, and the share that may be lost
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -89,12 +69,37 @@ def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     options = recipe.tokenizer
     if options.kind == "pretrained":
-        return tokenizer.load_pretrained(str(options.name))
+        name = _tokenizer_name(recipe)
+        made = tokenizer.load_pretrained(*split_revision(name), natural=recipe.data.detokenize)
+        _check_tokenizer(made, list(islice(texts, CHECKED)), name)
+        return made
     kind = options.kind or ("bpe" if recipe.data.corpus in ("files", "hub") else "word")
     train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[kind]
     apart = options.punctuation == "apart"
     normalization = tokenizer.Normalization(options.lowercase, options.html, apart)
     return train(texts, options.vocabulary_size, normalization)
+
+
+def _tokenizer_name(recipe: Recipe) -> str:
+    """Whose tokenizer writes; a name of no network where it is trained here."""
+    options = recipe.tokenizer
+    named = options.name or recipe.decoder.pretrained or recipe.encoder.pretrained
+    return str(named) if options.kind == "pretrained" else ""
+
+
+def _check_tokenizer(made: PreTrainedTokenizerFast, texts: list[str], name: str) -> None:
+    """Say what a tokenizer that writes cannot give back: no model can then write it."""
+    lost = tokenizer.not_given_back(made, texts)
+    if len(lost) > LOST * len(texts):
+        text, spelt = lost[0]
+        log.warning(
+            "tokenizer %s gives %d of %d training sentences back otherwise, such as %r as %r: measures count that as "
+            "errors; %s",
+            *(name, len(lost), len(texts), text[:80], spelt[:80]),
+            "data.detokenize=false keeps them"
+            if made.init_kwargs["natural"]
+            else "choose another tokenizer to write with (encoder.pretrained reads in its own)",
+        )
 
 
 def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:
@@ -111,30 +116,29 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast,
     heads: dict[str, SymbolHead],
     pretrained: Mapping[str, Any] | None = None,
+    directory: Path | None = None,
 ) -> LatentTextModel:
     """The whole model, freshly initialised from torch's global random state.
 
-    pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
-    weights. Raises RecipeError where one cannot be had.
+    pretrained: what a saved model in *directory* keeps of the networks that `encoder.pretrained` and
+    `decoder.pretrained` name (`textebm.model.bases`). Raises RecipeError where one cannot be had, or has changed.
     """
     layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
-    encoder = _encoder(recipe, len(tokenizer), layers, width)
-    sources = pretrained or {"encoder": recipe.encoder.pretrained, "decoder": recipe.decoder.pretrained}
-    if recipe.encoder.pretrained:
-        _read_in_context(encoder, recipe, tokenizer, sources["encoder"])
+    kept = pretrained or {}
+    reader = _reader(recipe, tokenizer, kept.get("encoder"), directory) if recipe.encoder.pretrained else None
+    encoder = _encoder(recipe, tokenizer, layers, width, reader)
     if recipe.decoder.pretrained:
-        decoder: Decoder = _language_model(recipe, len(tokenizer), layers, width, sources["decoder"])
+        decoder: Decoder = _language_model(recipe, tokenizer, layers, width, kept.get("decoder"), directory)
     else:
-        decoder = _decoder(recipe, len(tokenizer), layers, width)
+        decoder = _decoder(recipe, tokenizer, layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
-        encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
-        if size != recipe.encoder.embedding_size:
-            raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
+        words, size = decoder.embedding, recipe.encoder.embedding_size
+        encoder.embedding = words if words.embedding_dim == size else WidthMatched(words, size)
     return LatentTextModel(
         encoder,
         decoder,
-        _prior(recipe, layers, heads, width),
+        build_prior(recipe, layers, {name: len(head.classes) for name, head in heads.items()}, width),
         tokenizer,
         heads,
         max_tokens=recipe.data.max_tokens,
@@ -157,12 +161,24 @@ def _refinement(options: Inference) -> Refinement | None:
     )
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:
+def _encoder(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int, reader: Reader | None
+) -> Encoder:
     latent, inference = recipe.latent, recipe.inference
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder = _body(recipe.encoder, 0 if recipe.encoder.pretrained else vocabulary_size, latent.segments)
+    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | SentenceEncoder | OwnEncoder
+    if name := recipe.encoder.implementation:
+        sizes = own.sizes_of(recipe.encoder, len(tokenizer))
+        encoder = OwnEncoder(own.own_network("encoder.implementation", name, sizes, own.ENCODER))
+    elif reader is not None and reader.pooling:
+        encoder = SentenceEncoder(reader)
+    else:
+        vocabulary_size = 0 if reader else len(tokenizer)
+        encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
+    if reader is not None and (context_size or not reader.pooling):
+        encoder.embedding = ContextualEmbedding(reader, recipe.encoder.embedding_size)
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize,
@@ -174,7 +190,7 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
         PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
     )
     if recipe.objective.contrastive_weight > 0:
-        encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
+        encoder.view = ViewHead(encoder.num_features, VIEW_SIZE)
     return encoder
 
 
@@ -186,7 +202,23 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
     )
 
 
-def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> RecurrentEncoder | TransformerEncoder:
+def _no_words(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The token ids that are no words of a text."""
+    return [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+
+
+def _body(
+    options: EncoderOptions, vocabulary_size: int, segments: int = 1, special: Sequence[int] = ()
+) -> RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder:
+    if options.kind == "bag_of_words":
+        return BagOfWordsEncoder(
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            special=special if vocabulary_size else (),
+            num_layers=options.num_layers,
+            dropout=options.dropout,
+        )
     if options.kind == "transformer":
         return TransformerEncoder(
             vocabulary_size,
@@ -209,9 +241,19 @@ def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> R
     )
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
+def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Decoder:
     """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
     options, dim, segmented = recipe.decoder, recipe.latent.dim + context_size, tuple(layers)
+    vocabulary_size = len(tokenizer)
+    if name := options.implementation:
+        sizes = {**own.sizes_of(options, vocabulary_size), "latent_dim": dim}
+        decoder: Decoder = own.own_network("decoder.implementation", name, sizes, own.DECODER)
+        return decoder
+    if options.kind == "bag_of_words":
+        end, special = tokenizer.eos_token_id, _no_words(tokenizer)
+        return BagOfWordsDecoder(
+            vocabulary_size, options.embedding_size, dim, end=end, special=special, dropout=options.dropout
+        )
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(
@@ -241,117 +283,65 @@ def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
     )
 
 
-def _read_in_context(encoder: Encoder, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
-    """Give the encoder the words of `encoder.pretrained`."""
-    history = recipe.data.context_tokens if recipe.data.context_turns else 0
-    network = load_encoder(
-        source,
-        vocabulary_size=len(tokenizer),
-        positions=max(recipe.data.max_tokens, history) + 2,
-        option="encoder.pretrained",
+def _reader(
+    recipe: Recipe, writer: PreTrainedTokenizerFast, kept: Mapping[str, Any] | None, directory: Path | None
+) -> Reader:
+    options, data = recipe.encoder, recipe.data
+    option, name = "encoder.pretrained", str(options.pretrained)
+    history = data.context_tokens if data.context_turns else 0
+    positions, size, pad, retokenize = max(data.max_tokens, history) + 2, len(writer), writer.pad_token_id, None
+    if name != _tokenizer_name(recipe):
+        own = own_tokenizer(name, kept, directory, option)
+        retokenize, size, pad = Retokenizer(writer, own, 2 * positions), len(own), own.pad_token_id or 0
+    source, revision = locate(name, kept, directory, option)
+    network = load_encoder(source, vocabulary_size=size, positions=positions, option=option, revision=revision)
+    reader = Reader(
+        network,
+        pad=pad,
+        tune=options.tune,
+        rank=options.lora_rank,
+        layer=options.layer,
+        retokenize=retokenize,
+        pooling=options.pooling,
     )
-    encoder.embedding = ContextualEmbedding(
-        network, recipe.encoder.embedding_size, pad=tokenizer.pad_token_id, tune=recipe.encoder.tune
-    )
+    reader.base = base_of(source, reader)
+    return reader
 
 
 def _language_model(
-    recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int, source: Source
+    recipe: Recipe,
+    tokens: PreTrainedTokenizerFast,
+    layers: Sequence[int],
+    context_size: int,
+    kept: Mapping[str, Any] | None,
+    directory: Path | None,
 ) -> PretrainedDecoder:
-    segments = recipe.latent.segments
+    options, segments, option = recipe.decoder, recipe.latent.segments, "decoder.pretrained"
+    source, revision = locate(str(options.pretrained), kept, directory, option)
+    positions = recipe.data.max_tokens + 1 + segments
     network, head = load_language_model(
-        source,
-        vocabulary_size=vocabulary_size,
-        positions=recipe.data.max_tokens + 1 + segments,
-        option="decoder.pretrained",
+        source, vocabulary_size=len(tokens), positions=positions, option=option, revision=revision
     )
-    return PretrainedDecoder(
+    decoder = PretrainedDecoder(
         network,
         head,
         recipe.latent.dim + context_size,
-        tune=recipe.decoder.tune,
+        bos=tokens.bos_token_id,
+        first=tokenizer.first_token(tokens),
+        tune=options.tune,
+        rank=options.lora_rank,
         segments=segments,
         segmented=tuple(layers),
     )
+    decoder.base = base_of(source, decoder)
+    return decoder
 
 
 def _contrastive(recipe: Recipe) -> Contrastive | None:
     objective = recipe.objective
     if objective.contrastive_weight == 0:
         return None
-    return Contrastive(
-        objective.contrastive_weight,
-        objective.contrastive_temperature,
-        objective.contrastive_word_dropout,
-        objective.contrastive_negatives,
-    )
-
-
-def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
-    options, dim = recipe.prior, sum(layers)
-    view_size = options.view_size if recipe.objective.contrastive_weight > 0 else 0
-    levels = options.num_levels or LEVELS[options.kind]
-    ladder = (
-        published_ladder(levels)
-        if options.schedule == "published"
-        else log_snr_ladder(levels, options.log_snr_max, options.log_snr_min)
-    )
-    explicit: StandardNormal | GaussianMixture | None = None
-    if options.kind == "gaussian":
-        explicit = StandardNormal()
-    elif options.kind == "gaussian_mixture":
-        explicit = GaussianMixture(options.components, dim)
-    sizes = {name: len(head.classes) for name, head in heads.items()}
-    energy: EnergyNet | LayeredEnergyNet
-    if options.kind in LAYERS:
-        places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
-        energy = LayeredEnergyNet(
-            layers,
-            levels,
-            sizes,
-            head_layers=places,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    else:
-        energy = EnergyNet(
-            dim,
-            levels,
-            sizes,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
-    transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
-    chain = ChainSettings(
-        options.sampler,
-        options.steps or STEPS[options.kind],
-        options.step_size,
-        options.acceptance,
-        options.learning == "score_matching" if options.metropolis is None else options.metropolis,
-        options.start,
-        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
-    )
-    return LatentPrior(
-        dim,
-        energy,
-        NoiseSchedule(ladder, options.reference),
-        transport=transport,
-        layers=layers,
-        explicit=explicit,
-        chain=chain,
-        symbol_levels=options.symbol_levels,
-        strength=options.strength,
-        potential_penalty=options.potential_penalty,
-        encoder_gradient=options.encoder_gradient,
-        like_strength=options.like_strength,
-    )
+    return Contrastive(objective.contrastive_weight, objective.contrastive_temperature)
 
 
 def build_weights(objective: Objective, progress: float) -> Weights:
@@ -375,10 +365,14 @@ def build_weights(objective: Objective, progress: float) -> Weights:
 def model_config(model: LatentTextModel) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
     heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
-    pretrained = {name.partition(".")[0]: part.settings for name, part in pretrained_parts(model)}
+    full = bool(model.recipe and model.recipe["training"].get("save_full"))
+    pretrained = kept_of(model, full=full)
     return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
 
 
-def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> LatentTextModel:
+def rebuild_model(
+    config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, directory: Path | None = None
+) -> LatentTextModel:
+    """The model of a `model_config`, without its own weights. directory: where it is saved."""
     heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
-    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"))
+    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"), directory)

@@ -7,14 +7,16 @@ body too, for the turns before the sentence.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from textebm.networks.dropout import Dropout
 from textebm.networks.posterior import Head, Posterior
+from textebm.networks.reader import ContextualEmbedding, Reader
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.segments import SegmentPooling
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -28,14 +30,17 @@ class EncoderHeads(nn.Module):
     head: Head | None
     view: ViewHead | None
 
-    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """words (B, T, E), lengths (B,) -> (B, F)."""
-        raise NotImplementedError
+    def embed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, T), lengths (B,) -> words (B, T', E), and how many each row has, (B,): another number where a
+        pretrained network reads the text in its own tokens."""
+        assert self.embedding is not None
+        if isinstance(self.embedding, ContextualEmbedding):
+            return self.embedding(tokens, lengths)
+        return self.embedding(tokens), lengths
 
+    @abstractmethod
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        assert self.embedding is not None
-        return self.read(self.embedding(tokens), lengths)
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
         return self.posterior(self.features(tokens, lengths), context)
@@ -52,7 +57,8 @@ class EncoderHeads(nn.Module):
 
 
 def _embedding(vocabulary_size: int, size: int) -> nn.Module | None:
-    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place."""
+    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place, or a
+    `ContextualEmbedding`."""
     return nn.Embedding(vocabulary_size, size) if vocabulary_size else None
 
 
@@ -92,6 +98,11 @@ class RecurrentEncoder(EncoderHeads):
         self.num_features = max(2, segments) * directions * hidden_size
         self.head = head
         self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
 
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
@@ -140,6 +151,11 @@ class TransformerEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
+
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
@@ -154,13 +170,66 @@ class TransformerEncoder(EncoderHeads):
         return torch.cat([average, x[:, 0]], dim=-1)
 
 
+class SentenceEncoder(EncoderHeads):
+    """A pretrained sentence encoder: the posterior is read straight off its pooled states, normalised.
+
+    reader: with a pooling.
+    """
+
+    def __init__(self, reader: Reader, *, head: Head | None = None):
+        super().__init__()
+        self.reader = reader
+        self.norm = nn.LayerNorm(reader.size)
+        self.num_features = reader.size
+        self.embedding: nn.Module | None = None  # for a history, where there is one
+        self.head = head
+        self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        features: Tensor = self.norm(torch.stack(self.reader(tokens, lengths)))
+        return features
+
+
+class OwnEncoder(EncoderHeads):
+    """An encoder whose *body* is a user's own module, with `num_features` and ``features(tokens, lengths)``."""
+
+    def __init__(self, body: OwnBody):
+        super().__init__()
+        self.body = body
+        self.num_features = body.num_features
+        self.embedding: nn.Module | None = None
+        self.head: Head | None = None
+        self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        return self.body.features(tokens, lengths).float()
+
+
+class OwnBody(Protocol):
+    """What an encoder of a user's own must have: it reads tokens from <bos> to <eos>, and padding changes nothing."""
+
+    num_features: int
+
+    def features(self, tokens: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
+class EncoderBody(Protocol):
+    """What a `ContextEncoder` reads with."""
+
+    num_features: int
+
+    def read(self, words: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
 class ContextEncoder(nn.Module):
     """The turns before a sentence -> c (B, C), within ±1: a *body* that reads them in the encoder's embedding.
 
     turns, max_tokens: how much of a history it is given (`textebm.text.history`).
     """
 
-    def __init__(self, body: RecurrentEncoder | TransformerEncoder, size: int, *, turns: int, max_tokens: int):
+    def __init__(self, body: EncoderBody, size: int, *, turns: int, max_tokens: int):
         super().__init__()
         self.body = body
         self.size, self.turns, self.max_tokens = size, turns, max_tokens

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from textebm.recipe.implementation import PATTERN
 
 # names become folder names, metric names and ``head=class`` on the command line
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -25,6 +27,24 @@ def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
     return Field(default, description=what, json_schema_extra={"when": when}, **bounds)
 
 
+def _tune_in_words(section: Any) -> Any:
+    """Recipes of earlier versions said true (full) or false (rest)."""
+    if not isinstance(section, dict) or not isinstance(section.get("tune"), bool):
+        return section
+    rest = {name: value for name, value in section.items() if name != "tune"}
+    return {**rest, "tune": "full" if section["tune"] else "rest"} if section.get("pretrained") else rest
+
+
+def implementation(what: str) -> Any:
+    """The option that names a class of the user's own."""
+    return option(
+        None,
+        f"{what}, as package.module:Class (docs/extending.md), in place of kind; needs --allow-code.",
+        "you have written your own.",
+        pattern=PATTERN,
+    )
+
+
 class Tokenizer(Part):
     kind: Literal["word", "bpe", "pretrained"] | None = option(
         None,
@@ -37,7 +57,10 @@ class Tokenizer(Part):
         10000, "At most this many tokens; rarer words are read as <unk>.", "many words of your text are <unk>.", ge=10
     )
     name: str | None = option(
-        None, "The pretrained tokenizer: a directory or a Hub id.", "tokenizer.kind is pretrained."
+        None,
+        "The pretrained tokenizer: a directory or a Hub id; null: that of decoder.pretrained, or else of "
+        "encoder.pretrained.",
+        "tokenizer.kind is pretrained and no network is.",
     )
     lowercase: bool = option(
         False, "Capitals are read and written as small letters.", "text is little and capitals say little."
@@ -53,11 +76,12 @@ class Tokenizer(Part):
 
 
 class Encoder(Part):
-    kind: Literal["gru", "lstm", "transformer"] = option(
+    kind: Literal["gru", "lstm", "transformer", "bag_of_words"] = option(
         "gru",
-        "The network that reads a sentence.",
-        "a transformer pays for long texts and many sentences, and best on a GPU.",
+        "The network that reads a sentence; bag_of_words reads documents of any length, whatever their words' order.",
+        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics.",
     )
+    implementation: str | None = implementation("An encoder of your own")
     embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
     hidden_size: int = option(
         512,
@@ -85,31 +109,45 @@ class Encoder(Part):
     )
     tie_embedding: bool = option(
         False,
-        "Read words in the decoder's embedding, whose embedding_size must be the same.",
+        "Read words in the decoder's embedding, whose embedding_size must be the same; that of a pretrained decoder is "
+        "mapped to it.",
         "the corpus is small beside its vocabulary (as in the ptb recipe).",
     )
     pretrained: str | None = option(
         None,
-        "A transformers model (directory or Hub id) by which words are read, as its last hidden states, mapped to "
-        "embedding_size; the same name as tokenizer.name.",
+        "A transformers model (directory, Hub id or Hub id@revision) by which words are read, in its own tokens, as "
+        "its hidden states, mapped to embedding_size.",
         "few sentences, or a language that a published model knows well.",
     )
-    tune: bool = option(
-        True,
-        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
-        "set it to false to save memory, or with few sentences.",
+    tune: Literal["rest", "lora", "full"] = option(
+        "lora",
+        "What of the pretrained network is trained: nothing, adapters of low rank in its attention (needs the library "
+        "peft), or every weight, at training.pretrained_learning_rate.",
+        "rest reads each sentence once and keeps the states; full wants many sentences and memory.",
     )
+    lora_rank: int = option(8, "Rank of those adapters.", "tune is lora and much text differs from English.", ge=1)
+    pooling: Literal["mean", "first", "last"] | None = option(
+        None,
+        "The posterior is read straight off the mean, first or last of the pretrained network's states, in place of "
+        "kind and the sizes above; null: words are read one by one.",
+        "encoder.pretrained is a sentence encoder, whose page names its pooling.",
+    )
+    layer: int = option(
+        -1, "Which of its layers is read: 0 is its embedding, -1 the last.", "a middle layer keeps more of the words."
+    )
+    _earlier = model_validator(mode="before")(_tune_in_words)
     context_size: int = option(
         128, "Dimension of the encoded turns before a sentence.", "data.context_turns is above 0.", ge=1
     )
 
 
 class Decoder(Part):
-    kind: Literal["gru", "lstm", "transformer"] = option(
+    kind: Literal["gru", "lstm", "transformer", "bag_of_words"] = option(
         "gru",
-        "The network that writes a sentence from its latent.",
-        "a transformer pays for long texts and many sentences, and best on a GPU.",
+        "The network that writes a sentence from its latent; bag_of_words writes a list of words.",
+        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics.",
     )
+    implementation: str | None = implementation("A decoder of your own")
     embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
     hidden_size: int = option(
         512,
@@ -148,15 +186,18 @@ class Decoder(Part):
     )
     pretrained: str | None = option(
         None,
-        "A causal transformers model (directory or Hub id) that writes, in place of kind and the sizes above; the same "
-        "name as tokenizer.name.",
+        "A causal transformers model (directory, Hub id or Hub id@revision) that writes, in place of kind and the "
+        "sizes above; tokenizer.kind must be pretrained.",
         "few sentences, or a need for fluency.",
     )
-    tune: bool = option(
-        True,
-        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
-        "set it to false to save memory, or with few sentences.",
+    tune: Literal["rest", "lora", "full"] = option(
+        "lora",
+        "What of the pretrained network is trained: nothing, adapters of low rank in its attention (needs the library "
+        "peft), or every weight, at training.pretrained_learning_rate.",
+        "rest is the least memory; full wants many sentences, and forgets what the network knew.",
     )
+    lora_rank: int = option(8, "Rank of those adapters.", "tune is lora and much text differs from English.", ge=1)
+    _earlier = model_validator(mode="before")(_tune_in_words)
 
 
 class Latent(Part):
@@ -216,8 +257,11 @@ class Inference(Part):
         gt=0,
         le=2,
     )
-    elbo_weight: float | None = Field(
-        None, ge=0, description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1"
+    elbo_weight: float | None = option(
+        None,
+        "refined: weight of the encoder's own bound beside −log q at refined latents; null is 1.",
+        "0 to train the encoder on refined latents alone.",
+        ge=0,
     )
 
 
@@ -349,6 +393,7 @@ class Prior(Part):
         "Precision of a chain's matrix products; bf16 only where the hardware has it.",
         "to rule out rounding as a reason.",
     )
+    implementation: str | None = implementation("The energy network of your own")
     hidden_size: int = option(256, "Dimension of the energy network.", "grow it for large corpora, up to 384.", ge=1)
     num_blocks: int = option(3, "Residual blocks of the energy network.", "2 are enough for simple text.", ge=1)
     spectral_norm: bool = option(
@@ -374,9 +419,6 @@ class Prior(Part):
         "Default strength of symbols in generation; 1 is Bayes' rule.",
         "control is weak (raise it, 3 to 6) or samples repeat themselves (lower it).",
         ge=0,
-    )
-    view_size: int = Field(
-        32, ge=2, description="dimension of contrastive views, where objective.contrastive_weight > 0"
     )
     like_strength: float = option(
         2.0,

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from textebm.recipe.model_options import Part, option
+from textebm.recipe.model_options import Part, implementation, option
 
 
 class Data(Part):
-    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = option(
+    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "agnews", "smd", "files", "hub"] = option(
         "grammar",
         "Where the text comes from: the embedded language, a corpus that textebm knows, your files, or a data set of "
         "the Hugging Face Hub.",
@@ -26,7 +26,11 @@ class Data(Part):
     test: str | None = option(
         None, "files: the test file; null: split off the training file.", "you have a split of your own."
     )
-    text_column: str = option("text", "files, hub: the column that holds the sentence.", "yours has another name.")
+    text_column: str = option(
+        "text",
+        "files, hub: the column that holds the sentence; agnews: text (headline and text) or headline.",
+        "yours has another name.",
+    )
     label_columns: tuple[str, ...] = option((), "files, hub: columns read as labels.", "the text has labels.")
     class_names: tuple[tuple[str, ...], ...] = option(
         (),
@@ -68,6 +72,12 @@ class Data(Part):
     )
     limit: int | None = option(
         None, "Use only this many training sentences; null: all.", "to try something on less text.", ge=1
+    )
+    detokenize: bool = option(
+        False,
+        "The networks read and write English as it is written (n't and signs at their words, capitals); the corpus, "
+        "the measures and what the model gives stay lower-case tokens.",
+        "decoder.pretrained is a published model and the corpus is yelp or dailydialog.",
     )
 
 
@@ -112,7 +122,6 @@ class Objective(Part):
         "few codes are in use, or to reproduce published models.",
         ge=0,
     )
-    cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
     cluster_features: Literal["latent", "answer", "content", "sentence", "mixed"] = option(
         "latent",
         "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
@@ -137,13 +146,13 @@ class Objective(Part):
         "and sentence.",
         "cluster_features is mixed.",
     )
+    cluster_implementation: str | None = implementation("The features that are clustered")
     cluster_pca: int = option(
         64,
         "Principal components that k-means sees; at most latent.dim.",
         "codes follow noise (lower it, 8 to 16).",
         ge=1,
     )
-    cluster_whiten: bool = Field(False, description="whiten those components, as published")
     cluster_start: float = option(
         0.7,
         "Share of a text stage after which clusters begin to teach the encoder.",
@@ -161,10 +170,6 @@ class Objective(Part):
     contrastive_temperature: float = option(
         0.1, "Temperature of SimCLR.", "objective.contrastive_weight is above 0; lower tells finer differences.", gt=0
     )
-    contrastive_word_dropout: float = Field(
-        0.2, ge=0, lt=1, description="share of the words hidden in the second reading of a sentence"
-    )
-    contrastive_negatives: int = Field(16, ge=0, description="the model's own sentences among the negatives of a batch")
     cluster_residual: bool = option(
         True,
         "Cluster what the supervised heads' labels leave unexplained.",
@@ -214,6 +219,11 @@ class Training(Part):
         1e-3, "Of encoder and decoder.", "training diverges (lower it) or is slow (2e-3).", gt=0
     )
     prior_learning_rate: float = option(1e-3, "Of the prior.", "the energy runs away (lower it).", gt=0)
+    save_full: bool = option(
+        False,
+        "Save the weights of a pretrained network at rest, too, not only its name, revision and SHA-256.",
+        "the model should load where that network is not.",
+    )
     pretrained_learning_rate: float = option(
         5e-5, "Of what encoder.pretrained or decoder.pretrained names.", "its knowledge is lost (lower it).", gt=0
     )
@@ -225,6 +235,9 @@ class Training(Part):
         "speed matters: the shipped recipes use bf16.",
     )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
+    health_sentences: int = option(
+        512, "Validation sentences that a health line measures.", "the decoder is a large language model: 64.", ge=2
+    )
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
 
@@ -237,12 +250,9 @@ class LanguageModel(Part):
     )
     embedding_size: int = option(256, "Dimension of its words.", "a suite takes too long.", ge=1)
     hidden_size: int = option(256, "Dimension of its states.", "a suite takes too long.", ge=1)
-    num_layers: int = Field(1, ge=1)
-    dropout: float = Field(0.3, ge=0, lt=1)
     max_epochs: int = option(
         12, "It stops earlier when held-out sentences no longer gain.", "a suite takes too long.", ge=1
     )
-    batch_size: int = Field(64, ge=1)
 
 
 class Evaluation(Part):
