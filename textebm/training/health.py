@@ -15,8 +15,6 @@ from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
 
-SENTENCES = 512
-
 
 @dataclass(frozen=True)
 class Health:
@@ -27,7 +25,7 @@ class Health:
 
 
 @torch.no_grad()
-def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, sentences: int = SENTENCES) -> Health:
+def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, sentences: int = 512) -> Health:
     """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
 
     reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder
