@@ -386,7 +386,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     train(model, optimizer, 3, generator)
     tensors, optimizer_state = pack(optimizer.state_dict())
     random_tensors, random_state = pack_random({"chain": generator})
-    groups = {"model": model.network.state_dict(), "optimizer": tensors, "random": random_tensors}
+    groups = {"model": model.state_dict(), "optimizer": tensors, "random": random_tensors}
     save(tmp_path, 3, groups, {"optimizer": optimizer_state, "random": random_state}, keep=1)
     train(model, optimizer, 3, generator)
 
@@ -397,7 +397,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     resumed_optimizer.load_state_dict(unpack(found.tensors("optimizer"), found.state["optimizer"]))
     unpack_random(found.tensors("random"), found.state["random"], {"chain": resumed_generator})
     train(resumed, resumed_optimizer, 3, resumed_generator)
-    for left, right in zip(model.network.parameters(), resumed.parameters(), strict=True):
+    for left, right in zip(model.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(left, right)
     same(optimizer.state_dict(), resumed_optimizer.state_dict())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
 from textebm.use.reading import certainty, encode
-from textebm.use.steering import Steering, condition_of
+from textebm.use.steering import Steering, asked_of, condition_of
 
 DRAWS = 8  # of a sentence, until it is read as asked
 
@@ -56,7 +55,7 @@ def generate(
 
     if confidence is None:
         return write(steering, n, seed)
-    classes = condition_of(model, steering, n)[0].symbols
+    classes = asked_of(model, steering.symbols, n)
     return surest_draws(
         lambda rows, seed: write(
             steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
@@ -103,12 +102,7 @@ def respond(
     if not model.reads_context:
         read_contexts(model, contexts, 0)  # says why not
     histories = parse_contexts(contexts)
-    symbols = {
-        name: value if isinstance(value, str | int) else [each for each in value for _ in range(n)]
-        for name, value in (steering.symbols or {}).items()
-    }
-    repeated = [history for history in histories for _ in range(n)]
-    asked = replace(steering, symbols=symbols, contexts=repeated)
+    asked = steering.repeated(n, [history for history in histories for _ in range(n)])
     texts = generate(model, n * len(histories), asked, decoding, seed=seed)
     return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 
