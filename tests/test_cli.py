@@ -343,13 +343,26 @@ def test_every_command_checks_its_run_before_anything_slow(
 
 
 def test_generate(model: FakeModel, run_directory: str) -> None:
-    out = succeed("generate", run_directory, "-n", "3")
+    out = succeed("generate", run_directory, "-n", "3", "--seed", "0")
     assert out == "sentence 0 [é]\nsentence 1 [é]\nsentence 2 [é]\n"
     assert model.asked == [("generate", {"symbols": None, "strength": None, "seed": 0})]
 
 
 def test_generate_like_examples(model: FakeModel, run_directory: str) -> None:
-    succeed("generate", run_directory, "--like", "good food", "--like", "bad food", "--like-strength", "3", "-n", "1")
+    succeed(
+        "generate",
+        run_directory,
+        "--like",
+        "good food",
+        "--like",
+        "bad food",
+        "--like-strength",
+        "3",
+        "-n",
+        "1",
+        "--seed",
+        "0",
+    )
     like = {"like": ["good food", "bad food"], "like_strength": 3.0}
     assert model.asked == [("generate", {"symbols": None, "strength": None, "seed": 0, **like})]
     assert "--like" in fail("generate", run_directory, "--like-strength", "3")
@@ -364,11 +377,11 @@ def test_generate_passes_what_was_given(model: FakeModel, run_directory: str) ->
     asked = {"symbols": {"sentiment": "positive", "code": "2"}, "strength": 3.0, "seed": 4}
     assert model.asked[0][1] == asked | {"decoding": "sample", "temperature": 0.7, "top_k": 5, "top_p": 0.9}
     assert len(found["sentences"]) == 10 and found["symbols"] == asked["symbols"] and found["seed"] == 4
-    succeed("generate", run_directory, "--decoding", "beam", "--beams", "3")
+    succeed("generate", run_directory, "--decoding", "beam", "--beams", "3", "--seed", "0")
     assert model.asked[1][1]["num_beams"] == 3
-    found = json.loads(succeed("generate", run_directory, "--resample-from-layer", "1", "--json"))
+    found = json.loads(succeed("generate", run_directory, "--resample-from-layer", "1", "--json", "--seed", "0"))
     assert model.asked[2][1]["resample_from_layer"] == found["resample_from_layer"] == 1
-    succeed("generate", run_directory, "--symbol", "code=2", "--confidence", "0.9")
+    succeed("generate", run_directory, "--symbol", "code=2", "--confidence", "0.9", "--seed", "0")
     assert model.asked[3][1]["confidence"] == 0.9
 
 

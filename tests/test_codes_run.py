@@ -90,6 +90,14 @@ def test_codes_gather_in_groups(run: Path) -> None:
     assert len(ask("codes", run, "--levels", "2").splitlines()) == 2
 
 
+def test_why_says_what_each_word_adds(run: Path) -> None:
+    texts = list(tiny.sentences(3))
+    lines = ask("codes", "why", run, "-", stdin="\n".join(texts)).splitlines()
+    assert len(lines) == 3 and len(lines[0].split("\t")[2].split()) == 2 * len(texts[0].split())
+    records = [json.loads(line) for line in ask("codes", "why", run, "-", "--json", stdin=texts[0]).splitlines()]
+    assert records[0]["baseline"] + sum(records[0]["parts"]) == pytest.approx(records[0]["log_probability"], abs=0.02)
+
+
 def test_names_are_carried_to_another_run(run: Path, trained: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(trained, tmp_path / "other"))
     used = max(json.loads(ask("codes", run, "--json", "--limit", "60")), key=lambda card: card["size"])["code"]

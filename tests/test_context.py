@@ -487,7 +487,7 @@ def test_a_response_is_a_function_of_its_seed_and_of_the_history() -> None:
     again = [model.decode(latents[0], contexts=[history] * 2) for history in (ASKED[0], ASKED[0])]
     assert again[0] == again[1]
     one = model.respond([["are you tired ?"]])
-    assert one == model.respond(["are you tired ?"]) == [model.generate(1, contexts=["are you tired ?"])]
+    assert one == model.respond(["are you tired ?"]) == [model.generate(1, contexts=["are you tired ?"], seed=0)]
     by_row = model.respond(ASKED[:2], n=2, symbols={"act": ["question", "statement"]}, seed=1)
     assert [len(each) for each in by_row] == [2, 2]
     assert model.respond([]) == [] and model.respond(ASKED[:2], n=0) == [[], []]
@@ -531,7 +531,7 @@ CALLS: dict[str, Any] = {
     "reconstruct": lambda model, contexts: model.reconstruct(TEXTS, contexts=contexts),
     "reconstruction_losses": lambda model, contexts: model.reconstruction_losses(TEXTS, contexts=contexts),
     "edit": lambda model, contexts: model.edit(TEXTS, {next(iter(model.heads)): 1}, contexts=contexts),
-    "generate": lambda model, contexts: model.generate(3, contexts=contexts),
+    "generate": lambda model, contexts: model.generate(3, contexts=contexts, seed=0),
     "sample_latents": lambda model, contexts: model.sample_latents(3, contexts=contexts),
     "sample_path": lambda model, contexts: model.sample_path(3, contexts=contexts),
     "decode": lambda model, contexts: model.decode(torch.zeros(3, 8), contexts=contexts),

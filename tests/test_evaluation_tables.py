@@ -110,7 +110,7 @@ FEATURES = Features(
 def measured() -> Evaluation:
     test = corpus(all_rows(4))
     opposite = [text.replace("good", "BAD").replace("bad", "good").replace("BAD", "bad") for text in test["text"]]
-    data = DatasetDict(train=corpus(all_rows(150)), test=test.add_column("reference", opposite))
+    data = DatasetDict(train=corpus(all_rows(80)), test=test.add_column("reference", opposite))
     effort = Effort(30, 12, language_samples=60, draws=4, language_model=TINY)
     seen: list[str] = []
     found = evaluate(
@@ -181,7 +181,7 @@ def test_steering_baselines_labels_and_outliers(measured: Evaluation) -> None:
     # the encoder was taught sentiment, from every label that the head saw: its means have learned more than 200 labels
     assert "few_labels_means_200_sentiment" not in value
     assert any(note.startswith("few_labels_means_<number>_sentiment: left out") for note in measured.notes)
-    assert "few_labels_tfidf_2500_sentiment" not in value  # train has 900 sentences
+    assert "few_labels_tfidf_2500_sentiment" not in value  # train has 480 sentences
     assert value["head_accuracy_sentiment"] == 1.0 and "20 labels" in measured.settings["head_accuracy_sentiment"]
     assert value["rnn_lm_outlier_auroc_shuffled"] > 0.95 and value["rnn_lm_outlier_auroc_foreign"] > 0.95
     assert 0 <= value["outlier_auroc_foreign"] <= 1

@@ -20,7 +20,7 @@ from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
 from textebm.inspection.frames import Inspection, crosstab
 from textebm.inspection.projection import Layout, Projection, project
-from textebm.inspection.report import inspect, inspect_rows
+from textebm.inspection.report import inspect, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.runs import report as reports
 from textebm.text.grammar import corpus
@@ -48,7 +48,7 @@ def test_frames_hold_what_was_found(found: Inspection) -> None:
     named = [found.rows.labels["topic"].classes[value] for value in found.rows.labels["topic"].values]
     assert rows["topic"].tolist() == named and "predicted topic" in rows  # a label and a head of one name
     assert np.array_equal(rows[["tsne x", "tsne y"]].to_numpy(), found.projection.layouts["tsne"].points)
-    assert len(tables["samples"]) == 400 and codes["size"].sum() == 3 * 50
+    assert len(tables["samples"]) == 50 and codes["size"].sum() == 3 * 50
     assert set(tables["words"]["head"]) == {"sentiment", "topic", "code"}
     labels = tables["labels"]
     assert labels[(labels["head"] == "code") & (labels["label"] == "topic")]["count"].sum() == 50
@@ -70,12 +70,11 @@ def test_a_crosstab_counts(found: Inspection) -> None:
 
 def test_inspect_takes_texts() -> None:
     model = trained()
-    found = inspect(model, ["", *sentences(30), "  "], seed=1)
-    assert found.rows.texts == list(sentences(30)) and found.rows.labels == {}
+    found = inspect(model, ["", *sentences(30), "  "], seed=1, limit=7)
+    assert len(found.rows) == 7 and set(found.rows.texts) <= set(sentences(30)) and found.rows.labels == {}
     assert found.frames()["labels"].empty
     with pytest.raises(TextEBMError, match="expected a list of texts, got one string"):
         inspect(model, "one text")
-    assert len(inspect(model, sentences(30), limit=7).rows) == 7
 
 
 # -- maps --------------------------------------------------------------------------------------------------------------
@@ -101,16 +100,17 @@ def test_umap_is_added_and_the_other_maps_stay(monkeypatch: pytest.MonkeyPatch) 
     asked: list[dict[str, Any]] = []
     fake_umap(monkeypatch, asked)
     model, rows = trained(), choose_rows(corpus(300)["test"], limit=40)
-    first = inspect_rows(model, rows, identity="m").projection
+    encoding = model.encode(rows.texts)
+    first = projection_of(model, rows, encoding, identity="m")
     assert set(first.layouts) == {"pca", "tsne"} and asked == []
-    second = inspect_rows(model, rows, identity="m", stored=first, umap=True).projection
+    second = projection_of(model, rows, encoding, identity="m", stored=first, umap=True)
     assert list(second.layouts) == ["pca", "tsne", "umap"] and second.layouts["tsne"] is first.layouts["tsne"]
     assert asked == [{"n_neighbors": 15, "min_dist": 0.1, "random_state": 0, "n_jobs": 1}]
-    mean = model.encode(rows.texts).mean.numpy()
+    mean = encoding.mean.numpy()
     assert np.allclose(second.layouts["umap"].points, 2 * mean[:, :2], atol=1e-3)
-    third = inspect_rows(model, rows, identity="m", stored=second, umap=True).projection
+    third = projection_of(model, rows, encoding, identity="m", stored=second, umap=True)
     assert third is second and len(asked) == 1  # stored: it never moves
-    assert inspect_rows(model, rows, identity="m", stored=second).projection is second
+    assert projection_of(model, rows, encoding, identity="m", stored=second) is second
     assert Projection.from_json(json.loads(json.dumps(second.to_json()))).to_json() == second.to_json()
 
 

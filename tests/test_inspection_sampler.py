@@ -107,7 +107,7 @@ def test_posterior_draws() -> None:
 
 @pytest.mark.parametrize("kind", ["joint_energy", "hierarchical_diffusion_energy"])
 def test_layers_of_a_hierarchical_model(kind: str) -> None:
-    model = trained(f"prior.kind={kind}")
+    model = untrained(f"prior.kind={kind}")
     texts = list(sentences(40))
     found = layers(model, Rows(texts, {}, 40))
     assert found is not None and [layer.number for layer in found.layers] == [1, 2]

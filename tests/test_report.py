@@ -10,11 +10,12 @@ from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from browser import Browser, started
-from tiny import RECIPE, recipe, save_trained, trained
+from tiny import RECIPE, recipe, save_trained, trained, untrained
 from typer.testing import CliRunner
 
 import textebm
@@ -22,8 +23,9 @@ from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
+from textebm.inspection.page_data import RunFacts, _options, page_data, stated_networks, stated_prior
 from textebm.inspection.paths import layers
-from textebm.inspection.report import RunFacts, _options, inspect_rows, page_data, stated_networks, stated_prior
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.runs import report as reports
 from textebm.runs import train as runs
@@ -144,7 +146,7 @@ def inspected() -> dict[str, Any]:
     found = inspect_rows(
         trained(), Rows(rows.texts[:40], {k: LabelColumn(v.classes, v.values[:40]) for k, v in rows.labels.items()}, 1)
     )
-    found = replace(found, layers=layers(trained("prior.kind=joint_energy"), found.rows))
+    found = replace(found, layers=layers(untrained("prior.kind=joint_energy"), found.rows))
     evaluation = Evaluation(seed=0, notes=["a note"], metrics={"kl": MetricValue(1.0, "nats", True, 3)})
     history = [{"step": 1, "stage": "s", "kl": 2.0, "warnings": ["w: x"], "accuracy_x": 0.5}]
     facts = RunFacts("name", "version", "split", {"train": 1}, evaluation, history)
@@ -230,7 +232,7 @@ def test_the_data_are_those_of_the_run(run_directory: Path, page: Path) -> None:
     assert [head["name"] for head in data["heads"]] == ["sentiment", "topic", "code"]
     assert [head["found"] for head in data["heads"]] == [False, False, True]
     assert {map_["name"] for map_ in data["maps"]} == {"pca", "tsne"}
-    assert all(len(map_["points"]) == 120 and len(map_["samples"]) == 800 for map_ in data["maps"])
+    assert all(len(map_["points"]) == len(map_["samples"]) == 120 for map_ in data["maps"])
     assert [panel["name"] for panel in data["curves"]["panels"]] == ["reconstruction_nll", "kl", "acceptance"]
     assert [stage["end"] for stage in data["curves"]["stages"]] == [26, 38]
     assert [(each["times"], each["at_end"]) for each in data["warnings"]] == [(1, False), (1, True)]
@@ -272,6 +274,15 @@ def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) ->
     assert (run_directory / "projection.json").read_bytes() == stored and again.read_bytes() == first
 
 
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [({}, 3000), ({"limit": 50}, 50), ({"limit": 9000}, 3000), ({"limit": 50, "report_sentences": 4000}, 4000)],
+)
+def test_a_report_shows_as_many_sentences_as_the_recipe_says(options: dict[str, int], n: int) -> None:
+    model: Any = SimpleNamespace(recipe={"evaluation": options})
+    assert reports.sentences_of(model) == n and reports.sentences_of(SimpleNamespace(recipe=None)) == 3000
+
+
 def test_what_cannot_be_reported_is_said(run_directory: Path, tmp_path: Path) -> None:
     with pytest.raises(TextEBMError, match="its folder does not exist"):
         reports.report_run(run_directory, out=tmp_path / "no" / "x.html")
@@ -302,6 +313,7 @@ def test_train_makes_the_report_and_the_command_makes_it_again(tmp_path: Path) -
     directory = textebm.train(chosen, out=tmp_path / "run", quiet=True).directory
     data = json.loads(read((directory / "report.html").read_text(encoding="utf-8")).texts["data"])
     assert data["heads"] == [] and data["points"]["energy"] is None and data["evaluation"]["rows"]
+    assert len(data["points"]["text"]) == chosen.evaluation.limit == 20
     again = CliRunner().invoke(app, ["report", str(directory), "--out", str(tmp_path / "again.html"), "--limit", "5"])
     assert again.exit_code == 0 and again.stdout == f"{tmp_path / 'again.html'}\n", again.stderr
     none = CliRunner().invoke(app, ["codes", str(directory)])

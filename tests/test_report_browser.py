@@ -16,7 +16,8 @@ from tiny import RECIPE, sentences, trained, untrained
 
 from textebm.inspection.frames import Inspection
 from textebm.inspection.page import render
-from textebm.inspection.report import RunFacts, inspect_rows, page_data
+from textebm.inspection.page_data import RunFacts, page_data
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.text.grammar import corpus
 

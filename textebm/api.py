@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +14,21 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
-from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.model.latent_text_model import Attribute, Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
+from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
-from textebm.use import editing, likelihood, reading, writing
+from textebm.use import attributes, attribution, editing, likelihood, reading, writing
+from textebm.use.attributes import AttributeReport
+from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
+from textebm.use.inputs import as_latents, as_symbols, as_texts
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
-from textebm.use.steering import Steering, SymbolRequest
+from textebm.use.steering import Direction, Steering, SymbolRequest, classes_meant
+from textebm.use.writing import Twin
 
 
 class TextEBM:
@@ -34,9 +41,10 @@ class TextEBM:
         model.encode(["the pizza was bland ."]).codes["code"]
 
     network: the `LatentTextModel` itself, for those who train or take it apart. codes: what people call its codes
-    (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings; latents are tensors (n, d) on the
-    CPU. The same seed gives the same result on one machine. Models of dialogues also take *contexts*, the turns before
-    each text: a list of turns (oldest first) or one text for each row.
+    (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings, or columns of pandas, numpy or
+    datasets, in their own order; latents are tensors (n, d) on the CPU, or arrays. The same seed gives the same result
+    on one machine. Models of dialogues also take *contexts*, the turns before each text: a list of turns (oldest
+    first) or one text for each row.
     """
 
     def __init__(
@@ -49,9 +57,13 @@ class TextEBM:
     # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> TextEBM:
-        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        network = files.load(name)
+    def from_pretrained(cls, name: str | Path, *, allow_code: bool = False) -> TextEBM:
+        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError.
+
+        allow_code: import the classes that its recipe names as package.module:Class (docs/extending.md)."""
+        with code_allowed(allow_code):
+            network = files.load(name)
+        network.attributes = attributes.load_attributes(network, Path(name))
         book = load_codebook(Path(name)) if Path(name).is_dir() else None
         name_codes(network, book)
         return cls(network, codes=book)
@@ -59,6 +71,8 @@ class TextEBM:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
         files.save(self.network, directory)
+        for attribute in self.attributes.values():
+            attributes.save_attribute(attribute, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError."""
@@ -75,6 +89,11 @@ class TextEBM:
     def heads(self) -> dict[str, SymbolHead]:
         """The symbols by name, with their classes."""
         return self.network.heads
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """What it was given with `add_attribute`, by name."""
+        return self.network.attributes
 
     @property
     def prior(self) -> LatentPrior:
@@ -131,7 +150,7 @@ class TextEBM:
         strength: float | None = None,
         like: Sequence[str] = (),
         like_strength: float | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         steps_factor: int = 1,
         resample_from_layer: int | None = None,
         latents: Tensor | None = None,
@@ -143,14 +162,19 @@ class TextEBM:
         max_tokens: int | None = None,
         contexts: Contexts | None = None,
         confidence: float | None = None,
+        direction: Direction | None = None,
+        prompt: str | None = None,
+        without: Sequence[str] = (),
     ) -> list[str]:
         """n new sentences: latents from the prior, tilted by *symbols* and *like* if given, then decoded.
 
-        symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
-        experts.
+        symbols: head or attribute -> class (name or number), ``"!name"`` (any other), a set or ``"a,b"`` (any of them),
+        or a sequence of n of these; several heads compose as a product of experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
         like: example sentences; all n shall be like each of them (a product of experts too), which composes with
         symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
+        seed: the same one gives the same sentences; without one they differ from call to call, and the seed that was
+        drawn is printed on stderr.
         steps_factor: multiply the chain's steps; a sound model's samples do not change with it.
         resample_from_layer: hold the layers above this one and draw it and those below it from the prior given them
         (layer 1 is the lowest). Held are those of *latents* (n, d) or (1, d), such as ``encode(texts).mean``; without
@@ -159,19 +183,27 @@ class TextEBM:
         contexts: dialogue models: what each of the n sentences answers; see `respond`.
         confidence: draw again, at most 8 times, each sentence in which the encoder does not read every symbol asked
         with at least this probability; where no draw is so sure, the surest stays.
+        direction: a tilt beside the symbols: ``2 * model.direction(these, those) - model.symbol("tense", "past")``.
+        prompt: how each sentence begins; its latent is drawn given that. without: words that are not written.
         Raises TextEBMError for symbols the model does not have and options out of range.
         """
-        return writing.generate(
+        told_contexts = self._contexts(contexts, n)
+        told, seed = seed is not None, secrets.randbelow(2**32) if seed is None else seed
+        sentences = writing.generate(
             self.network,
             n,
-            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
-            self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens),
+            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, told_contexts, direction),
+            self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens, without),
             seed=seed,
             steps_factor=steps_factor,
             resample_from_layer=resample_from_layer,
-            latents=latents,
+            latents=None if latents is None else as_latents(latents),
             confidence=confidence,
+            prompt=prompt,
         )
+        if not told:
+            print(f"seed {seed}", file=sys.stderr)
+        return sentences
 
     def respond(
         self,
@@ -195,7 +227,7 @@ class TextEBM:
         contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
         class, or a sequence with a class for each history. The rest as in `generate`.
         """
-        steering = Steering(symbols, strength, like, like_strength)
+        steering = Steering(as_symbols(symbols), strength, as_texts(like), like_strength)
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
         return writing.respond(self.network, contexts, n, steering, options, seed=seed)
 
@@ -219,11 +251,11 @@ class TextEBM:
         return writing.sample_latents(
             self.network,
             n,
-            Steering(symbols, strength, like, like_strength, self._contexts(contexts, n)),
+            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, self._contexts(contexts, n)),
             seed=seed,
             steps_factor=steps_factor,
             resample_from_layer=resample_from_layer,
-            latents=latents,
+            latents=None if latents is None else as_latents(latents),
             batch_size=batch_size,
         )
 
@@ -237,7 +269,7 @@ class TextEBM:
         contexts: Contexts | None = None,
     ) -> LatentSample:
         """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
-        steering = Steering(symbols, strength, contexts=self._contexts(contexts, n))
+        steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
         return writing.sample_path(self.network, n, steering, seed=seed)
 
     def decode(
@@ -258,6 +290,7 @@ class TextEBM:
         and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s.
         batch_size rows at a time, by default 512, on a GPU 4,096."""
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
+        latents = as_latents(latents)
         contexts = self._contexts(contexts, len(latents))
         return writing.decode(self.network, latents, options, seed=seed, batch_size=batch_size, contexts=contexts)
 
@@ -273,7 +306,7 @@ class TextEBM:
     ) -> list[str]:
         """Decode the posterior mean of each text; refine: as in `encode`."""
         options = self._decoding(decoding, num_beams=num_beams)
-        return writing.reconstruct(self.network, texts, options, seed=seed, refine=refine, contexts=contexts)
+        return writing.reconstruct(self.network, as_texts(texts), options, seed=seed, refine=refine, contexts=contexts)
 
     def edit(
         self,
@@ -301,8 +334,8 @@ class TextEBM:
         """
         return editing.edit(
             self.network,
-            texts,
-            symbols,
+            as_texts(texts),
+            as_symbols(symbols) or {},
             method=method,
             keep=keep,
             confidence=confidence,
@@ -329,8 +362,59 @@ class TextEBM:
         With *level*, each point is diffused to that level and denoised, which draws it towards the data.
         contexts: of a and of b, in a dialogue; their vectors are mixed in step with the way.
         """
+        a, b = as_texts([a, b])
         options = self._decoding(decoding)
         return writing.interpolate(self.network, a, b, steps, options, level=level, seed=seed, contexts=contexts)
+
+    def compare(
+        self,
+        symbols_a: SymbolRequest | None,
+        symbols_b: SymbolRequest | None,
+        n: int = 5,
+        *,
+        strength: float | None = None,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> list[Twin]:
+        """n pairs of sentences from the same noise under two requests: what a symbol changes, and what it leaves.
+
+        None asks nothing. Each pair has ``a``, ``b`` and ``changed``, the share of words that differ.
+        """
+        told = self._contexts(contexts, n)
+        a, b = (Steering(as_symbols(each), strength, contexts=told) for each in (symbols_a, symbols_b))
+        return writing.compare(self.network, a, b, n, self._decoding(), seed=seed)
+
+    # -- attributes ----------------------------------------------------------------------------------------------
+
+    def add_attribute(
+        self,
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[object],
+        *,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> AttributeReport:
+        """Teach the finished model an attribute from 10 or more labelled examples; it then works as a symbol does, in
+        `generate`, `edit`, `classify` and `encode`, and is saved with the model. Nothing else of the model changes.
+
+        Returns how well it reads held-out examples. Raises TextEBMError for fewer than 5 examples of a class.
+        """
+        texts = as_texts(texts)
+        attribute, report = attributes.fit_attribute(self.network, name, texts, labels, seed=seed, contexts=contexts)
+        self.network.attributes[name] = attribute
+        return report
+
+    def direction(self, positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Direction:
+        """From what the second texts say towards what the first do, as a value for ``generate(direction=…)``."""
+        texts, labels = as_texts([*positive, *negative]), ["positive"] * len(positive) + ["negative"] * len(negative)
+        attribute, _ = attributes.fit_attribute(self.network, "direction", texts, labels, seed=seed)
+        return Direction(((1.0, attribute, "positive"),))
+
+    def symbol(self, name: str, value: Any) -> Direction:
+        """A symbol or attribute as a direction. Raises TextEBMError for one that does not exist."""
+        classes_meant(self.network.head(name), value)
+        return Direction(((1.0, name, value),))
 
     # -- texts in ------------------------------------------------------------------------------------------------
 
@@ -348,13 +432,29 @@ class TextEBM:
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
         """
+        texts = as_texts(texts)
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
         """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
         ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
-        found = reading.classify(self.network, texts, head, contexts=contexts)
+        found = reading.classify(self.network, as_texts(texts), head, contexts=contexts)
         return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
+
+    def attribute(
+        self,
+        texts: Sequence[str],
+        head: str,
+        *,
+        method: attribution.Method = "integrated_gradients",
+        contexts: Contexts | None = None,
+    ) -> list[Attribution]:
+        """Why each text has its code: each word's part in log p(y|z) of its most probable class, nats.
+
+        integrated_gradients: parts that add up to what the words change against a text of unknown words. leave_one_out:
+        what log p loses without the word. Raises TextEBMError for an unknown head.
+        """
+        return attribution.attribute(self.network, texts, head, method=method, contexts=contexts)
 
     def posterior_draws(
         self,
@@ -365,22 +465,24 @@ class TextEBM:
         batch_size: int = reading.BATCH_SIZE,
     ) -> Tensor:
         """One draw of q(u|x) for each text, (n, d) on the CPU."""
+        texts = as_texts(texts)
         return reading.posterior_draws(self.network, texts, contexts=contexts, seed=seed, batch_size=batch_size)
 
     def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+        z = as_latents(z)
         return reading.symbol_probabilities(self.network, z, contexts=self._contexts(contexts, len(z)))
 
     def views(self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE) -> Tensor:
         """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
-        return reading.views(self.network, texts, batch_size=batch_size)
+        return reading.views(self.network, as_texts(texts), batch_size=batch_size)
 
     def certainty(
         self, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
     ) -> Tensor:
         """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of
         each text; −1 asks nothing."""
-        return reading.certainty(self.network, texts, symbols, contexts=contexts)
+        return reading.certainty(self.network, as_texts(texts), symbols, contexts=contexts)
 
     def elbo_terms(
         self,
@@ -394,11 +496,13 @@ class TextEBM:
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
-        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`): it
+        is too high rather than too low, by what ten temperatures leave (about .1 nats where F is a good log-density).
+        The top level's normaliser is one number a model, so that a text's KL does not depend on the other texts.
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
         return reading.elbo_terms(
-            self.network, texts, seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
+            self.network, as_texts(texts), seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
         )
 
     def nll_interval(
@@ -424,7 +528,7 @@ class TextEBM:
         """
         return likelihood.nll_interval(
             self.network,
-            texts,
+            as_texts(texts),
             draws=draws,
             temperatures=temperatures,
             burn_in=burn_in,
@@ -432,18 +536,27 @@ class TextEBM:
             seed=seed,
             batch_size=batch_size,
             progress=progress,
-            scaling_texts=scaling_texts,
+            scaling_texts=as_texts(scaling_texts),
             q_steps=q_steps,
         )
 
     def reconstruction_losses(
-        self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE, *, contexts: Contexts | None = None
+        self,
+        texts: Sequence[str],
+        batch_size: int = reading.BATCH_SIZE,
+        *,
+        latents: Tensor | None = None,
+        contexts: Contexts | None = None,
     ) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
-        return reading.reconstruction_losses(self.network, texts, batch_size=batch_size, contexts=contexts)
+        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+        latents = None if latents is None else as_latents(latents)
+        return reading.reconstruction_losses(
+            self.network, as_texts(texts), latents=latents, batch_size=batch_size, contexts=contexts
+        )
 
     def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
         """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        z = as_latents(z)
         return reading.energies(self.network, z, level, contexts=self._contexts(contexts, len(z)))
 
     # -- dialogues -----------------------------------------------------------------------------------------------
@@ -471,9 +584,11 @@ class TextEBM:
         top_p: float = 1.0,
         num_beams: int = 4,
         max_tokens: int | None = None,
+        without: Sequence[str] = (),
     ) -> DecodingOptions:
         """These as one value, checked."""
         length = self.max_tokens if max_tokens is None else max_tokens
-        options = DecodingOptions(decoding, temperature, top_k, top_p, num_beams, length)
+        banned = writing.banned_tokens(self.network, without)
+        options = DecodingOptions(decoding, temperature, top_k, top_p, num_beams, length, banned=banned)
         options.check()
         return options

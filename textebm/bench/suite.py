@@ -23,7 +23,8 @@ from textebm.api import TextEBM
 from textebm.bench.setting import Setting, Sizes, build_setting
 from textebm.bench.timing import MachineRates, MatrixProducts, Work, alternate, machine_rates, peak_memory, seconds
 from textebm.inspection.page import render
-from textebm.inspection.report import RunFacts, inspect_rows, page_data
+from textebm.inspection.page_data import RunFacts, page_data
+from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import Rows
 from textebm.model.build import build_weights
 from textebm.model.decoding import DecodingOptions, decode_tokens
@@ -319,7 +320,7 @@ def _clustering(setting: Setting, result: Benchmark) -> None:
         setting.plain.encode(batch.tokens, batch.lengths)
 
     def ours() -> None:
-        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0, whiten=options.cluster_whiten)
+        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0)
 
     took = median(seconds(ours, setting.device) for _ in range(min(3, setting.sizes.repeats)))
     again = alternate({"encode": encode}, setting.sizes.repeats, setting.device).median["encode"]

@@ -6,21 +6,27 @@ import csv
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
 from textebm.cli.shared import (
     DataOption,
+    DeviceOption,
+    JsonLinesOption,
     JsonOption,
     RunArgument,
     SeedOption,
+    as_read,
+    batches,
     check_run,
     console,
     emit,
+    load_model,
     note,
     print_rows,
+    read_sentences,
     spinner,
     stdout_kept_clean,
 )
@@ -49,7 +55,7 @@ app = typer.Typer(
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
 
-@app.command(epilog="Example: textebm codes runs/quickstart --head code --csv codes.csv")
+@app.command(epilog="Example: textebm codes show runs/quickstart --head code --csv codes.csv")
 def show(
     run: RunArgument,
     head: Annotated[
@@ -69,7 +75,7 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what each code stands for: its words, labels and sentences."""
+    """Say what each code stands for: its words, labels and sentences (show may be left out)."""
     check_run(run)
     if levels is not None:
         _show_levels(run, levels, head, data, seed, as_json)
@@ -232,6 +238,35 @@ def export(
             file,
             indent=2,
         )
+
+
+@app.command(epilog="Example: textebm codes why runs/yelp reviews.txt")
+def why(
+    run: RunArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sentences, one a line; - is standard input.")],
+    head: HeadOption = None,
+    method: Annotated[
+        Literal["integrated_gradients", "leave_one_out"],
+        typer.Option("--method", help="Parts that add up, or what log p loses without the word."),
+    ] = "integrated_gradients",
+    device: DeviceOption = "cpu",
+    as_json: JsonLinesOption = False,
+) -> None:
+    """Say what each word of a sentence adds to the log-probability of its code."""
+    model = load_model(run, device)
+    name = head or next(
+        (each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), "")
+    )
+    for batch in batches(read_sentences(None if str(file) == "-" else file)):
+        texts = as_read(model, [line for line in batch if line.strip()])
+        with stdout_kept_clean():
+            found = model.attribute(texts, name, method=method)
+        for each in found:
+            if as_json:
+                emit(asdict(each))
+            else:
+                words = " ".join(f"{word} {part:+.2f}" for word, part in zip(each.words, each.parts, strict=True))
+                print(f"{_printable(each.name)}\t{each.log_probability:.2f}\t{_printable(words)}")
 
 
 @app.command(epilog="Example: textebm codes carry runs/yelp runs/yelp-longer --least 0.3")

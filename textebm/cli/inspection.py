@@ -17,7 +17,12 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="The page; report.html in the run unless given.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many sentences, chosen by the seed.")] = 3000,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="At most so many sentences, chosen by the seed; as the recipe's evaluation says."
+        ),
+    ] = None,
     split: SplitOption = "test",
     umap: Annotated[
         bool, typer.Option("--umap", help="With a UMAP map beside PCA and t-SNE; needs umap-learn.")
@@ -54,7 +59,7 @@ def figure(
     width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches.")] = None,
     split: SplitOption = "test",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="At most so many sentences (3,000, and for codes all).")
+        int | None, typer.Option("--limit", min=1, help="At most so many sentences (as the report; for codes all).")
     ] = None,
     seed: SeedOption = 0,
     data: DataOption = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from textebm.cli.shared import (
     decoding_options,
     emit,
     load_model,
+    note,
     parse_symbols,
     read_sentences,
     stdout_kept_clean,
@@ -52,7 +54,9 @@ def generate(
             help="Draw again (at most 8 times) what the encoder does not read as asked with this probability.",
         ),
     ] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same sentences.")
+    ] = None,
     resample_from_layer: Annotated[
         int | None,
         typer.Option(
@@ -84,8 +88,11 @@ def generate(
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
     model = load_model(run, device)
+    told, seed = seed is not None, secrets.randbelow(2**32) if seed is None else seed
     with stdout_kept_clean():
         sentences = model.generate(n, symbols=symbols or None, strength=strength, seed=seed, **options)
+    if not told:
+        note(f"seed {seed}")
     if as_json:
         asked = {"symbols": symbols, "strength": strength, "seed": seed, **options}
         emit({**asked, "sentences": sentences}, indent=2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -121,16 +122,19 @@ def control_accuracy(
     classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Control:
-    """Generate *n_per_class* sentences under each class of *head* (or of *classes*) and ask *judge*.
+    """Generate *n_per_class* sentences under each class of *head* (or of *classes*), in one call, and ask *judge*.
 
-    options: further arguments of `TextEBM.generate`. Class i draws with seed + 1 + i, so that classes share no noise.
+    options: further arguments of `TextEBM.generate`.
     """
     names = model.heads[head].classes if classes is None else classes
     if not names or n_per_class < 1:
         raise UndefinedMetricError(f"there is no class of {head} to generate")
-    texts = {name: _generate(model, n_per_class, {head: name}, seed + 1 + i, options) for i, name in enumerate(names)}
-    per_class = {name: accuracy(judge.predict(own), [name] * n_per_class) for name, own in texts.items()}
-    return Control(math.fsum(per_class.values()) / len(per_class), per_class, texts, n_per_class * len(per_class))
+    wanted = [name for name in names for _ in range(n_per_class)]
+    texts = _generate(model, {head: wanted}, seed, options)
+    right = [verdict == name for verdict, name in zip(judge.predict(texts), wanted, strict=True)]
+    own = {name: slice(i * n_per_class, (i + 1) * n_per_class) for i, name in enumerate(names)}
+    per_class = {name: sum(right[rows]) / n_per_class for name, rows in own.items()}
+    return Control(sum(right) / len(right), per_class, {name: texts[rows] for name, rows in own.items()}, len(texts))
 
 
 @dataclass(frozen=True)
@@ -160,18 +164,18 @@ def composition_accuracy(
     if len(judges) != 2:
         raise ValueError(f"expected the judges of two heads, got {len(judges)}: {', '.join(judges)}")
     first, second = judges
-    names = {head: (classes or {}).get(head, model.heads[head].classes) for head in judges}
-    pairs = [(a, b) for a in names[first] for b in names[second]]
-    if not pairs or n_per_pair < 1:
+    names = [(classes or {}).get(head, model.heads[head].classes) for head in judges]
+    pairs = [pair for pair in product(*names) for _ in range(n_per_pair)]
+    if not pairs:
         raise UndefinedMetricError(f"there is no pair of {first} and {second} to generate")
-    right: list[tuple[bool, bool]] = []
-    for i, (a, b) in enumerate(pairs):
-        texts = _generate(model, n_per_pair, {first: a, second: b}, seed + 1 + i, options)
-        verdicts = zip(judges[first].predict(texts), judges[second].predict(texts), strict=True)
-        right += [(one == a, two == b) for one, two in verdicts]
-    n = len(right)
-    per_head = {first: sum(one for one, _ in right) / n, second: sum(two for _, two in right) / n}
-    joint = sum(one and two for one, two in right) / n
+    asked = {first: [a for a, _ in pairs], second: [b for _, b in pairs]}
+    texts, n = _generate(model, asked, seed, options), len(pairs)
+    right = {
+        head: [verdict == name for verdict, name in zip(judges[head].predict(texts), asked[head], strict=True)]
+        for head in judges
+    }
+    per_head = {head: sum(each) / n for head, each in right.items()}
+    joint = sum(a and b for a, b in zip(right[first], right[second], strict=True)) / n
     return Composition(joint, math.sqrt(per_head[first] * per_head[second]), per_head, n)
 
 
@@ -186,10 +190,9 @@ def code_agreement(
     return control_accuracy(model, head, CodeJudge(model, head), n_per_code, classes=names, **options)
 
 
-def _generate(
-    model: TextEBM, n: int, symbols: dict[str, str | int], seed: int, options: Mapping[str, Any]
-) -> list[str]:
-    texts = model.generate(n, symbols=symbols, seed=seed, **options)
+def _generate(model: TextEBM, symbols: Mapping[str, list[str]], seed: int, options: Mapping[str, Any]) -> list[str]:
+    n = len(next(iter(symbols.values())))
+    texts = model.generate(n, symbols=dict(symbols), seed=seed, **options)
     if len(texts) != n:
-        raise ValueError(f"the model gave {len(texts)} sentences for {symbols}, expected {n}")
+        raise ValueError(f"the model gave {len(texts)} sentences for {n} of {', '.join(symbols)}")
     return texts

@@ -45,6 +45,10 @@ def add_reconstruction(state: EvaluationState) -> list[str]:
     result.add("elbo", -float((nll + kl).mean()), n)
     per_token = float((nll + kl).sum()) / max(float(terms.num_tokens.sum()), 1.0)
     result.add("ppl", math.exp(per_token) if per_token < 700 else math.inf, n)  # infinity becomes a note
+    state.progress("reliance on the latent")
+    shuffled = state.model.posterior_draws(texts, seed=state.seed)[latent.circle(n, state.seed)]
+    lost = state.model.reconstruction_losses(texts, latents=shuffled).double().sum() - nll.sum()
+    result.add("reliance", float(lost) / max(float(terms.num_tokens.sum()), 1.0), n)
     _add_ngram_perplexities(state)
     if state.model.reads_context:
         dialogue.add_context_gain(state, float(nll.mean()), float(kl.mean()))

@@ -12,6 +12,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from textebm.evaluation import fluency
+from textebm.evaluation.latent import circle
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.reconstruction import reconstruction_bleu
 from textebm.evaluation.state import choose
@@ -28,9 +29,8 @@ Vectors = NDArray[np.float64]
 
 def with_others_histories(texts: Sequence[str], seed: int = 0) -> list[str]:
     """Each text with the history of another, by one seeded circle through all of them."""
-    histories, order = histories_of(texts), np.random.default_rng(seed).permutation(len(texts))
-    other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    return [Turn(text, histories[other[i]]) for i, text in enumerate(texts)]
+    histories = histories_of(texts)
+    return [Turn(text, histories[other]) for text, other in zip(texts, circle(len(texts), seed).tolist(), strict=True)]
 
 
 def add_context_gain(state: EvaluationState, nll: float, kl: float) -> None:

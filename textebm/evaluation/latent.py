@@ -23,6 +23,14 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
     return int((means.double().flatten(1).var(dim=0, correction=0) > threshold).sum())
 
 
+def circle(n: int, seed: int) -> Tensor:
+    """For each of n places another one, by one seeded circle through all of them. (n,)"""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    others = torch.empty(n, dtype=torch.long)
+    others[order] = order.roll(1)
+    return others
+
+
 def kl_per_unit(means: Tensor, stddevs: Tensor) -> Tensor:
     """KL(q(z_i|x) || N(0, 1)) of each dimension, nats, averaged over sentences; means and stddevs (n, d) -> (d,).
 

@@ -1,54 +1,26 @@
-"""What the report shows, gathered as typed values (`inspect`), and as the plain data of its page (`page_data`)."""
+"""What the report shows, gathered as typed values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
 
-from textebm.errors import TextEBMError
-from textebm.evaluation.catalogue import describe
-from textebm.evaluation.metric import Evaluation
 from textebm.inspection import paths, sampler
-from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
+from textebm.inspection.codes import CodeCard, inspect_codes
 from textebm.inspection.frames import Control, Inspection
 from textebm.inspection.projection import Projection, project, projection_key
-from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.inspection.rows import Rows, choose_rows
+from textebm.use.inputs import as_texts
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
     from textebm.use.reading import Encoding
 
-PRIOR_SAMPLES = 400
+MOST_SAMPLES, LEAST_SAMPLES = 400, 40  # of the prior, as many as there are sentences
 SWEEP_CLASSES = 20  # heads with more classes would need more sentences than a page is worth
-CURVES = (
-    ("reconstruction_nll", "Reconstruction", "nats / sentence"),
-    ("kl", "KL to N(0, I)", "nats / sentence"),
-    ("mutual_information_xz", "I(x; z)", "nats"),
-    ("active_units", "Active units", "dimensions"),
-    ("mutual_information_zy", "I(z; code)", "nats"),
-    ("codes_in_use", "Codes in use", "codes"),
-    ("train_score_error", "Score error, training", "squared, a dimension"),
-    ("energy_magnitude", "|F|", "nats"),
-    ("acceptance", "Acceptance", "share"),
-)
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a run directory says of itself. history: the lines of metrics.jsonl."""
-
-    name: str
-    version: str
-    split: str
-    corpus_sizes: Mapping[str, int]
-    evaluation: Evaluation | None = None
-    history: Sequence[Mapping[str, Any]] = ()
 
 
 def inspect_rows(
@@ -64,7 +36,7 @@ def inspect_rows(
     from the same model (*identity*, its checksum), sentences and seed. Raises TextEBMError where UMAP is not there.
     """
     encoding = model.encode(rows.texts)
-    drawn = model.sample_path(PRIOR_SAMPLES, seed=seed)
+    drawn = model.sample_path(number_of_samples(rows), seed=seed)
     samples, path = drawn.z.cpu(), drawn.path
     assert path is not None
     projection = projection_of(
@@ -106,9 +78,7 @@ def inspect(
 
     limit: at most so many sentences, a seeded choice; None for all. Raises CorpusError where there is no sentence.
     """
-    if isinstance(data, str):  # a sequence of texts too, of one letter each
-        raise TextEBMError(f"expected a list of texts, got one string: write [{data[:40]!r}]")
-    dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": list(data)})
+    dataset = data if isinstance(data, Dataset) else Dataset.from_dict({"text": as_texts(data)})
     return inspect_rows(model, choose_rows(dataset, limit=limit, seed=seed), seed=seed, umap=umap)
 
 
@@ -125,18 +95,24 @@ def projection_of(
 ) -> Projection:
     """The stored maps if they fit, else new ones; arguments as in `inspect`. samples: of the prior, if they are there
     already."""
-    key = projection_key(identity, rows.texts, PRIOR_SAMPLES, seed)
-    known = stored if stored is not None and stored.key == key and _fits(stored, len(rows)) else None
+    count = number_of_samples(rows)
+    key = projection_key(identity, rows.texts, count, seed)
+    known = stored if stored is not None and stored.key == key and _fits(stored, len(rows), count) else None
     if known is not None and not (umap and "umap" not in known.layouts):
         return known
     if samples is None:
-        samples = model.sample_latents(PRIOR_SAMPLES, seed=seed)
+        samples = model.sample_latents(count, seed=seed)
     return project(encoding.mean.numpy(), samples.numpy(), key=key, seed=seed, umap=umap, known=known)
 
 
-def _fits(stored: Projection, n: int) -> bool:
+def number_of_samples(rows: Rows) -> int:
+    """Prior samples that are drawn beside so many sentences."""
+    return min(MOST_SAMPLES, max(LEAST_SAMPLES, len(rows)))
+
+
+def _fits(stored: Projection, n: int, samples: int) -> bool:
     sizes = {(len(each.points), len(each.samples)) for each in stored.layouts.values()}
-    return sizes == {(n, PRIOR_SAMPLES)}
+    return sizes == {(n, samples)}
 
 
 def _control(model: TextEBM, cards: Sequence[CodeCard], seed: int) -> Control:
@@ -149,221 +125,3 @@ def _control(model: TextEBM, cards: Sequence[CodeCard], seed: int) -> Control:
         shares.append(sum(own) / len(own) if own else None)
     sweep = paths.strength_sweep(model, head, seed=seed) if 1 < len(cards) <= SWEEP_CLASSES else []
     return Control(head, tuple(shares), tuple(sweep))
-
-
-# -- the page's data -----------------------------------------------------------------------------------------------
-
-
-def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """All of it as lists, dicts, strings and finite numbers (else None), for JSON."""
-    encoding, rows = found.encoding, found.rows
-    data = {
-        "run": _overview(found, facts, recipe),
-        "evaluation": _measured(facts.evaluation),
-        "curves": _curves(facts.history),
-        "warnings": _warnings(facts.history),
-        "heads": [
-            {"name": name, "classes": [card.name for card in cards], "found": _is_found(name, recipe)}
-            for name, cards in found.cards.items()
-        ],
-        "labels": [{"name": name, "classes": list(column.classes)} for name, column in rows.labels.items()],
-        "points": {
-            "text": rows.texts,
-            "code": {name: codes.tolist() for name, codes in encoding.codes.items()},
-            "confidence": {
-                name: _rounded(p.gather(1, encoding.codes[name][:, None])[:, 0].tolist(), 3)
-                for name, p in encoding.probabilities.items()
-            },
-            "label": {name: column.values.tolist() for name, column in rows.labels.items()},
-            "energy": _rounded(found.energies, 3) if _varies(found.energies) else None,
-            "loss": _rounded(found.losses, 2),
-        },
-        "samples": {
-            "text": found.sample_texts,
-            "energy": _rounded(found.sample_energies, 3) if _varies(found.sample_energies) else None,
-        },
-        "maps": [
-            {
-                "name": name,
-                "note": each.note,
-                "points": each.points.ravel().tolist(),
-                "samples": each.samples.ravel().tolist(),
-            }
-            for name, each in found.projection.layouts.items()
-        ],
-        "cards": {name: [_card(card) for card in cards] for name, cards in found.cards.items()},
-        "tables": {
-            name: {label: _table(column, encoding.codes[name], len(cards)) for label, column in rows.labels.items()}
-            for name, cards in found.cards.items()
-        },
-        "control": [asdict(each) for each in found.control],
-        "composition": asdict(found.composition) if found.composition else None,
-        "walks": found.walks,
-        "edits": [asdict(each) for each in found.edits],
-        "diffusions": [asdict(each) for each in found.diffusions],
-        "layers": asdict(found.layers) if found.layers else None,
-        "chains": [asdict(each) for each in found.chains],
-        "energyLevels": [_histograms(each) for each in found.energy_levels],
-    }
-    return _finite(data)
-
-
-def stated_prior(prior: Mapping[str, Any]) -> str:
-    """A recipe's prior in a few words."""
-    kind = str(prior.get("kind", "?"))
-    levels = f", {prior['num_levels']} levels" if "diffusion" in kind and prior.get("num_levels") else ""
-    return f"{kind.replace('_', ' ')}{levels}"
-
-
-def stated_networks(recipe: Mapping[str, Any]) -> str:
-    """`gru encoder on bert, transformer decoder`."""
-    encoder, decoder = recipe.get("encoder", {}), recipe.get("decoder", {})
-    reads = f"{encoder.get('kind', '?')} encoder"
-    if encoder.get("pretrained"):
-        reads += f" on {_source(encoder['pretrained'])}"
-    writer = decoder.get("pretrained")
-    return f"{reads}, {_source(writer) if writer else decoder.get('kind', '?')} decoder"
-
-
-def _source(name: str) -> str:
-    """A Hub id, or of a path only the last part."""
-    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
-
-
-def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
-    stages = [
-        f"{stage['name']}, "
-        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs') or 0:g} epochs")
-        for stage in recipe.get("training", {}).get("stages", [])
-    ]
-    sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())
-    heads = [
-        f"{name} ({len(cards)} {'codes, found' if _is_found(name, recipe) else 'classes, taught'})"
-        for name, cards in found.cards.items()
-    ]
-    parts = f" in {latent['segments']} segments" if latent.get("segments", 1) > 1 else ""
-    stated = [
-        ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
-        ("Prior", stated_prior(prior)),
-        ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions{parts}"),
-        ("Text", stated_networks(recipe)),
-        ("Symbols", "; ".join(heads) or "none"),
-        ("Training", "; then ".join(stages) or "?"),
-        ("Shown here", f"{len(found.rows):,} of {found.rows.total:,} sentences of {facts.split}"),
-        ("Seed", str(recipe.get("seed", "?"))),
-    ]
-    return {
-        "name": facts.name,
-        "recipe": str(recipe.get("name", facts.name)),
-        "description": str(recipe.get("description") or ""),
-        "version": facts.version,
-        "facts": stated,
-        "options": _options(recipe),
-    }
-
-
-def _options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The recipe's options by their dotted names. Of a path only the file's name: the page goes to other people."""
-    found: list[tuple[str, str]] = []
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            found += _options(value, f"{prefix}{name}.")
-        elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
-            parts = [value] if isinstance(value, str) else list(value)
-            found.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
-        elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
-            found.append((f"{prefix}{name}", _source(value)))
-        elif value is not None and name not in ("description",):
-            found.append((f"{prefix}{name}", str(value)))
-    return found
-
-
-def _measured(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    if evaluation is None:
-        return None
-    rows = []
-    for name, metric in evaluation.metrics.items():
-        try:
-            entry = describe(name)
-            description = " ".join(filter(None, (entry.description, entry.beside)))
-        except KeyError:
-            description = ""
-        rows.append({"name": name, "description": description, **asdict(metric)})
-    return {"rows": rows, "notes": evaluation.notes, "split": evaluation.split, "seed": evaluation.seed}
-
-
-def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    steps = [line for line in history if isinstance(line.get("step"), int)]
-    accuracies = sorted({name for line in steps for name in line if name.startswith("accuracy_")})
-    panels = []
-    for name, title, unit in (*CURVES, *((a, f"Accuracy: {a.removeprefix('accuracy_')}", "share") for a in accuracies)):
-        points = [(line["step"], line[name]) for line in steps if isinstance(line.get(name), int | float)]
-        points = [(step, float(value)) for step, value in points if math.isfinite(value)]
-        if points:
-            panels.append({"name": name, "title": title, "unit": unit, "points": points})
-    stages: list[dict[str, Any]] = []
-    for line in steps:
-        name = str(line.get("stage", ""))
-        if not stages or stages[-1]["name"] != name:
-            stages.append({"name": name, "start": stages[-1]["end"] if stages else 0, "end": line["step"]})
-        stages[-1]["end"] = line["step"]
-    return {"panels": panels, "stages": stages}
-
-
-def _warnings(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each named warning once, as last worded: first and last step, how often, and whether the run ended with it."""
-    found: dict[str, dict[str, Any]] = {}
-    lines = [line for line in history if isinstance(line.get("warnings"), list) and isinstance(line.get("step"), int)]
-    for line in lines:
-        for text in map(str, line["warnings"]):
-            name = text.split(":")[0]
-            entry = found.setdefault(name, {"first": line["step"], "times": 0})
-            entry.update(text=text, last=line["step"], times=entry["times"] + 1, at_end=line is lines[-1])
-    return list(found.values())
-
-
-def _card(card: CodeCard) -> dict[str, Any]:
-    """Of the labels, those that the code has more often than others do, or most often."""
-    plain = asdict(card)
-    plain.pop("head")
-    kept: dict[str, int] = {}
-    plain["labels"] = []
-    for share in card.labels:
-        if kept.setdefault(share.label, 0) < 3:
-            kept[share.label] += 1
-            plain["labels"].append(asdict(share))
-    return plain
-
-
-def _table(column: LabelColumn, codes: torch.Tensor, count: int) -> list[list[int]]:
-    """Counts, code by label class."""
-    numbers = codes.numpy()
-    return [label_counts(column, (numbers == code).nonzero()[0]).tolist() for code in range(count)]
-
-
-def _histograms(found: sampler.Energies) -> dict[str, Any]:
-    plain = asdict(found)
-    return {**plain, **{name: _rounded(plain[name], 4) for name in ("means", "draws", "samples")}}
-
-
-def _is_found(head: str, recipe: Mapping[str, Any]) -> bool:
-    return next((each.get("labels") is None for each in recipe.get("heads", []) if each["name"] == head), True)
-
-
-def _varies(values: Sequence[float]) -> bool:
-    finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and max(finite) - min(finite) > 1e-6
-
-
-def _rounded(values: Sequence[float], digits: int) -> list[float]:
-    return [round(value, digits) for value in values]
-
-
-def _finite(data: Any) -> Any:
-    """The same with None for numbers that are not finite: JSON has none."""
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

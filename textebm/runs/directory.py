@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from textebm.errors import CheckpointError, FileError, RecipeError
 from textebm.files import checksum, digest, json_bytes, parse_json, read_bytes, write_atomically
 from textebm.recipe.read import dump_recipe, load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
+from textebm.training.data import check_corpus, corpus_digest
 
 CHECKSUMS, FORMAT = "checksums.json", "textebm-run"
 RECIPE, METRICS, EVALUATION, PROJECTION = "recipe.yaml", "metrics.jsonl", "evaluation.json", "projection.json"
+CORPUS, DATA = "corpus.json", "data"  # what was trained on; files of a corpus that lay in memory
 # Options (a full stop: a section) that change neither the shape of anything saved nor the order of the data.
 CHANGEABLE = (
     "description",
@@ -95,6 +99,29 @@ def _write_checksums(directory: Path, files: Mapping[str, Any]) -> None:
 def begin_recipe(directory: Path, recipe: Recipe) -> None:
     """Write the recipe of a run that begins. Raises FileError."""
     write_recorded(directory, RECIPE, dump_recipe(recipe))
+
+
+def begin_corpus(directory: Path, corpus: Mapping[str, Dataset]) -> None:
+    """Record what a run is trained and measured on; where that was done before, see that it is the same.
+
+    Raises CorpusError where it is not, and FileError.
+    """
+    if (directory / CORPUS).exists():
+        check_run_corpus(directory, corpus)
+    else:
+        write_recorded(directory, CORPUS, json_bytes(corpus_digest(corpus)))
+
+
+def data_place(directory: Path, recipe: Recipe, data_dir: str | Path | None) -> str | Path | None:
+    """Where a run's corpus is looked for: *data_dir*; else, for files, the run's own folder, which moves with it."""
+    own = directory / DATA
+    return own if data_dir is None and recipe.data.corpus == "files" and own.is_dir() else data_dir
+
+
+def check_run_corpus(directory: Path, corpus: Mapping[str, Dataset]) -> None:
+    """Raises CorpusError where *corpus* is not the one of the run; a run of an earlier textebm recorded none."""
+    if (directory / CORPUS).exists():
+        check_corpus(parse_json(read_recorded(directory, CORPUS), CORPUS), corpus, str(directory))
 
 
 def resume_recipe(directory: Path, recipe: Recipe, saved: Mapping[str, Any] | None, *, write: bool) -> list[str]:

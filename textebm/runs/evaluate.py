@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from textebm.evaluation.language_model import LanguageModelSettings
 from textebm.evaluation.metric import Evaluation
 from textebm.evaluation.several import Summary, summarize
 from textebm.evaluation.state import Effort, choose
-from textebm.evaluation.suite import SUITES, evaluate
+from textebm.evaluation.suite import SUITES, OwnMetric, evaluate
 from textebm.evaluation.tables import field_tables
 from textebm.files import parse_json, write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs.directory import EVALUATION, read_recorded, write_recorded
+from textebm.runs.directory import EVALUATION, check_run_corpus, data_place, read_recorded, write_recorded
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
@@ -46,13 +46,14 @@ def evaluate_run(
     suite: str | None = None,
     samples: int | None = None,
     overrides: Sequence[str] = (),
+    metrics: Mapping[str, OwnMetric] | None = None,
 ) -> Evaluation:
     """Measure the model of a run directory on its corpus's test split and write evaluation.json there.
 
     suite: ptb, dailydialog, yelp or all; then tables.md is written, too. samples: for the perplexities of a suite,
     instead of the recipe's number. What a suite has measured stands in evaluation.unfinished.json until it is done, and
     stays there if it is stopped. overrides: ``evaluation.draws=64`` and other options of `evaluation`, for
-    this time.
+    this time. metrics: of one's own, as in `textebm.evaluate`.
     Raises TextEBMError subclasses.
     """
     for change in overrides:
@@ -65,7 +66,8 @@ def evaluate_run(
     assert model.recipe is not None, "a saved model has one"
     recipe = parse_recipe(model.recipe, overrides)
     check_suite(suite, recipe)
-    corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
+    corpus = build_corpus(recipe.data, data_dir=_text(data_place(directory, recipe, data_dir)), seed=recipe.seed)
+    check_run_corpus(directory, corpus)
     unfinished = directory / UNFINISHED
     writable = os.access(directory, os.W_OK)
     evaluation = evaluate_model(
@@ -79,6 +81,7 @@ def evaluate_run(
         suite=suite,
         samples=samples,
         so_far=(lambda found: found.save(unfinished)) if writable else None,
+        metrics=metrics,
     )
     try:
         with RunLock(directory):
@@ -141,6 +144,7 @@ def evaluate_model(
     suite: str | None = None,
     samples: int | None = None,
     so_far: Callable[[Evaluation], object] | None = None,
+    metrics: Mapping[str, OwnMetric] | None = None,
 ) -> Evaluation:
     """The evaluation of a model that is at hand. None means as the recipe says. What a model of dialogues writes, it
     answers to histories drawn from test."""
@@ -161,6 +165,7 @@ def evaluate_model(
         shown_labels=_shown_labels(recipe, corpus["train"]),
         other_texts={} if suite is None else other_texts(recipe, data_dir),
         so_far=so_far,
+        metrics=metrics,
     )
     if model.reads_context:
         evaluation.note(
@@ -185,10 +190,7 @@ def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
     settings = LanguageModelSettings(
         words.embedding_size,
         words.hidden_size,
-        words.num_layers,
-        words.dropout,
-        words.max_epochs,
-        words.batch_size,
+        epochs=words.max_epochs,
         mixed_precision=recipe.training.mixed_precision,
     )
     return Effort(

@@ -21,12 +21,21 @@ from textebm.files import check_output, parse_json, read_json, write_atomically,
 from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
 from textebm.inspection.page import render
+from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.projection import Projection, find_umap
-from textebm.inspection.report import RunFacts, inspect_rows, page_data, projection_of
+from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
 from textebm.recipe.schema import Recipe
-from textebm.runs.directory import EVALUATION, METRICS, PROJECTION, read_recorded, write_recorded
+from textebm.runs.directory import (
+    EVALUATION,
+    METRICS,
+    PROJECTION,
+    check_run_corpus,
+    data_place,
+    read_recorded,
+    write_recorded,
+)
 from textebm.runs.evaluate import read_evaluation
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import MetricsLog
@@ -34,7 +43,8 @@ from textebm.text.history import histories_of
 
 logger = logging.getLogger(__name__)
 
-SENTENCES, REPORT = 3000, "report.html"
+REPORT = "report.html"
+SENTENCES = 3000  # at most, unless the recipe or the caller asks for more
 FIGURES = ("map", "codes", "heatmap")
 
 
@@ -42,7 +52,7 @@ def report_run(
     directory: str | Path,
     *,
     out: str | Path | None = None,
-    limit: int | None = SENTENCES,
+    limit: int | None = None,
     split: str = "test",
     seed: int = 0,
     umap: bool = False,
@@ -51,8 +61,9 @@ def report_run(
 ) -> Path:
     """Make the report of a run directory as one HTML file (default: report.html there) and return its path.
 
-    limit: at most so many sentences, a seeded choice; None for all. umap: with a UMAP map (extra ``[umap]``). The maps
-    are kept in projection.json, so that they look the same each time for the same model and sentences.
+    limit: at most so many sentences, a seeded choice; None for as many as the recipe says (`sentences_of`). umap: with
+    a UMAP map (extra ``[umap]``). The maps are kept in projection.json, so that they look the same each time for the
+    same model and sentences.
     Raises TextEBMError subclasses.
     """
     directory = Path(directory)
@@ -74,7 +85,7 @@ def write_report(
     directory: Path,
     *,
     out: str | Path | None = None,
-    limit: int | None = SENTENCES,
+    limit: int | None = None,
     split: str = "test",
     seed: int = 0,
     umap: bool = False,
@@ -84,7 +95,7 @@ def write_report(
     path = directory / REPORT if out is None else Path(out)
     check_output(path)
     say = progress or (lambda part: None)
-    rows = choose_rows(corpus[_split(corpus, split)], limit=limit, seed=seed)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
     say("looking at the model")
     stored = _stored(directory)
     answering = model.answering(histories_of(rows.texts))
@@ -102,6 +113,13 @@ def write_report(
     else:
         write_output(path, page)
     return path
+
+
+def sentences_of(model: TextEBM) -> int:
+    """How many sentences a report or a map shows: the recipe's evaluation.report_sentences, else its evaluation.limit,
+    else 3,000; no more than that of the last two."""
+    options = (model.recipe or {}).get("evaluation", {})
+    return options.get("report_sentences") or min(options.get("limit") or SENTENCES, SENTENCES)
 
 
 def codes_of_run(
@@ -155,7 +173,7 @@ def figure_of_run(
         figures.save(figures.draw_codes(cards, width=width or 6.5), out)
         return out
     model, corpus = open_run(directory, data_dir)
-    rows = choose_rows(corpus[_split(corpus, split)], limit=SENTENCES if limit is None else limit, seed=seed)
+    rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
     encoding = model.encode(rows.texts)
     if what == "heatmap":
         head = figures.choose(head, list(model.heads), "head", _found_head(model))
@@ -203,8 +221,10 @@ def open_run(directory: Path, data_dir: str | Path | None) -> tuple[TextEBM, Dat
     """The model of a run, its codes by their names, and the corpus it was trained on."""
     model = TextEBM.from_pretrained(directory)
     recipe = Recipe.model_validate(model.recipe)
-    place = None if data_dir is None else str(data_dir)
-    return model, build_corpus(recipe.data, data_dir=place, seed=recipe.seed)
+    place = data_place(directory, recipe, data_dir)
+    corpus = build_corpus(recipe.data, data_dir=None if place is None else str(place), seed=recipe.seed)
+    check_run_corpus(directory, corpus)
+    return model, corpus
 
 
 def _split(corpus: DatasetDict, split: str) -> str:

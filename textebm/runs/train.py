@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,18 +21,21 @@ from textebm.evaluation.metric import Evaluation
 from textebm.files import check_finite
 from textebm.model.build import build_corpus, build_model, build_tokenizer
 from textebm.model.files import adopt
+from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
-from textebm.recipe.read import load_recipe
+from textebm.recipe.implementation import code_allowed
+from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
 from textebm.runs.codes import describe_codes
-from textebm.runs.directory import METRICS, begin_recipe, read_recorded, record, resume_recipe
+from textebm.runs.directory import DATA, METRICS, begin_corpus, begin_recipe, read_recorded, record, resume_recipe
 from textebm.runs.evaluate import evaluate_model, evaluate_run, write_evaluation
 from textebm.runs.interrupt import GracefulStop
 from textebm.runs.lock import RunLock
+from textebm.runs.memory import keep_in_run, provisional
 from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
-from textebm.training.data import known_labels, label_names, read_split, words_of
+from textebm.training.data import known_labels, label_names, read_split, split_findings, words_of
 from textebm.training.features import found_in, named_heads
 from textebm.training.loop import Step, Trainer
 from textebm.use.codebook import load_codebook, name_codes, save_codebook
@@ -52,26 +56,46 @@ class Run:
 
 
 def train(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Recipe | Mapping[str, Any],
     *,
-    overrides: Sequence[str] = (),
+    data: Any = None,
+    text: str = "text",
+    labels: str | Sequence[str] | None = None,
+    context: str | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
     out: str | Path | None = None,
     data_dir: str | Path | None = None,
     resume: bool = False,
     quiet: bool = False,
     callbacks: Sequence[Callback] = (),
+    allow_code: bool = False,
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
+    data: a corpus in memory, instead of the recipe's: a list of texts, (texts, labels), a pandas DataFrame, a
+    `datasets.Dataset`, or a dict of these by split. text, labels, context: its columns; labels are by default those
+    that the recipe's heads name. It is kept in the run directory.
+    overrides: ``["latent.dim=64"]`` or ``{"latent.dim": 64}``.
     With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete. callbacks: called
     with each `Step` after it was taken, in order; what one raises ends the run as a crash would, resumable.
+    allow_code: import the classes that the recipe names as package.module:Class.
     Raises TextEBMError subclasses for what the user can mend.
     """
-    recipe = load_recipe(recipe, overrides)
+    changes = (
+        [f"{name}={json.dumps(value)}" for name, value in dict(overrides).items()]
+        if isinstance(overrides, Mapping)
+        else list(overrides)
+    )
+    if data is not None:
+        changes += provisional(data, text, context)
+    recipe = parse_recipe(recipe, changes) if isinstance(recipe, Mapping) else load_recipe(recipe, changes)
     directory = Path(out) if out is not None else Path("runs") / recipe.name
     _refuse_used(directory, resume)
+    if data is not None:
+        with RunLock(directory):
+            recipe = keep_in_run(data, directory, recipe, text=text, labels=labels, context=context)
     set_seed(recipe.seed)
-    with Progress(quiet=quiet) as progress, ExitStack() as stack:
+    with code_allowed(allow_code), Progress(quiet=quiet) as progress, ExitStack() as stack:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         start_from = recipe.training.start_from
@@ -83,6 +107,7 @@ def train(
         if trainer.accelerator.is_main_process:
             with RunLock(directory):
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
+                begin_corpus(directory, corpus)
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop, callbacks):
                     trainer.end()
@@ -118,13 +143,15 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
     recipe, found = found_in(corpus["train"], recipe, labels)
     splits["train"] = replace(splits["train"], features=found)
     model = build_model(recipe, tokenizer, named_heads(recipe, label_names(corpus["train"])))
+    store = splits["train"].store
+    fit_words(model.modules(), store.tokens, store.offsets)
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)
 
 
 def _refuse_used(directory: Path, resume: bool) -> None:
-    if not resume and directory.is_dir() and any(path.name != ".lock" for path in directory.iterdir()):
+    if not resume and directory.is_dir() and any(path.name not in (".lock", DATA) for path in directory.iterdir()):
         raise CheckpointError(f"{directory} is not empty: continue its run with resume, or choose another directory")
 
 
@@ -293,6 +320,9 @@ def _describe(progress: Progress, recipe: Recipe, corpus: DatasetDict, trainer: 
         f"{recipe.prior.kind} prior; {trainer.total_steps:,} steps on {trainer.device}, "
         f"{torch.get_num_threads()} threads"
     )
+    splits = {"train": trainer.train, "validation": trainer.validation}
+    for finding in split_findings(corpus, splits, model.tokenizer, model.max_tokens):
+        progress.message(f"warning: {finding}")
     if recipe.training.mixed_precision == "bf16" and not has_bfloat16_products(trainer.device):
         progress.message(
             f"in float32: {trainer.device} has no bfloat16 products, which training.mixed_precision asks for"

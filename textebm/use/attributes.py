@@ -21,6 +21,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from textebm.errors import CheckpointError, FileError, TextEBMError
@@ -110,8 +112,9 @@ def fit_attribute(
     return Attribute(name, report.classes, slopes, offsets, facts), report
 
 
-def _regression(penalty: float) -> LogisticRegression:
-    return LogisticRegression(C=penalty, max_iter=1000, class_weight="balanced")
+def _regression(penalty: float) -> Pipeline:
+    """Logistic regression on standardised coordinates, classes weighted equally."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000, class_weight="balanced"))
 
 
 def _fit_levels(
@@ -127,8 +130,11 @@ def _fit_levels(
         noise = torch.randn(DRAWS * len(mean), mean.shape[1], generator=generator)
         u = schedule.diffuse(drawn.flatten(0, 1).to(model.device), level.to(model.device), noise.to(model.device))
         weights = np.full(len(u), 1 / DRAWS)  # as many examples as there are, for the penalty
-        fitted = _regression(penalty).fit(u.double().cpu().numpy(), np.tile(y, DRAWS), sample_weight=weights)
-        slope, offset = fitted.coef_, fitted.intercept_
+        steps = _regression(penalty)
+        steps.fit(u.double().cpu().numpy(), np.tile(y, DRAWS), logisticregression__sample_weight=weights)
+        scaler, fitted = steps[0], steps[1]
+        slope = fitted.coef_ / scaler.scale_
+        offset = fitted.intercept_ - slope @ scaler.mean_
         if classes == 2:  # one row, for the second class
             slope, offset = np.concatenate([-slope / 2, slope / 2]), np.concatenate([-offset / 2, offset / 2])
         slopes.append(torch.from_numpy(slope).float())

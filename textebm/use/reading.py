@@ -8,7 +8,7 @@ what the model itself writes does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,8 +61,9 @@ def over_texts(
 ) -> tuple[Tensor, ...]:
     """What *compute* gives for all texts, in their order, on the CPU.
 
-    compute: a batch (B) and its context vectors (B, C) -> tensors (B, …); *empty* has one of each of them with no rows.
-    Texts of one length are computed together, so that batches have little padding. Raises TextEBMError.
+    compute: a batch (B), whose index has the places of its texts, and its context vectors (B, C) -> tensors (B, …);
+    *empty* has one of each of them with no rows. Texts of one length are computed together, so that batches have little
+    padding. Raises TextEBMError.
     """
     if batch_size < 1:
         raise TextEBMError(f"batch_size must be at least 1, got {batch_size}")
@@ -71,7 +72,8 @@ def over_texts(
     with model.evaluating():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens).to(model.device)
+            batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens)
+            batch = replace(batch, index=torch.tensor(rows)).to(model.device)
             vectors = None if context is None else context.vectors[rows]
             for column, value in zip(columns, compute(batch, vectors), strict=True):
                 column.append(value.cpu())
@@ -206,13 +208,23 @@ def elbo_terms(
 
 @torch.no_grad()
 def reconstruction_losses(
-    model: LatentTextModel, texts: Sequence[str], *, batch_size: int = BATCH_SIZE, contexts: Contexts | None = None
+    model: LatentTextModel,
+    texts: Sequence[str],
+    *,
+    latents: Tensor | None = None,
+    batch_size: int = BATCH_SIZE,
+    contexts: Contexts | None = None,
 ) -> Tensor:
-    """−log p(x|z) of each text at its posterior mean, nats a sentence, (n,) on the CPU."""
+    """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+    if latents is not None and latents.shape != (len(texts), model.prior.dim):
+        raise TextEBMError(f"expected latents of shape ({len(texts)}, {model.prior.dim}), got {tuple(latents.shape)}")
 
     def loss(batch: TokenBatch, vectors: Tensor | None) -> tuple[Tensor]:
-        mean = model.posterior(batch, context=vectors).mean
-        return (model.reconstruction_nll(batch, mean, context=vectors),)
+        if latents is None:
+            u = model.posterior(batch, context=vectors).mean
+        else:
+            u = latents[batch.index.cpu()].to(model.device)
+        return (model.reconstruction_nll(batch, u, context=vectors),)
 
     context = contexts_of_texts(model, texts, contexts)
     (losses,) = over_texts(model, texts, context, loss, torch.zeros(0), batch_size=batch_size)

@@ -16,7 +16,7 @@ from textebm.prior.condition import Condition, Tilt
 from textebm.use.contexts import Contexts, DialogueContext, read_contexts
 from textebm.use.reading import views
 
-# A class by name or number; "!name", any other; a set of these, any of them; or a sequence with one for each draw.
+# A class by name or number; "!name", any other; a set of these or "a,b", any of them; or a sequence, one for each draw.
 SymbolValue = "str | int | Others | frozenset[str | int] | set[str | int]"
 SymbolRequest = Mapping[str, Any]
 
@@ -86,9 +86,11 @@ class Steering:
         return replace(self, symbols=symbols, contexts=contexts)
 
 
+SINGLE = (str, int, Others, set, frozenset)  # what is a value for all draws, and no sequence of one for each
+
+
 def _is_single(value: Any) -> bool:
-    """Whether a value is for all draws, and not a sequence of one for each."""
-    return isinstance(value, str | int | Others | set | frozenset)
+    return isinstance(value, SINGLE)
 
 
 def classes_meant(head: SymbolHead, value: Any) -> frozenset[int]:
@@ -97,8 +99,10 @@ def classes_meant(head: SymbolHead, value: Any) -> frozenset[int]:
         meant = frozenset[int]().union(*(classes_meant(head, each) for each in value))
     elif isinstance(value, Others):
         meant = frozenset(range(len(head.classes))) - classes_meant(head, value.value)
-    elif isinstance(value, str) and value.startswith("!") and value not in head.classes:
+    elif isinstance(value, str) and value not in head.classes and value.startswith("!"):
         return classes_meant(head, Others(value[1:]))
+    elif isinstance(value, str) and value not in head.classes and "," in value:
+        return classes_meant(head, frozenset(each.strip() for each in value.split(",")))
     else:
         meant = frozenset([head.index(value)])
     if not meant:
