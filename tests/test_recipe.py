@@ -749,7 +749,7 @@ class Reads(ast.NodeVisitor):
             name = ast.unparse(node.func)
             if isinstance(node.func, ast.Attribute) and node.func.attr in ("items", "values"):
                 return self.kind(node.func.value)
-            if name in ("load_recipe", "parse_recipe", "Recipe.model_validate"):
+            if name in ("load_recipe", "parse_recipe", "keep_in_run", "Recipe.model_validate"):
                 return Recipe
             if name in ("enumerate", "list", "tuple", "sorted", "reversed", "iter", "next") and node.args:
                 return self.kind(node.args[0])
