@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from textebm.files import append_line
-from textebm.runs.directory import write_recorded
+from textebm.files import append_line, write_atomically
+from textebm.runs.directory import METRICS, write_recorded
 from textebm.terminal import make_console
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
@@ -59,7 +59,10 @@ class MetricsLog:
         before = self.path.read_bytes()
         kept = b"".join(line for line, record in self._records() if record["step"] <= step)
         if kept != before:
-            write_recorded(self.path.parent, self.path.name, kept)
+            if self.path.name == METRICS:
+                write_recorded(self.path.parent, METRICS, kept)
+            else:  # what the clock decides has no checksum
+                write_atomically(self.path, kept)
         return len(before.splitlines()) - len(kept.splitlines())
 
     def _records(self) -> list[tuple[bytes, dict[str, Any]]]:
