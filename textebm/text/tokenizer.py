@@ -197,8 +197,9 @@ def load_pretrained(name: str, revision: str | None = None, *, natural: bool = F
 def first_token(tokenizer: PreTrainedTokenizerFast) -> int:
     """The id that begins a text for the network of a pretrained tokenizer: what stood between the texts it was trained
     on where it has such a token (the bos of a chat model begins a turn), else its own bos, else its eos."""
-    if BETWEEN in tokenizer.all_special_tokens or BETWEEN in tokenizer.get_added_vocab():
-        return int(tokenizer.convert_tokens_to_ids(BETWEEN))
+    between = tokenizer.get_added_vocab().get(BETWEEN)
+    if between is not None:
+        return int(between)
     return int(tokenizer.eos_token_id if tokenizer.bos_token == BOS else tokenizer.bos_token_id)
 
 
