@@ -23,7 +23,8 @@ HEALTH = {
     "loss": ("loss", ".3f"),
     "reconstruction_nll": ("reconstruction", ".2f"),
     "kl": ("KL", ".2f"),
-    "active_units": ("active units", ".0f"),
+    "reliance": ("reliance", ".3f"),
+    "kl_per_unit_used": ("units", ".0f"),
     "mutual_information_xz": ("I(x;z)", ".2f"),
     "mutual_information_zy": ("I(z;y)", ".2f"),
     "codes_in_use": ("codes", ".0f"),
@@ -82,7 +83,7 @@ def _finite(value: Any) -> Any:
 
 
 def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
-    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · active units 24`; unknown names follow as they are."""
+    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are."""
     known = [name for name in HEALTH if name in values]
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
     parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]
