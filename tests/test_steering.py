@@ -193,3 +193,30 @@ def test_twins_share_their_noise() -> None:
     apart = [len(set(twin.a.split()) ^ set(other.split())) for twin, other in zip(twins, strangers, strict=True)]
     near = [len(set(twin.a.split()) ^ set(twin.b.split())) for twin in twins]
     assert np.mean(near) < np.mean(apart), "a twin is nearer than a sentence of other noise"
+
+
+def test_attributes_and_new_requests_on_the_command_line(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from textebm.cli import app
+
+    model, texts, labels = readable()
+    model.save_pretrained(tmp_path / "run")
+    rows = "".join(f"{text}\t{label}\n" for text, label in zip(texts, labels, strict=True))
+    (tmp_path / "examples.tsv").write_text(f"text\tside\n{rows}")
+    runner = CliRunner()
+
+    def call(*arguments: str, code: int = 0) -> str:
+        done = runner.invoke(app, list(map(str, arguments)))
+        assert done.exit_code == code, done.output
+        return done.stdout if code == 0 else done.output
+
+    run, file = str(tmp_path / "run"), str(tmp_path / "examples.tsv")
+    assert "held-out accuracy" in call("attribute", "add", run, "side", file, "--label", "side")
+    assert "side" in call("attribute", "list", run)
+    assert "accuracy" in call("attribute", "evaluate", run, "side", file, "--label", "side")
+    out = call("generate", run, "-n", "3", "--symbol", "side=!low", "--prompt", "this is", "--without", "zyzzyva")
+    assert all(line.startswith("this is") for line in out.splitlines() if line.strip())
+    call("attribute", "remove", run, "side")
+    assert "no attribute 'side'" in call("attribute", "remove", run, "side", code=2)
+    assert "unknown symbol 'side'" in call("generate", run, "--symbol", "side=low", code=2)

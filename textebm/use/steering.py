@@ -152,7 +152,7 @@ def condition_of(
     weights = dict[str, float]()
     for weight, reading, value in steering.direction.terms if steering.direction is not None else ():
         attribute = reading if isinstance(reading, Attribute) else model.attributes.get(reading)
-        head = model.head(reading) if attribute is None else attribute.head
+        head = attribute.head if attribute is not None else model.head(str(reading))
         classes = _as_tensor([classes_meant(head, value)] * n, len(head.classes), model.device)
         if attribute is not None:
             tilts.append(_tilt(model, attribute, classes, weight))

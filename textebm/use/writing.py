@@ -19,7 +19,7 @@ from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
-from textebm.use.reading import certainty, encode
+from textebm.use.reading import certainty, check_width, encode
 from textebm.use.steering import Steering, asked_of, condition_of
 
 logger = logging.getLogger(__name__)
@@ -217,14 +217,16 @@ def prompted_latents(
             nll = model.decoder.nll(hidden.flatten(0, 1), tokens[1:].repeat(len(z)))
             likelihoods.append(-nll.view(len(z), -1).sum(-1).float().cpu())
     weights = torch.cat([torch.zeros(0), *likelihoods]).view(n, PROMPT_DRAWS).softmax(-1)
-    if n and (effective := float((1 / weights.square().sum(-1)).mean())) < FEW_DRAWS:
+    if n > 0 and (effective := float((1 / weights.square().sum(-1)).mean())) < FEW_DRAWS:
         logger.warning(
             "the prompt fits few latents: of %d draws %.1f count on average; control and variety may suffer",
             PROMPT_DRAWS,
             effective,
         )
-    picked = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))[:, 0] if n else []
-    return u[torch.arange(n) * PROMPT_DRAWS + torch.as_tensor(picked, dtype=torch.long)]
+    if n == 0:
+        return u
+    picked = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+    return u[torch.arange(n) * PROMPT_DRAWS + picked]
 
 
 def banned_tokens(model: LatentTextModel, words: Sequence[str]) -> tuple[int, ...]:
@@ -280,8 +282,7 @@ def decode(
     contexts: Contexts | None = None,
 ) -> list[str]:
     """Sentences of the latents (n, d); see `textebm.TextEBM.decode`."""
-    if latents.ndim != 2 or latents.shape[1] != model.prior.dim:
-        raise TextEBMError(f"expected latents of shape (n, {model.prior.dim}), got {tuple(latents.shape)}")
+    check_width(model, latents)
     context = read_contexts(model, contexts, len(latents))
     vectors = None if context is None else context.vectors
     texts = decode_with(model, latents, vectors, decoding, seed=seed, batch_size=batch_size)
