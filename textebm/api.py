@@ -21,6 +21,7 @@ from textebm.prior.sampling import LatentSample
 from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
 from textebm.use import attribution, editing, likelihood, reading, writing
+from textebm.use.arguments import checked
 from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
@@ -30,6 +31,7 @@ from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Steering, SymbolRequest
 
 
+@checked
 class TextEBM:
     """A text model that writes, edits and reads sentences, steered by named symbols.
 

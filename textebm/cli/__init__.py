@@ -36,7 +36,17 @@ from textebm.recipe.implementation import code_allowed
 from textebm.terminal import PlainStream, plain
 
 # What a machine refuses: no space, no permission, a disk that fails, too many open files.
-TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+TROUBLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EFBIG,
+)
 
 
 class _Commands(TyperGroup):

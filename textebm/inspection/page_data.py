@@ -21,7 +21,7 @@ CURVES = (
     ("reconstruction_nll", "Reconstruction", "nats / sentence"),
     ("kl", "KL to N(0, I)", "nats / sentence"),
     ("mutual_information_xz", "I(x; z)", "nats"),
-    ("active_units", "Active units", "dimensions"),
+    ("reliance", "Reliance on the latent", "nats / word"),
     ("mutual_information_zy", "I(z; code)", "nats"),
     ("codes_in_use", "Codes in use", "codes"),
     ("train_score_error", "Score error, training", "squared, a dimension"),

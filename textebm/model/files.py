@@ -166,6 +166,8 @@ def read_model(directory: Path | str) -> SavedModel:
         checksums = config.pop("checksums", None)
         if not isinstance(checksums, dict) or checksums.get("config") != digest(json_bytes(config)):
             raise CheckpointError(f"{CONFIG} was changed after it was saved (its SHA-256 differs)")
+        if unknown := sorted(checksums.keys() - {"config", WEIGHTS, *TOKENIZER_FILES}):
+            raise CheckpointError(f"{CONFIG} is damaged: it names files that no model has: {', '.join(unknown)[:200]}")
         files = {}
         earlier = config.pop("tokenizer", {})  # where the checksums of these stood before
         for name in TOKENIZER_FILES:
@@ -252,11 +254,13 @@ def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTo
     try:
         with TemporaryDirectory() as folder:  # the very bytes that were checked are read
             for name in TOKENIZER_FILES:
+                parse_json(files[name], name)
                 (Path(folder) / name).write_bytes(files[name])
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         # The tokenizers library raises plain Exception for a file of another version; other kinds are bugs.
-        if type(error) is not Exception and not isinstance(error, OSError | ValueError | KeyError | TypeError):
+        known = OSError | ValueError | KeyError | TypeError | FileError
+        if type(error) is not Exception and not isinstance(error, known):
             raise
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
     tokenizer.name_or_path = str(directory)

@@ -9,7 +9,7 @@ What the network is trained on is `textebm.model.objective`; what one does with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import CountsWords, RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
 from textebm.networks.language_model import PretrainedDecoder
+from textebm.networks.modes import held
 from textebm.networks.posterior import Posterior
 from textebm.objective.contrastive import Contrastive
 from textebm.prior.condition import Condition
@@ -193,13 +194,18 @@ class LatentTextModel(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode. A model that is already there is left untouched, so that several
-        threads may use it at once."""
-        was_training = self.training
-        if was_training:
-            self.eval()
-        try:
+        """Inside, the model is in evaluation mode, for all threads that use it at once."""
+
+        def take() -> Callable[[], None]:
+            mode = self.training
+            if mode:
+                self.eval()
+
+            def give_back() -> None:
+                if mode:
+                    self.train()
+
+            return give_back
+
+        with held(self, "evaluating", take):
             yield
-        finally:
-            if was_training:
-                self.train()
