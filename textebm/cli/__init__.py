@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from textebm import __version__
-from textebm.cli import bench, codes, data, densities, inspection, latents, recipes, runs, sentences, sweep
+from textebm.cli import bench, codes, data, densities, doctor, inspection, latents, recipes, runs, sentences, sweep
 from textebm.errors import TextEBMError
 from textebm.terminal import PlainStream, plain
 
@@ -102,7 +102,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, sweep, sentences, latents, inspection, densities, bench):
+for _group in (runs, doctor, sweep, sentences, latents, inspection, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
 app.add_typer(recipes.app, name="recipes")

@@ -224,6 +224,13 @@ class Training(Part):
         "bf16: bfloat16 products in the text's stages, where the hardware has them; else float32.",
         "speed matters: the shipped recipes use bf16.",
     )
+    patience: int | None = option(
+        None,
+        "A text stage ends when so many health lines in a row had a worse validation bound than the best one, and the "
+        "best weights are kept; null: it runs to its end, and the last weights are kept.",
+        "text is little and training learns it by heart: 3.",
+        ge=1,
+    )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
