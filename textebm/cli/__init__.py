@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from textebm import __version__
 from textebm.cli import bench, codes, data, densities, doctor, inspection, latents, recipes, runs, sentences, sweep
 from textebm.errors import TextEBMError
+from textebm.recipe.implementation import code_allowed
 from textebm.terminal import PlainStream, plain
 
 # What a machine refuses: no space, no permission, a disk that fails, too many open files.
@@ -27,6 +28,11 @@ TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, err
 
 class _Commands(TyperGroup):
     """The one place where an exception becomes an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """--allow-code may stand before or behind the command."""
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, sorted(args[:end], key=lambda each: each != "--allow-code") + args[end:])
 
     def invoke(self, ctx: Any) -> Any:
         _wait_briefly()
@@ -92,11 +98,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Run classes that a recipe or model names as package.module:Class.")
+    ] = False,
 ) -> None:
     """Sequence VAEs with energy-based priors: train, generate, edit and measure."""
+    ctx.with_resource(code_allowed(allow_code))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # sentences are UTF-8 whatever the locale says
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

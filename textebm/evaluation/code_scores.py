@@ -175,7 +175,7 @@ def detection(names: Sequence[Name], texts: Sequence[str], codes: ArrayLike, jud
     told = np.where(scores.max(1) > 0, scores.argmax(1), -1)
     hits = np.array([((told == code) & (truth == code)).sum() for code in used])
     sizes = np.array([(told == code).sum() + (truth == code).sum() for code in used])
-    return Detection(float(np.nanmean(areas)), float((2 * hits / sizes).mean()), tuple(areas))
+    return Detection(_known_mean(areas), float((2 * hits / sizes).mean()), tuple(areas))
 
 
 def auroc(scores: ArrayLike, positive: ArrayLike) -> float:
@@ -285,12 +285,17 @@ def score_codes(
     lists = [list(own) for own in words]
     told = detection(names or words, others, measured, judge or tfidf_judge(texts))
     return CodeScores(
-        coherence=float(np.nanmean(npmi(lists, others))),
+        coherence=_known_mean(npmi(lists, others)),
         diversity=diversity(lists),
         detection_auroc=told.auroc,
         detection_f1=told.f1,
         intruder=intruder(others, measured, embed, seed=seed),
     )
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def shuffled(naming: ArrayLike, held_out: ArrayLike, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -11,13 +11,15 @@ import numpy as np
 
 from textebm.evaluation import control, fluency, latent, likeness
 from textebm.evaluation.assignments import Assignments, score_assignments
+from textebm.evaluation.code_scores import score_codes, shuffled
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.probes import layer_probes
-from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
+from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows, texts_of
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
 
+NAMING = 5000  # training sentences from which a code gets its words
 KEPT_PER_CLASS, KEPT_PER_CODE = 10, 3
 MAX_EXAMPLES = 100  # to generate by
 
@@ -72,11 +74,27 @@ def add_codes(state: EvaluationState, encoding: Encoding) -> None:
                 match = score_assignments(codes.numpy(), np.array(state.data[label]), seed=state.seed)
                 for metric, value in code_metrics(match).items():
                     result.add(state.own(f"{metric}_{label}", head), value, match.n)
+        with result.noting(f"words of the codes of {head}"):
+            _add_words(state, head, codes.numpy())
         per_code = max(1, state.effort.samples // len(used))
         agreement = control.code_agreement(state.model, head, per_code, codes=used, seed=state.seed, **state.decoding)
         result.add(state.own("code_agreement", head), agreement.accuracy, agreement.n)
         for code, texts in agreement.texts.items():
             result.samples[f"{head}={code}"] = texts[:KEPT_PER_CODE]
+
+
+def _add_words(state: EvaluationState, head: str, codes: np.ndarray) -> None:
+    """The scores that need no label: words from training sentences, measured on the evaluated ones."""
+    rows = some_rows(state.train, NAMING, state.seed)
+    texts = list(texts_of(rows))
+    naming = state.model.encode(texts).codes[head].numpy()
+    scores = score_codes((texts, naming), (state.texts, codes), seed=state.seed)
+    one, other = shuffled(naming, codes, state.seed)
+    chance = score_codes((texts, one), (state.texts, other), seed=state.seed)
+    for name in ("coherence", "diversity", "detection_auroc", "detection_f1", "intruder"):
+        state.result.add(state.own(f"code_{name}", head), getattr(scores, name), len(codes))
+    for name in ("coherence", "detection_f1"):
+        state.result.add(state.own(f"permuted_code_{name}", head), getattr(chance, name), len(codes))
 
 
 def add_head_accuracies(state: EvaluationState, encoding: Encoding) -> None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
+from textebm.model import own
+from textebm.model.build_prior import VIEW_SIZE, build_prior
 from textebm.model.inference import Refinement, ShortRun
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
-from textebm.networks.energy import EnergyNet, LayeredEnergyNet
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.pretrained import (
     ContextualEmbedding,
@@ -27,33 +28,10 @@ from textebm.networks.pretrained import (
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
-from textebm.prior.explicit import GaussianMixture, StandardNormal
-from textebm.prior.noise import NoiseSchedule, log_snr_ladder, published_ladder
-from textebm.prior.prior import ChainSettings, LatentPrior
-from textebm.prior.transport import Identity, Ladder, Transport
-from textebm.recipe.schema import LAYERS, Data, Inference, Objective, Recipe, layer_sizes
+from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 from textebm.text.leave_out import leave_out_class
-
-# a prior of each kind where the recipe leaves it open
-LEVELS = {
-    "gaussian": 1,
-    "gaussian_mixture": 1,
-    "energy": 1,
-    "diffusion_energy": 16,
-    "joint_energy": 1,
-    "hierarchical_diffusion_energy": 8,
-}
-STEPS = {
-    "gaussian": 40,
-    "gaussian_mixture": 40,
-    "energy": 40,
-    "diffusion_energy": 2,
-    "joint_energy": 40,
-    "hierarchical_diffusion_energy": 2,
-}
-
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -119,14 +97,14 @@ def build_model(
     """
     layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
-    encoder = _encoder(recipe, len(tokenizer), layers, width)
+    encoder = _encoder(recipe, tokenizer, layers, width)
     sources = pretrained or {"encoder": recipe.encoder.pretrained, "decoder": recipe.decoder.pretrained}
     if recipe.encoder.pretrained:
         _read_in_context(encoder, recipe, tokenizer, sources["encoder"])
     if recipe.decoder.pretrained:
         decoder: Decoder = _language_model(recipe, len(tokenizer), layers, width, sources["decoder"])
     else:
-        decoder = _decoder(recipe, len(tokenizer), layers, width)
+        decoder = _decoder(recipe, tokenizer, layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
         encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
         if size != recipe.encoder.embedding_size:
@@ -134,7 +112,7 @@ def build_model(
     return LatentTextModel(
         encoder,
         decoder,
-        _prior(recipe, layers, heads, width),
+        build_prior(recipe, layers, {name: len(head.classes) for name, head in heads.items()}, width),
         tokenizer,
         heads,
         max_tokens=recipe.data.max_tokens,
@@ -157,12 +135,18 @@ def _refinement(options: Inference) -> Refinement | None:
     )
 
 
-def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Encoder:
+def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Encoder:
     latent, inference = recipe.latent, recipe.inference
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder = _body(recipe.encoder, 0 if recipe.encoder.pretrained else vocabulary_size, latent.segments)
+    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder
+    if name := recipe.encoder.implementation:
+        sizes = own.sizes_of(recipe.encoder, len(tokenizer))
+        encoder = OwnEncoder(own.own_network("encoder.implementation", name, sizes, own.ENCODER))
+    else:
+        vocabulary_size = 0 if recipe.encoder.pretrained else len(tokenizer)
+        encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize,
@@ -174,7 +158,7 @@ def _encoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], contex
         PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
     )
     if recipe.objective.contrastive_weight > 0:
-        encoder.view = ViewHead(encoder.num_features, recipe.prior.view_size)
+        encoder.view = ViewHead(encoder.num_features, VIEW_SIZE)
     return encoder
 
 
@@ -186,7 +170,23 @@ def _context_encoder(recipe: Recipe) -> ContextEncoder:
     )
 
 
-def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> RecurrentEncoder | TransformerEncoder:
+def _no_words(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The token ids that are no words of a text."""
+    return [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
+
+
+def _body(
+    options: EncoderOptions, vocabulary_size: int, segments: int = 1, special: Sequence[int] = ()
+) -> RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder:
+    if options.kind == "bag_of_words":
+        return BagOfWordsEncoder(
+            vocabulary_size,
+            options.embedding_size,
+            options.hidden_size,
+            special=special if vocabulary_size else (),
+            num_layers=options.num_layers,
+            dropout=options.dropout,
+        )
     if options.kind == "transformer":
         return TransformerEncoder(
             vocabulary_size,
@@ -209,9 +209,19 @@ def _body(options: EncoderOptions, vocabulary_size: int, segments: int = 1) -> R
     )
 
 
-def _decoder(recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int) -> Decoder:
+def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Decoder:
     """A decoder of [z, c]: the context stands behind the latent, in a ladder with its lowest layer."""
     options, dim, segmented = recipe.decoder, recipe.latent.dim + context_size, tuple(layers)
+    vocabulary_size = len(tokenizer)
+    if name := options.implementation:
+        sizes = {**own.sizes_of(options, vocabulary_size), "latent_dim": dim}
+        decoder: Decoder = own.own_network("decoder.implementation", name, sizes, own.DECODER)
+        return decoder
+    if options.kind == "bag_of_words":
+        end, special = tokenizer.eos_token_id, _no_words(tokenizer)
+        return BagOfWordsDecoder(
+            vocabulary_size, options.embedding_size, dim, end=end, special=special, dropout=options.dropout
+        )
     layers = (*layers[:-1], layers[-1] + context_size)
     if options.kind == "transformer":
         return TransformerDecoder(
@@ -279,79 +289,7 @@ def _contrastive(recipe: Recipe) -> Contrastive | None:
     objective = recipe.objective
     if objective.contrastive_weight == 0:
         return None
-    return Contrastive(
-        objective.contrastive_weight,
-        objective.contrastive_temperature,
-        objective.contrastive_word_dropout,
-        objective.contrastive_negatives,
-    )
-
-
-def _prior(recipe: Recipe, layers: Sequence[int], heads: Mapping[str, SymbolHead], context_size: int) -> LatentPrior:
-    options, dim = recipe.prior, sum(layers)
-    view_size = options.view_size if recipe.objective.contrastive_weight > 0 else 0
-    levels = options.num_levels or LEVELS[options.kind]
-    ladder = (
-        published_ladder(levels)
-        if options.schedule == "published"
-        else log_snr_ladder(levels, options.log_snr_max, options.log_snr_min)
-    )
-    explicit: StandardNormal | GaussianMixture | None = None
-    if options.kind == "gaussian":
-        explicit = StandardNormal()
-    elif options.kind == "gaussian_mixture":
-        explicit = GaussianMixture(options.components, dim)
-    sizes = {name: len(head.classes) for name, head in heads.items()}
-    energy: EnergyNet | LayeredEnergyNet
-    if options.kind in LAYERS:
-        places = {head.name: len(layers) - head.layer for head in recipe.heads if head.layer is not None}
-        energy = LayeredEnergyNet(
-            layers,
-            levels,
-            sizes,
-            head_layers=places,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    else:
-        energy = EnergyNet(
-            dim,
-            levels,
-            sizes,
-            hidden_size=options.hidden_size,
-            num_blocks=options.num_blocks,
-            spectral_norm=options.spectral_norm,
-            view_size=view_size,
-            context_size=context_size,
-        )
-    chosen = options.transport or ("ladder" if options.kind in LAYERS else "identity")
-    transport: Transport = Ladder(layers, options.hidden_size) if chosen == "ladder" else Identity()
-    chain = ChainSettings(
-        options.sampler,
-        options.steps or STEPS[options.kind],
-        options.step_size,
-        options.acceptance,
-        options.learning == "score_matching" if options.metropolis is None else options.metropolis,
-        options.start,
-        {"float32": torch.float32, "bf16": torch.bfloat16}[options.chain_precision],
-    )
-    return LatentPrior(
-        dim,
-        energy,
-        NoiseSchedule(ladder, options.reference),
-        transport=transport,
-        layers=layers,
-        explicit=explicit,
-        chain=chain,
-        symbol_levels=options.symbol_levels,
-        strength=options.strength,
-        potential_penalty=options.potential_penalty,
-        encoder_gradient=options.encoder_gradient,
-        like_strength=options.like_strength,
-    )
+    return Contrastive(objective.contrastive_weight, objective.contrastive_temperature)
 
 
 def build_weights(objective: Objective, progress: float) -> Weights:

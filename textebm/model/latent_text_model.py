@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, text_noise
-from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
+from textebm.networks.decoder import CountsWords, RecurrentDecoder, TransformerDecoder
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
 from textebm.networks.posterior import Posterior
 from textebm.networks.pretrained import PretrainedDecoder
 from textebm.objective.contrastive import Contrastive
@@ -30,8 +31,8 @@ from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.text.batches import TokenBatch
 
-Encoder = RecurrentEncoder | TransformerEncoder | ShortRun
-Decoder = RecurrentDecoder | TransformerDecoder | PretrainedDecoder
+Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
+Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | PretrainedDecoder
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,8 @@ class LatentTextModel(nn.Module):
     ) -> Tensor:
         """−log p(x|z, c) at z = T(u), nats per sentence, the end of the sentence included. u (B, d) -> (B,)"""
         z = self.decoder_input(u, context)
+        if isinstance(self.decoder, CountsWords):
+            return self.decoder.bag_nll(batch.word_counts(len(self.tokenizer)), z)
         inputs, words = batch.tokens[:, :-1], batch.tokens[:, 1:]  # (B, T−1)
         if self.training and self.word_dropout > 0:
             inputs = self.hide_words(inputs, self.word_dropout, generator)

@@ -51,6 +51,13 @@ class Advances(Protocol):
     def output_layer(self) -> tuple[Tensor, Tensor]: ...
 
 
+@runtime_checkable
+class CountsWords(Protocol):
+    """A decoder to which the order of words does not matter."""
+
+    def bag_nll(self, counts: Tensor, z: Tensor, /) -> Tensor: ...
+
+
 def _embedding(vocabulary_size: int, size: int) -> nn.Embedding:
     embedding = nn.Embedding(vocabulary_size, size)
     nn.init.normal_(embedding.weight, std=size**-0.5)  # the output layer's weight too: logits start near unit scale

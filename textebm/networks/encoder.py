@@ -8,7 +8,7 @@ body too, for the turns before the sentence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,13 +154,48 @@ class TransformerEncoder(EncoderHeads):
         return torch.cat([average, x[:, 0]], dim=-1)
 
 
+class OwnEncoder(EncoderHeads):
+    """An encoder whose *body* is a user's own module, with `num_features` and ``features(tokens, lengths)``."""
+
+    def __init__(self, body: OwnBody):
+        super().__init__()
+        self.body = body
+        self.num_features = body.num_features
+        self.embedding: nn.Module | None = None
+        self.head: Head | None = None
+        self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        return self.body.features(tokens, lengths).float()
+
+    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
+        return self.posterior(self.features(tokens, lengths), context)
+
+
+class OwnBody(Protocol):
+    """What an encoder of a user's own must have: it reads tokens from <bos> to <eos>, and padding changes nothing."""
+
+    num_features: int
+
+    def features(self, tokens: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
+class EncoderBody(Protocol):
+    """What a `ContextEncoder` reads with."""
+
+    num_features: int
+
+    def read(self, words: Tensor, lengths: Tensor, /) -> Tensor: ...
+
+
 class ContextEncoder(nn.Module):
     """The turns before a sentence -> c (B, C), within ±1: a *body* that reads them in the encoder's embedding.
 
     turns, max_tokens: how much of a history it is given (`textebm.text.history`).
     """
 
-    def __init__(self, body: RecurrentEncoder | TransformerEncoder, size: int, *, turns: int, max_tokens: int):
+    def __init__(self, body: EncoderBody, size: int, *, turns: int, max_tokens: int):
         super().__init__()
         self.body = body
         self.size, self.turns, self.max_tokens = size, turns, max_tokens

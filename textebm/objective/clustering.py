@@ -20,23 +20,17 @@ MINI_BATCH_ROWS = 200_000
 
 
 def cluster_latents(
-    means: NDArray[np.float32],
-    classes: int,
-    *,
-    components: int,
-    seed: int,
-    whiten: bool = False,
-    previous: NDArray[np.int64] | None = None,
+    means: NDArray[np.float32], classes: int, *, components: int, seed: int, previous: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
     """Cluster of each posterior mean, (n, d) -> (n,) int64 in 0 … classes − 1.
 
-    PCA to *components* dimensions, L2 normalisation, k-means. Whitening, as published, gives directions of noise the
-    weight of directions of meaning; where the means are standardised already it lost the topics of the embedded corpus
-    altogether (AMI .00 with it, .60 without, 16 components of 16). With *previous* (n,) the new clusters are named
+    PCA to *components* dimensions, L2 normalisation, k-means; no whitening, which published code has: it gives
+    directions of noise the weight of directions of meaning (AMI with the topics of the embedded corpus .00 with it, .60
+    without). With *previous* (n,) the new clusters are named
     after the old ones that they share most rows with, so that a head's targets do not permute between epochs. There are
     fewer clusters than *classes* if there are fewer rows.
     """
-    found = find_clusters(means, classes, components=components, seed=seed, whiten=whiten, previous=previous)
+    found = find_clusters(means, classes, components=components, seed=seed, previous=previous)
     return found[0]
 
 
@@ -72,7 +66,6 @@ def find_clusters(
     *,
     components: int,
     seed: int,
-    whiten: bool = False,
     previous: NDArray[np.integer] | None = None,
     labels: Sequence[NDArray[np.integer]] | None = None,
 ) -> tuple[NDArray[np.int64], Cells]:
@@ -84,15 +77,15 @@ def find_clusters(
         means = without_labels(means, labels, sizes, effects)
     rng = np.random.default_rng(seed)
     fit = means if len(means) <= FIT_ROWS else means[np.sort(rng.choice(len(means), FIT_ROWS, replace=False))]
-    pca = PCA(min(components, *fit.shape), whiten=whiten, random_state=seed).fit(fit)
+    pca = PCA(min(components, *fit.shape), random_state=seed).fit(fit)
     clusters = min(classes, len(fit))
     kind = KMeans if len(means) <= MINI_BATCH_ROWS else MiniBatchKMeans
     with threadpool_limits(1):  # threads' sums arrive in any order: several would not repeat exactly
         kmeans = kind(clusters, n_init=10 if clusters <= 32 else 3, random_state=seed).fit(_unit(pca.transform(fit)))
         assignment = kmeans.predict(_unit(pca.transform(means))).astype(np.int64)
     names = np.arange(classes) if previous is None else renaming(assignment, previous, classes)
-    axes = pca.components_.T / (np.sqrt(pca.explained_variance_) if whiten else 1.0)
-    cells = Cells(pca.mean_, axes, kmeans.cluster_centers_, names[:clusters], effects, np.array(sizes, dtype=np.int64))
+    places = pca.mean_, pca.components_.T, kmeans.cluster_centers_
+    cells = Cells(*places, names[:clusters], effects, np.array(sizes, dtype=np.int64))
     return names[assignment], cells
 
 

@@ -56,8 +56,11 @@ class FixedPotential:
         return value
 
 
-def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FREE) -> Potential:
-    """F(·, t) under *condition* at the rows' levels (B,), for many points w (B, d) without gradients in the weights."""
+def fixed_potential(
+    prior: LatentPrior, level: Tensor, condition: Condition = FREE, *, dtype: torch.dtype | None = None
+) -> Potential:
+    """F(·, t) under *condition* at the rows' levels (B,), for many points w (B, d) without gradients in the weights.
+    dtype: of the matrix products; the chain's own by default."""
     net = prior.energy
     closed = isinstance(prior.transport, Identity) and prior.explicit is None and condition.symbols_only
     if type(net) is not EnergyNet or not closed:  # a subclass may compute something else
@@ -70,6 +73,8 @@ def fixed_potential(prior: LatentPrior, level: Tensor, condition: Condition = FR
         asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
     if len(level) > 1 and level.stride(0) == 0:  # one number for all rows (`sampling.sample`): they share biases too
         level = level[0]
-    quick = prior.chain.dtype != torch.bfloat16 or has_bfloat16_products(level.device)
-    fixed = fix(net, level, prior.chain.dtype if quick else torch.float32, condition.context)
+    dtype = dtype or prior.chain.dtype
+    if dtype == torch.bfloat16 and not has_bfloat16_products(level.device):
+        dtype = torch.float32
+    fixed = fix(net, level, dtype, condition.context)
     return FixedPotential(net, fixed, asked)

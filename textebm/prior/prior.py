@@ -93,6 +93,7 @@ class LatentPrior(nn.Module):
         self.register_buffer("rho", torch.full((schedule.num_levels,), 0.9))
         if energy.view_size:
             self.register_buffer("view_cosine", torch.zeros(schedule.num_levels))
+        self.top_log_z: tuple[tuple[float, ...], float, float] | None = None  # kept by `likelihood.top_log_partition`
         reference = 1.0 if schedule.reference == "stationary" else 0.0  # what F = 0 has, where every spread is 1
         self.register_buffer("score_square", torch.full((schedule.num_levels, dim), reference))
 

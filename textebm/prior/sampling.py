@@ -81,7 +81,7 @@ def sample(
                     gradient = _gradient(prior, u, everywhere(t + 1), condition)[:, k:]
                     evaluations += 1
                 score = gradient + prior.reference_score(u, level + 1)[:, k:]
-                free = mean[:, k:] + _tweedie_shift(prior, u[:, k:], t, score)
+                free = mean[:, k:] + tweedie_shift(prior, u[:, k:], t, score)
                 w = torch.cat([w[:, :k], free + stddev * spread[t, k:].sqrt() * noise[:, k:]], dim=-1)
             chain = run_chain(
                 prior,
@@ -162,7 +162,7 @@ def _gradient(prior: LatentPrior, u: Tensor, level: Tensor, condition: Condition
     return potential_and_gradient(fixed_potential(prior, level, condition), u)[1]
 
 
-def _tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) -> Tensor:
+def tweedie_shift(prior: LatentPrior, u_next: Tensor, t: int, score: Tensor) -> Tensor:
     """E[u_t | u_{t+1}] − c_t u_{t+1} from the score one level up (Tweedie; Robbins 1956): a chain that starts there
     has almost nothing left to do."""
     a, sigma = prior.schedule.step_a[t], prior.schedule.step_sigma[t]

@@ -6,7 +6,7 @@ see z: the decoder reads T(u), the potential is F(T(u_t), t). A divergence does 
     KL(q(z|x) ‖ p(z)) = KL(q(u|x) ‖ p(u)),
 
 because both densities carry the same −log|det ∂T/∂u|. So the bound needs no determinant; a density of z itself does:
-log p(z) = log p(u) − log|det ∂T/∂u| at u = T⁻¹(z) (`log_det`; `prior.likelihood.latent_log_prob_bound`).
+log p(z) = log p(u) − log|det ∂T/∂u| at u = T⁻¹(z) (`log_det`).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from textebm.errors import did_you_mean
+from textebm.recipe.implementation import PATTERN
 from textebm.recipe.options import Path, annotation_at, item_of, kind_in_words, option_paths, section_of, without_none
 from textebm.recipe.removed import removal
 from textebm.recipe.schema import LAYERS, NAME_PATTERN, Recipe, layer_sizes
@@ -22,8 +23,10 @@ LABELS = {
     "ptb": (),
     "dailydialog": ("act", "emotion"),
     "yelp": ("sentiment",),
+    "agnews": ("topic",),
+    "smd": ("domain", "speaker"),
 }
-CONTEXTS = ("dailydialog",)  # corpora that come with the turns before each sentence; files and hub name a column
+CONTEXTS = ("dailydialog", "smd")  # corpora that come with the turns before each sentence; files and hub name a column
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "greater than"),
@@ -89,6 +92,8 @@ def _line(error: ErrorDetails) -> str:
         return f"must be a finite number, {came}"
     if kind == "too_short":
         return f"needs at least {context['min_length']} item(s), got {context['actual_length']}"
+    if kind == "string_pattern_mismatch" and context.get("pattern") == PATTERN:
+        return f"expected package.module:Class, {came}"
     if kind == "string_pattern_mismatch" and context.get("pattern") == NAME_PATTERN:
         return f"must be a plain name (letters, digits, '_', '-' and '.', starting with a letter or digit), {came}"
     if annotation is not None and kind.endswith(("_type", "_parsing", "_from_float", "_size")):
@@ -132,6 +137,8 @@ def contradictions(recipe: Recipe) -> Iterator[Contradiction]:
         _pretrained,
         _layers,
         _decoder_layers,
+        _bag_of_words,
+        _implementations,
         _inference,
         _prior,
         _training,
@@ -307,6 +314,42 @@ def _decoder_layers(recipe: Recipe) -> Iterator[Contradiction]:
             "with one of either the whole latent enters the one layer anyway"
         )
         yield _problem("decoder.ladder", message, "latent.layers", "prior.kind", "decoder.num_layers")
+
+
+def _implementations(recipe: Recipe) -> Iterator[Contradiction]:
+    """What a class of the user's own stands in place of."""
+    for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
+        if network.implementation and network.pretrained:
+            message = f"stands in place of the network that {name}.pretrained names; leave one out"
+            yield _problem(f"{name}.implementation", message, f"{name}.pretrained")
+    if recipe.encoder.implementation and recipe.data.context_turns:
+        message = "an encoder of your own has no embedding to read the turns before in; set data.context_turns to 0"
+        yield _problem("encoder.implementation", message, "data.context_turns")
+    if recipe.encoder.implementation and recipe.encoder.tie_embedding:
+        yield _problem(
+            "encoder.tie_embedding", "an encoder of your own has its own; set it to false", "encoder.implementation"
+        )
+    if recipe.encoder.implementation and recipe.inference.kind == "short_run":
+        message = "inference.kind 'short_run' has no encoder; leave it out"
+        yield _problem("encoder.implementation", message, "inference.kind")
+    if recipe.objective.cluster_implementation and recipe.objective.cluster_features != "latent":
+        message = "stands in place of cluster_features, which must then be latent"
+        yield _problem("objective.cluster_implementation", message, "objective.cluster_features")
+
+
+def _bag_of_words(recipe: Recipe) -> Iterator[Contradiction]:
+    """What needs the order of words, or none of it."""
+    encoder, decoder = recipe.encoder, recipe.decoder
+    if encoder.kind == "bag_of_words" and encoder.pretrained:
+        message = "a bag of words has an embedding of its own; set encoder.kind=gru, or leave it out"
+        yield _problem("encoder.pretrained", message, "encoder.kind")
+    if decoder.kind == "bag_of_words":
+        for option in ("ladder", "skip"):
+            if getattr(decoder, option):
+                yield _problem(f"decoder.{option}", "needs decoder.kind gru or lstm; set it to false", "decoder.kind")
+    if recipe.latent.segments > 1 and "bag_of_words" in (encoder.kind, decoder.kind):
+        message = f"a bag of words has no stretches; set it to 1, got {recipe.latent.segments}"
+        yield _problem("latent.segments", message, "encoder.kind", "decoder.kind")
 
 
 def _inference(recipe: Recipe) -> Iterator[Contradiction]:

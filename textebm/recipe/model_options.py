@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from textebm.recipe.implementation import PATTERN
+
 # names become folder names, metric names and ``head=class`` on the command line
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
@@ -23,6 +25,16 @@ class Part(BaseModel):
 def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
     """An option: its default, what it does, when to touch it, and its range (ge, gt, le, lt)."""
     return Field(default, description=what, json_schema_extra={"when": when}, **bounds)
+
+
+def implementation(what: str) -> Any:
+    """The option that names a class of the user's own."""
+    return option(
+        None,
+        f"{what}, as package.module:Class (docs/extending.md), in place of kind; needs --allow-code.",
+        "you have written your own.",
+        pattern=PATTERN,
+    )
 
 
 class Tokenizer(Part):
@@ -53,11 +65,12 @@ class Tokenizer(Part):
 
 
 class Encoder(Part):
-    kind: Literal["gru", "lstm", "transformer"] = option(
+    kind: Literal["gru", "lstm", "transformer", "bag_of_words"] = option(
         "gru",
-        "The network that reads a sentence.",
-        "a transformer pays for long texts and many sentences, and best on a GPU.",
+        "The network that reads a sentence; bag_of_words reads documents of any length, whatever their words' order.",
+        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics.",
     )
+    implementation: str | None = implementation("An encoder of your own")
     embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
     hidden_size: int = option(
         512,
@@ -105,11 +118,12 @@ class Encoder(Part):
 
 
 class Decoder(Part):
-    kind: Literal["gru", "lstm", "transformer"] = option(
+    kind: Literal["gru", "lstm", "transformer", "bag_of_words"] = option(
         "gru",
-        "The network that writes a sentence from its latent.",
-        "a transformer pays for long texts and many sentences, and best on a GPU.",
+        "The network that writes a sentence from its latent; bag_of_words writes a list of words.",
+        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics.",
     )
+    implementation: str | None = implementation("A decoder of your own")
     embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)
     hidden_size: int = option(
         512,
@@ -216,8 +230,11 @@ class Inference(Part):
         gt=0,
         le=2,
     )
-    elbo_weight: float | None = Field(
-        None, ge=0, description="refined: weight of the encoder's own bound beside −log q at refined latents; default 1"
+    elbo_weight: float | None = option(
+        None,
+        "refined: weight of the encoder's own bound beside −log q at refined latents; null is 1.",
+        "0 to train the encoder on refined latents alone.",
+        ge=0,
     )
 
 
@@ -349,6 +366,7 @@ class Prior(Part):
         "Precision of a chain's matrix products; bf16 only where the hardware has it.",
         "to rule out rounding as a reason.",
     )
+    implementation: str | None = implementation("The energy network of your own")
     hidden_size: int = option(256, "Dimension of the energy network.", "grow it for large corpora, up to 384.", ge=1)
     num_blocks: int = option(3, "Residual blocks of the energy network.", "2 are enough for simple text.", ge=1)
     spectral_norm: bool = option(
@@ -374,9 +392,6 @@ class Prior(Part):
         "Default strength of symbols in generation; 1 is Bayes' rule.",
         "control is weak (raise it, 3 to 6) or samples repeat themselves (lower it).",
         ge=0,
-    )
-    view_size: int = Field(
-        32, ge=2, description="dimension of contrastive views, where objective.contrastive_weight > 0"
     )
     like_strength: float = option(
         2.0,

@@ -17,11 +17,22 @@ class Removed(NamedTuple):
     message: str
 
 
+PROTOCOL = "was removed, so that perplexities can be compared; delete the line, the language model has"
+
 # Dotted option -> what became of it; items of a list are written `heads.*.name`.
 REMOVED: dict[str, Removed] = {
     "prior.fused_chains": Removed(
         (False, True), "was removed: a chain has no kernel of its own any more; delete the line, draws stay the same"
-    )
+    ),
+    "prior.view_size": Removed((32,), "was removed: views have 32 dimensions; train a model anew that has others"),
+    "objective.cluster_whiten": Removed(
+        (False,), "was removed: whitening loses what clusters should find; delete the line"
+    ),
+    "objective.contrastive_word_dropout": Removed((0.2,), "was removed: it is .2; delete the line"),
+    "objective.contrastive_negatives": Removed((16,), "was removed: there are 16 in a batch; delete the line"),
+    "evaluation.language_model.num_layers": Removed((1,), f"{PROTOCOL}: one layer"),
+    "evaluation.language_model.dropout": Removed((0.3,), f"{PROTOCOL}: a dropout of .3"),
+    "evaluation.language_model.batch_size": Removed((64,), f"{PROTOCOL}: batches of 64"),
 }
 
 

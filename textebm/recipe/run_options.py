@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from textebm.recipe.model_options import Part, option
+from textebm.recipe.model_options import Part, implementation, option
 
 
 class Data(Part):
-    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "files", "hub"] = option(
+    corpus: Literal["grammar", "ptb", "dailydialog", "yelp", "agnews", "smd", "files", "hub"] = option(
         "grammar",
         "Where the text comes from: the embedded language, a corpus that textebm knows, your files, or a data set of "
         "the Hugging Face Hub.",
@@ -26,7 +26,11 @@ class Data(Part):
     test: str | None = option(
         None, "files: the test file; null: split off the training file.", "you have a split of your own."
     )
-    text_column: str = option("text", "files, hub: the column that holds the sentence.", "yours has another name.")
+    text_column: str = option(
+        "text",
+        "files, hub: the column that holds the sentence; agnews: text (headline and text) or headline.",
+        "yours has another name.",
+    )
     label_columns: tuple[str, ...] = option((), "files, hub: columns read as labels.", "the text has labels.")
     class_names: tuple[tuple[str, ...], ...] = option(
         (),
@@ -137,13 +141,13 @@ class Objective(Part):
         "and sentence.",
         "cluster_features is mixed.",
     )
+    cluster_implementation: str | None = implementation("The features that are clustered")
     cluster_pca: int = option(
         64,
         "Principal components that k-means sees; at most latent.dim.",
         "codes follow noise (lower it, 8 to 16).",
         ge=1,
     )
-    cluster_whiten: bool = Field(False, description="whiten those components, as published")
     cluster_start: float = option(
         0.7,
         "Share of a text stage after which clusters begin to teach the encoder.",
@@ -161,10 +165,6 @@ class Objective(Part):
     contrastive_temperature: float = option(
         0.1, "Temperature of SimCLR.", "objective.contrastive_weight is above 0; lower tells finer differences.", gt=0
     )
-    contrastive_word_dropout: float = Field(
-        0.2, ge=0, lt=1, description="share of the words hidden in the second reading of a sentence"
-    )
-    contrastive_negatives: int = Field(16, ge=0, description="the model's own sentences among the negatives of a batch")
     cluster_residual: bool = option(
         True,
         "Cluster what the supervised heads' labels leave unexplained.",
@@ -244,12 +244,9 @@ class LanguageModel(Part):
     )
     embedding_size: int = option(256, "Dimension of its words.", "a suite takes too long.", ge=1)
     hidden_size: int = option(256, "Dimension of its states.", "a suite takes too long.", ge=1)
-    num_layers: int = Field(1, ge=1)
-    dropout: float = Field(0.3, ge=0, lt=1)
     max_epochs: int = option(
         12, "It stops earlier when held-out sentences no longer gain.", "a suite takes too long.", ge=1
     )
-    batch_size: int = Field(64, ge=1)
 
 
 class Evaluation(Part):

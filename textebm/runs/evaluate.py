@@ -192,10 +192,7 @@ def effort_of(recipe: Recipe, language_samples: int | None = None) -> Effort:
     settings = LanguageModelSettings(
         words.embedding_size,
         words.hidden_size,
-        words.num_layers,
-        words.dropout,
-        words.max_epochs,
-        words.batch_size,
+        epochs=words.max_epochs,
         mixed_precision=recipe.training.mixed_precision,
     )
     return Effort(

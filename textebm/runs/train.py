@@ -21,7 +21,9 @@ from textebm.evaluation.metric import Evaluation
 from textebm.files import check_finite
 from textebm.model.build import build_corpus, build_model, build_tokenizer
 from textebm.model.files import adopt
+from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
+from textebm.recipe.implementation import code_allowed
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs import checkpoint
@@ -68,6 +70,7 @@ def train(
     resume: bool = False,
     quiet: bool = False,
     callbacks: Sequence[Callback] = (),
+    allow_code: bool = False,
 ) -> Run:
     """Train *recipe*, measure it, and leave everything in the run directory (default: runs/<name>).
 
@@ -77,6 +80,7 @@ def train(
     overrides: ``["latent.dim=64"]`` or ``{"latent.dim": 64}``.
     With *resume*, go on from the newest checkpoint that verifies, or say that the run is complete. callbacks: called
     with each `Step` after it was taken, in order; what one raises ends the run as a crash would, resumable.
+    allow_code: import the classes that the recipe names as package.module:Class.
     Raises TextEBMError subclasses for what the user can mend.
     """
     changes = (
@@ -93,7 +97,7 @@ def train(
         with RunLock(directory):
             recipe = keep_in_run(data, directory, recipe, text=text, labels=labels, context=context)
     set_seed(recipe.seed)
-    with Progress(quiet=quiet) as progress, ExitStack() as stack:
+    with code_allowed(allow_code), Progress(quiet=quiet) as progress, ExitStack() as stack:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         start_from = recipe.training.start_from
@@ -141,6 +145,8 @@ def build_trainer(recipe: Recipe, corpus: DatasetDict, *, start_from: str | Path
     recipe, found = found_in(corpus["train"], recipe, labels)
     splits["train"] = replace(splits["train"], features=found)
     model = build_model(recipe, tokenizer, named_heads(recipe, label_names(corpus["train"])))
+    store = splits["train"].store
+    fit_words(model.modules(), store.tokens, store.offsets)
     if start_from is not None:
         adopt(model, start_from)
     return Trainer(model, splits["train"], splits["validation"], recipe)

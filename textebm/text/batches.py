@@ -53,6 +53,11 @@ class TokenBatch:
         """(N,) int64, where the words to be predicted, eos among them, stand in ``tokens[:, 1:].flatten()``."""
         return self.mask[:, 1:].flatten().nonzero()[:, 0]
 
+    def word_counts(self, vocabulary_size: int) -> Tensor:
+        """(B,V) float, how often each word is to be predicted, <eos> among them."""
+        counts = torch.zeros(len(self), vocabulary_size, device=self.tokens.device)
+        return counts.scatter_add_(1, self.tokens[:, 1:], self.mask[:, 1:].float())
+
     def rows(self, chosen: slice) -> TokenBatch:
         """Some of the sentences."""
         labels = {name: values[chosen] for name, values in self.labels.items()}

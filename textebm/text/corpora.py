@@ -17,7 +17,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
 
 from textebm.errors import CorpusError, did_you_mean
-from textebm.text import grammar, published, readers
+from textebm.text import agnews, grammar, kvret, published, readers
 from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
 from textebm.text.history import COLUMN, parse_history
 from textebm.text.readers import Row
@@ -38,11 +38,16 @@ FILES: dict[str, tuple[str, ...]] = {
     ),
     "yelp": tuple(f"sentiment.{split}.{label}" for split in ("train", "dev", "test") for label in (0, 1))
     + ("reference.0", "reference.1"),
+    "agnews": ("dev.jsonl", "test.jsonl"),
+    "smd": ("kvret_dev_public.json", "kvret_test_public.json"),
 }
+OPTIONAL = {"agnews": ("train.jsonl",), "smd": ("kvret_train_public.json",)}  # read where they lie beside the others
 SOURCES = {
     "ptb": "Mikolov's preprocessing of the Penn Treebank, in many language-model repositories",
     "dailydialog": "the authors' release, http://yanran.li/dailydialog (unpack the zips of the three splits)",
     "yelp": "https://github.com/lijuncen/Sentiment-and-Style-Transfer, data/yelp",
+    "agnews": "the AG News corpus in the split used with VAMPIRE (Gururangan et al. 2019)",
+    "smd": "the Stanford multi-domain dialogues (Eric et al. 2017), kvret_dataset_public.zip",
 }
 
 Source = Callable[[], Iterator[Row]]  # rows with labels as class names, or None where missing; may be read twice
@@ -81,7 +86,7 @@ def load_corpus(
     limit: int | None = None,
     cache_dir: str | Path | None = None,
 ) -> DatasetDict:
-    """Train, validation and test of *corpus*: grammar, ptb, dailydialog, yelp, files or hub.
+    """Train, validation and test of *corpus*: grammar, ptb, dailydialog, yelp, agnews, smd, files or hub.
 
     data_dir: where the published corpora lie; else $TEXTEBM_DATA, else ./data.
     size, seed: grammar's training sentences; the seed also draws the splits that `files` and `hub` do not give (5 %
@@ -100,6 +105,8 @@ def load_corpus(
         "ptb": _ptb,
         "dailydialog": _dailydialog,
         "yelp": _yelp,
+        "agnews": _agnews,
+        "smd": _smd,
         "files": _files,
         "hub": _hub,
     }
@@ -185,15 +192,21 @@ def expanded(path: str | Path) -> Path:
 
 
 def _built_in(
-    corpus: str, options: _Options, features: Mapping[str, Features], rows: Callable[[Path, str], Iterator[Row]]
+    corpus: str,
+    options: _Options,
+    features: Mapping[str, Features],
+    rows: Callable[[Path, str], Iterator[Row]],
+    variant: str | None = None,
 ) -> DatasetDict:
     folder = find_corpus(corpus, options.data_dir)
+    optional = [name for name in OPTIONAL.get(corpus, ()) if (folder / name).is_file()]
 
     def build(target: Path) -> None:
         for split in SPLITS:
             write_split(target / f"{split}.arrow", features[split], rows(folder, split))
 
-    return cached(corpus, content_hashes(folder / name for name in FILES[corpus]), build, options.cache)
+    key: object = content_hashes(folder / name for name in (*FILES[corpus], *optional))
+    return cached(corpus, key if variant is None else [variant, key], build, options.cache)
 
 
 def _grammar(options: _Options) -> DatasetDict:
@@ -229,6 +242,24 @@ def _yelp(options: _Options) -> DatasetDict:
     features = Features({"text": Value("string"), "sentiment": ClassLabel(names=list(published.SENTIMENTS))})
     tested = Features({**features, "reference": Value("string")})
     return _built_in("yelp", options, {"train": features, "validation": features, "test": tested}, published.yelp_rows)
+
+
+def _agnews(options: _Options) -> DatasetDict:
+    column = options.text_column
+    if column not in agnews.COLUMNS:
+        raise CorpusError(f"corpus 'agnews': no column {column!r}{did_you_mean(column, agnews.COLUMNS)}")
+    features = Features({"text": Value("string"), "topic": ClassLabel(names=list(agnews.TOPICS))})
+
+    def rows(folder: Path, split: str) -> Iterator[Row]:
+        return agnews.agnews_rows(folder, split, column)
+
+    return _built_in("agnews", options, dict.fromkeys(SPLITS, features), rows, column)
+
+
+def _smd(options: _Options) -> DatasetDict:
+    labels = {"domain": ClassLabel(names=list(kvret.DOMAINS)), "speaker": ClassLabel(names=list(kvret.SPEAKERS))}
+    features = Features({"text": Value("string"), COLUMN: List(Value("string")), **labels})
+    return _built_in("smd", options, dict.fromkeys(SPLITS, features), kvret.kvret_rows)
 
 
 def _files(options: _Options) -> DatasetDict:

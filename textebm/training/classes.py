@@ -34,7 +34,6 @@ class Classes:
         codes: Mapping[str, int],
         *,
         components: int,
-        whiten: bool = False,
         residual: bool = True,
         drawn: bool = False,
         seed: int = 0,
@@ -43,7 +42,7 @@ class Classes:
         self.sample, self.labels, self.codes = sample, dict(labels), dict(codes)
         self.all, self.features = len(sample) == n, dict(features or {})
         assert self.all or not self.features
-        self.components, self.whiten, self.residual, self.drawn, self.seed = components, whiten, residual, drawn, seed
+        self.components, self.residual, self.drawn, self.seed = components, residual, drawn, seed
         self.means = np.zeros((len(sample), dim), dtype=np.float32)  # of this epoch
         self.clusters: dict[str, NDArray[np.int64]] = {}  # of the rows of the sample, −1 where none is known
         self.cells: dict[str, Cells] = {}  # of other rows
@@ -108,7 +107,6 @@ class Classes:
                 classes,
                 components=self.components,
                 seed=self.seed,
-                whiten=self.whiten,
                 previous=None if previous is None else previous[seen],
                 labels=self._explained(self.sample[seen]),
             )

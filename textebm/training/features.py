@@ -19,6 +19,7 @@ from textebm.networks.sentence_encoder import SentenceEncoder
 from textebm.objective.answers import answer_features
 from textebm.objective.features import content_features, count_classes, mix
 from textebm.objective.seeds import lexicon_scores, parse_seeds, prototype_scores, seeded_classes
+from textebm.recipe.implementation import import_class
 from textebm.recipe.schema import Head, Recipe
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.history import COLUMN
@@ -46,8 +47,16 @@ class Features:
             return self._seeded(head)
         name = head.features or self.recipe.objective.cluster_features
         if name == "latent":
-            return None
+            return self._own() if self.recipe.objective.cluster_implementation else None
         return self._mixed(head.classes or 20) if name == "mixed" else self._points(name)
+
+    def _own(self) -> NDArray[np.float32]:
+        """What the user's own function says of each text, (n, k)."""
+        option, name = "objective.cluster_implementation", str(self.recipe.objective.cluster_implementation)
+        points = np.asarray(import_class(option, name)(self.texts, seed=self.recipe.seed), dtype=np.float32)
+        if points.ndim != 2 or len(points) != len(self.texts) or not np.isfinite(points).all():
+            raise RecipeError(f"{option}: expected finite numbers of shape ({len(self.texts)}, k), got {points.shape}")
+        return points
 
     def _points(self, name: str) -> NDArray[np.float32]:
         if name not in self._made:

@@ -102,7 +102,6 @@ class Trainer:
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
             components=objective.cluster_pca,
-            whiten=objective.cluster_whiten,
             residual=objective.cluster_residual,
             drawn=objective.cluster_sampling,
             seed=recipe.seed,

@@ -42,7 +42,7 @@ from textebm.model.inference import frozen
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.posterior import Affine
 from textebm.prior.learning import score_cross_entropy
-from textebm.prior.likelihood import POOLED_CHAINS, Annealing, chain_log_weights, top_log_partition
+from textebm.prior.likelihood import Annealing, chain_log_weights
 from textebm.prior.prior import LatentPrior, explicit_log_prob
 from textebm.text.batches import TokenBatch, collate_texts
 
@@ -176,16 +176,11 @@ def _log_prior_for_gradient(prior: LatentPrior, u: Tensor) -> Tensor:
 
 
 def importance_weights(
-    prior: LatentPrior,
-    draws: Sequence[Draw],
-    nll: Tensor,
-    top_log_z: tuple[Tensor, Tensor],
-    annealing: Annealing,
-    generator: torch.Generator | None,
+    prior: LatentPrior, draws: Sequence[Draw], nll: Tensor, annealing: Annealing, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Safe and flattering log-weights (K, B). draws: K of B sentences each; nll (K, B), −log p(x | u_0)."""
     u = torch.cat([draw.u for draw in draws])
-    chain = chain_log_weights(prior, u, top_log_z, annealing, generator=generator)
+    chain = chain_log_weights(prior, u, annealing, generator=generator)
     rest = -nll - torch.stack([draw.given.log_prob(draw.u) for draw in draws])
     return rest + chain.safe.view_as(nll), rest + chain.flattering.view_as(nll)
 
@@ -237,9 +232,6 @@ def _interval(
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     rows = max(1, batch_size // draws)
     batches = [[texts[i] for i in order[start : start + rows]] for start in range(0, len(order), rows)]
-    top_log_z = top_log_partition(
-        model.prior, _posterior_draws(model, texts, generator, scaling), annealing, generator=generator
-    )
     pieces, done = [], 0
     for batch_texts in batches:
         batch = collate_texts(batch_texts, model.tokenizer, model.max_tokens).to(model.device)
@@ -248,7 +240,7 @@ def _interval(
             posterior = fit_posterior(model, batch, posterior, steps=q_steps, generator=generator)
         drawn = [posterior.draw(generator) for _ in range(draws)]
         nll = torch.stack([model.reconstruction_nll(batch, draw.u) for draw in drawn])
-        safe, flattering = importance_weights(model.prior, drawn, nll, top_log_z, annealing, generator)
+        safe, flattering = importance_weights(model.prior, drawn, nll, annealing, generator)
         pieces.append(replace(bounds_from_weights(safe, flattering, generator), num_tokens=batch.lengths.cpu() - 1))
         done += len(batch)
         if progress is not None:
@@ -262,15 +254,3 @@ def _interval(
 
 def _scaled(posterior: Posterior, scaling: Affine | None) -> Posterior:
     return posterior if scaling is None else posterior.moved(scaling)
-
-
-def _posterior_draws(
-    model: LatentTextModel, texts: Sequence[str], generator: torch.Generator, scaling: Affine | None
-) -> Tensor:
-    """Draws of q(u_0 | x) for some of the texts, (≤ 1024, d)."""
-    step = max(1, len(texts) // POOLED_CHAINS)
-    some, drawn = list(texts[::step])[:POOLED_CHAINS], [torch.zeros(0, model.prior.dim, device=model.device)]
-    for start in range(0, len(some), 256):
-        batch = collate_texts(some[start : start + 256], model.tokenizer, model.max_tokens).to(model.device)
-        drawn.append(_scaled(model.posterior(batch, generator), scaling).sample(generator))
-    return torch.cat(drawn)

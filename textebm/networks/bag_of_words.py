@@ -1,0 +1,171 @@
+"""Networks that know which words a document has, and not their order: a document of any length is a bag of words.
+
+Both follow the protocols of the other encoders and decoders, and both hold what the training text says of words: the
+encoder their document frequencies, the decoder their background frequencies (`fit_words`, before training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from textebm.networks.decoder import DecoderState, WritesWords
+from textebm.networks.dropout import Dropout
+from textebm.networks.encoder import EncoderHeads
+from textebm.networks.posterior import Head
+from textebm.networks.view import ViewHead
+
+WORDS_WRITTEN = 12  # a list that is read at a glance
+RELEVANCE = 0.4  # weight of a word's log-probability beside its lift over the background (Sievert & Shirley 2014)
+
+
+class BagOfWordsEncoder(EncoderHeads):
+    """Words weighted by (1 + log tf) · idf, at unit length as in TF-IDF, embedded, summed, and read by a perceptron.
+
+    special: token ids that are no words (padding, <bos>, <eos>, <unk>). dropout: share of the words hidden in training,
+    and of the hidden units.
+    """
+
+    inverse_frequency: Tensor  # (V,) idf; 0 for what is no word
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        hidden_size: int,
+        *,
+        special: Sequence[int] = (),
+        head: Head | None = None,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.embedding: nn.Module | None = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
+        if isinstance(self.embedding, nn.Embedding):
+            nn.init.normal_(self.embedding.weight, std=0.2)  # words of unit length: so are their sums
+        sizes = [embedding_size, *[hidden_size] * num_layers]
+        layers = [(nn.Linear(*pair), nn.GELU(), Dropout(dropout)) for pair in zip(sizes, sizes[1:], strict=False)]
+        self.layers = nn.Sequential(nn.GELU(), *(module for layer in layers for module in layer))
+        self.hide = Dropout(dropout)
+        self.num_features = hidden_size
+        self.special = tuple(special)
+        self.register_buffer("inverse_frequency", torch.ones(vocabulary_size))
+        self.inverse_frequency[list(special)] = 0.0
+        self.head = head
+        self.view: ViewHead | None = None
+
+    def weights(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Of each token's place: its word's TF-IDF weight, shared by the places where the word stands. tokens (B, T),
+        lengths (B,) -> (B, T), 0 in padding; Σ over words of the squares is 1."""
+        counted = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).float()
+        counted = counted * (self.inverse_frequency[tokens] > 0)
+        times = torch.zeros(len(tokens), len(self.inverse_frequency), device=tokens.device)
+        times = times.scatter_add_(1, tokens, counted).gather(1, tokens).clamp_min(1)  # (B, T): tf of the word here
+        word = (1 + times.log()) * self.inverse_frequency[tokens] * counted
+        norm = (word.square() / times).sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
+        return word / times / norm
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        weights = self.hide(self.weights(tokens, lengths))
+        return self._perceptron((self.embedding(tokens) * weights[..., None]).sum(1))
+
+    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
+        """Words that are embedded already (a dialogue's history), all of one weight. words (B, T, E) -> (B, F)."""
+        mask = (torch.arange(words.shape[1], device=words.device) < lengths[:, None])[..., None]
+        return self._perceptron((words * mask).sum(1) / lengths[:, None].clamp_min(1).sqrt())
+
+    def _perceptron(self, bag: Tensor) -> Tensor:
+        features: Tensor = self.layers(bag)
+        return features.float()
+
+
+class BagOfWordsDecoder(WritesWords):
+    """Words drawn one by one from softmax(background + W A z), whatever stands before them: a multinomial likelihood of
+    their counts, up to the number of orders, with the end of the document as a word.
+
+    What it writes is a list of the most relevant words, each once (`step`).
+    """
+
+    background: Tensor  # (V,) log-frequency of each word in the training text
+    never: Tensor
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        embedding_size: int,
+        latent_dim: int,
+        *,
+        end: int,
+        special: Sequence[int] = (),
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary_size, embedding_size)
+        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        self.project = nn.Linear(latent_dim, embedding_size)
+        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
+        self.dropout = Dropout(dropout)
+        self.end = end
+        self.register_buffer("background", torch.zeros(vocabulary_size))
+        never = torch.zeros(vocabulary_size, dtype=torch.bool)
+        never[[token for token in special if token != end]] = True
+        self.register_buffer("never", never, persistent=False)
+
+    def output_layer(self) -> tuple[Tensor, Tensor]:
+        return self.embedding.weight, self.background + self.output_bias
+
+    def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """inputs (B, T), whose words do not matter, z (B, d) -> (B, T, E)."""
+        return self._bag(z)[:, None].expand(-1, inputs.shape[1], -1)
+
+    def bag_nll(self, counts: Tensor, z: Tensor) -> Tensor:
+        """−Σ_w n_w log p(w|z), nats: what `hidden` and `nll` give, summed over a document, in one softmax a document.
+        counts (B, V), z (B, d) -> (B,)"""
+        logits = self.logits(self._bag(z)).float()
+        return logits.logsumexp(-1) * counts.sum(-1) - (counts * logits).sum(-1)
+
+    def _bag(self, z: Tensor) -> Tensor:
+        bag: Tensor = self.dropout(self.project(z))
+        return bag
+
+    def start(self, z: Tensor) -> DecoderState:
+        """Which words are written, (B, V), and how many, (B, 1)."""
+        return torch.zeros(len(z), len(self.background), device=z.device), torch.zeros(len(z), 1, device=z.device)
+
+    def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """tokens (B,), z (B, d) -> each word's relevance as a logit (B, V), and the next state. A word is written once;
+        the end comes after `WORDS_WRITTEN` words."""
+        written, count = state
+        written = written.scatter(1, tokens[:, None], 1.0)
+        logits = self.logits(self._bag(z)).float() - (1 - RELEVANCE) * self.background
+        logits = logits.masked_fill(self.never | (written > 0), -torch.inf)
+        over = count[:, 0] >= WORDS_WRITTEN
+        logits[:, self.end] = torch.where(over, logits.new_tensor(1e4), logits.new_tensor(-torch.inf))
+        return logits, (written, count + 1)
+
+
+def fit_words(modules: Iterable[nn.Module], tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> None:
+    """Give the bag-of-words networks among *modules* what the training text says of words.
+
+    tokens (N,): the words of all documents, one document after the other; offsets (n + 1,): where each begins. idf is
+    log((1 + n)/(1 + df)); the background is the log-frequency, half a word added to each, the ends counted.
+    """
+    readers = [each for each in modules if isinstance(each, BagOfWordsEncoder | BagOfWordsDecoder)]
+    n = len(offsets) - 1
+    for each in readers:
+        if isinstance(each, BagOfWordsEncoder):
+            document = np.repeat(np.arange(n), np.diff(offsets))
+            pairs = np.unique(np.stack([document, tokens.astype(np.int64)]), axis=1)[1]
+            with_word = torch.from_numpy(np.bincount(pairs, minlength=len(each.inverse_frequency)))
+            each.inverse_frequency.copy_(((1 + n) / (1 + with_word)).log())
+            each.inverse_frequency[list(each.special)] = 0.0
+        else:
+            counts = torch.from_numpy(np.bincount(tokens, minlength=len(each.background))) + 0.5
+            counts[each.end] += n
+            each.background.copy_((counts / counts.sum()).log())
