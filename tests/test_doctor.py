@@ -125,9 +125,7 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "easy_judge": (changed(fluency=0.3), "control of y is 0.900, of sentences with fluency 0.30"),
     "weak_control": (changed(control_accuracy_y=0.4), "the judge has 0.950 on real text, chance is 0.33"),
     "unknown_words": (
-        replace(
-            HEALTHY, text_findings=[Finding("unknown_words", "60% of the words are unknown", "tokenizer.kind=bpe", "")]
-        ),
+        replace(HEALTHY, text_findings=[Finding("unknown_words", "60% of the words are unknown", "a", "b")]),
         "60% of the words",
     ),
 }
