@@ -92,7 +92,7 @@ def worker(*overrides: str) -> Trainer:
         context_tokens=data.context_tokens,
     )
     train = replace(train, features=found_in(corpus["train"], chosen, {})[1])
-    return Trainer(fresh(*OVERRIDES, *overrides), train, read["validation"], chosen)
+    return Trainer(fresh(*OVERRIDES, *overrides).network, train, read["validation"], chosen)
 
 
 def test_codes_teach_from_the_start_and_stay() -> None:

@@ -74,6 +74,18 @@ def test_one_softmax_a_document_is_the_sum_over_its_words() -> None:
     assert torch.allclose(net.bag_nll(counts, z), summed, atol=1e-4)
 
 
+def test_probabilities_sum_to_one_and_common_words_keep_their_background() -> None:
+    net = decoder(100)
+    often = np.repeat(np.arange(10, 80)[None], 3, axis=0)  # 70 words in 3 of 60 documents each, word 4 in all
+    rows = [np.append(often[i] if i < 3 else [], 4).astype(int) for i in range(60)]
+    fit_words([net], np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+    assert net.topical.sum() == 70 and not net.topical[4] and not net.topical[90]
+    log_p = net.logits(net.hidden(torch.zeros(2, 3, dtype=torch.long), torch.randn(2, 4)))
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(2, 3))
+    assert torch.equal(log_p[0, 0, [2, 4, 90]], net.background[[2, 4, 90]])
+    assert not torch.equal(log_p[0, 0, 10:80], net.background[10:80])
+
+
 def test_a_written_list_has_each_word_once_and_ends() -> None:
     net, z = decoder(), torch.randn(3, 4)
     state, tokens, written = net.start(z), torch.full((3,), 1), []

@@ -24,11 +24,10 @@ from textebm.errors import CheckpointError
 from textebm.model.files import TOKENIZER_FILES, publish_model, read_model
 from textebm.runs import checkpoint
 from textebm.runs.checkpoint import latest, save
-from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 # Children fork from a clean server that has torch loaded: quick to start, and no threads of this process in them.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["pytest", "textebm.model.files", "textebm.runs.checkpoint", "textebm.training.state"])
+FORKS.set_forkserver_preload(["pytest", "textebm.model.files", "textebm.runs.checkpoint"])
 
 
 def content(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -354,52 +353,7 @@ def test_a_disk_that_refuses_loses_nothing(tmp_path: Path, monkeypatch: pytest.M
         shutil.rmtree(tmp_path / "checkpoints" / "step-00000002")
 
 
-# ------------------------------------------------------------------------------------------------------ states, exactly
-
-
-def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: int, generator: torch.Generator) -> None:
-    for _ in range(steps):
-        optimizer.zero_grad()
-        inputs = torch.randn(8, 5, generator=generator)
-        (model(inputs) - torch.rand(8, 2)).square().mean().backward()
-        optimizer.step()
-
-
-@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
-def test_training_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
-    def start() -> tuple[torch.nn.Module, torch.optim.Optimizer, torch.Generator]:
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
-        groups = [
-            {"params": model[0].parameters(), "lr": 0.1 + 0.2e-9},
-            {"params": model[2].parameters(), "weight_decay": 1e-3},
-        ]
-        optimizer: torch.optim.Optimizer
-        if kind == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=1e-2, momentum=0.9)
-        else:
-            make = torch.optim.Adam if kind == "adam" else torch.optim.AdamW
-            optimizer = make(groups, lr=1 / 3, betas=(0.9, 0.999), amsgrad=kind == "adam")
-        return model, optimizer, torch.Generator().manual_seed(1)
-
-    model, optimizer, generator = start()
-    train(model, optimizer, 3, generator)
-    tensors, optimizer_state = pack(optimizer.state_dict())
-    random_tensors, random_state = pack_random({"chain": generator})
-    groups = {"model": model.network.state_dict(), "optimizer": tensors, "random": random_tensors}
-    save(tmp_path, 3, groups, {"optimizer": optimizer_state, "random": random_state}, keep=1)
-    train(model, optimizer, 3, generator)
-
-    resumed, resumed_optimizer, resumed_generator = start()
-    found = latest(tmp_path)
-    assert found is not None
-    resumed.load_state_dict(found.tensors("model"))
-    resumed_optimizer.load_state_dict(unpack(found.tensors("optimizer"), found.state["optimizer"]))
-    unpack_random(found.tensors("random"), found.state["random"], {"chain": resumed_generator})
-    train(resumed, resumed_optimizer, 3, resumed_generator)
-    for left, right in zip(model.network.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(left, right)
-    same(optimizer.state_dict(), resumed_optimizer.state_dict())
+# --------------------------------------------------------------------------------------------------------- saved models
 
 
 def same(left: Any, right: Any) -> None:
@@ -419,62 +373,6 @@ def same(left: Any, right: Any) -> None:
         assert left.dtype == right.dtype and np.array_equal(left, right)
     else:
         assert left == right or left != left
-
-
-def test_pack_keeps_every_kind_of_value() -> None:
-    value = {
-        0: {"step": torch.tensor(3.0), "a.b": torch.ones(1), "a": {"b": torch.zeros(2)}},
-        "groups": [{"betas": (0.9, 0.999), "lr": 5e-324, "params": [0, 1], "none": None, "flag": True}],
-        (1, "key"): [float("inf"), -0.0, 2**200, "text"],
-        "array": np.arange(3, dtype=np.uint32),
-        "floats": np.array([0.1, np.pi], dtype=np.float32),
-        "": (),
-    }
-    tensors, packed = pack(value)
-    assert len(tensors) == 3
-    same(unpack(tensors, json.loads(json.dumps(packed))), value)
-    same(unpack(*pack(torch.ones(2))), torch.ones(2))
-    with pytest.raises(TypeError, match=r"without pickle: groups.1 is a set"):
-        pack({"groups": [0, {1}]})
-    with pytest.raises(CheckpointError, match="does not fit its tensors"):
-        unpack({}, packed)
-    with pytest.raises(CheckpointError, match="unknown form"):
-        unpack({}, {"object": "os.system"})
-
-
-def test_random_numbers_go_on_where_they_stopped() -> None:
-    chain, order = torch.Generator().manual_seed(3), np.random.default_rng(4)
-    twister = np.random.Generator(np.random.MT19937(5))
-
-    def draw() -> list[Any]:
-        mine = [torch.randn(5, generator=chain).tolist(), order.normal(size=5).tolist(), twister.random(5).tolist()]
-        return [*mine, torch.rand(5).tolist(), random.random(), np.random.rand(5).tolist()]
-
-    draw()
-    order.integers(10, dtype=np.uint32)  # PCG64 keeps the other half of a word
-    tensors, packed = pack_random({"chain": chain}, {"order": order, "twister": twister})
-    packed = json.loads(json.dumps(packed))
-    expected = draw()
-    assert draw() != expected
-    unpack_random(tensors, packed, {"chain": chain}, {"order": order, "twister": twister})
-    assert draw() == expected
-    with pytest.raises(CheckpointError, match="'other'"):
-        unpack_random(tensors, packed, {"other": chain})
-
-
-@pytest.mark.gpu
-def test_cuda_random_numbers_go_on_where_they_stopped() -> None:
-    generator = torch.Generator("cuda").manual_seed(1)
-    tensors, packed = pack_random({"chain": generator})
-    expected = [torch.rand(5, device="cuda").tolist(), torch.rand(5, device="cuda", generator=generator).tolist()]
-    unpack_random(tensors, packed, {"chain": generator})
-    assert expected == [
-        torch.rand(5, device="cuda").tolist(),
-        torch.rand(5, device="cuda", generator=generator).tolist(),
-    ]
-
-
-# --------------------------------------------------------------------------------------------------------- saved models
 
 
 def test_model_comes_back_as_published(tmp_path: Path) -> None:

@@ -133,3 +133,12 @@ def test_a_run_without_a_codebook_gets_one(run: Path) -> None:
     assert TextEBM.from_pretrained(run).heads["code"].classes == tuple("01234")
     ask("codes", "rename", run, "1", "named")
     assert TextEBM.from_pretrained(run).heads["code"].classes[1] == "named"
+
+
+def test_the_report_says_why_a_sentence_has_its_code(run: Path) -> None:
+    ask("report", run, "--limit", "60")
+    page = (run / "report.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    cards = data["cards"]["code"]
+    explained = [text for card in cards for text in card["typical"] if text["words"]]
+    assert explained and all(len(text["words"]) == len(text["parts"]) for text in explained)

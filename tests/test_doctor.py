@@ -44,7 +44,7 @@ METRICS = {
 }
 
 
-def lines(bounds: list[float], kl: float = 9.5, reliance: float = 5.0) -> list[dict[str, Any]]:
+def lines(bounds: list[float], kl: float = 9.5, reliance: float = 1.5) -> list[dict[str, Any]]:
     return [
         {
             "stage": "autoencoder",
@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[Facts, str]] = {
         replace(HEALTHY, history=lines([30, 20, 15, 16, 18, 20])),
         "best (24.5 nats) at step 300 and rose to 29.5",
     ),
-    "collapse": (replace(HEALTHY, history=lines(FALLING, reliance=0.1)), "shuffling latents costs 0.10 of 12.3 nats"),
+    "collapse": (replace(HEALTHY, history=lines(FALLING, reliance=0.01)), "shuffling latents costs 0.010 nats a word"),
     "posterior_cap": (replace(HEALTHY, history=lines(FALLING, kl=CAP)), f"{CAP:.2f} is the least"),
     "small_latent": (replace(changed(reconstruction_bleu=12.0), history=lines(FALLING, kl=40.0)), "2.5 nats each"),
     "not_fluent": (changed(fluency=0.2), "fluency 0.20 (shuffled words 0, real sentences 1)"),

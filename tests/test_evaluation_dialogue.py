@@ -57,6 +57,13 @@ class Talker(FakeModel):
 
     deaf = False
 
+    def encode(self, texts: list[str]) -> Any:
+        assert all(isinstance(text, Turn) for text in texts), "a model of dialogues reads each text in its dialogue"
+        return super().encode(texts)
+
+    def generate(self, n: int, **options: Any) -> list[str]:
+        return [Turn(text, ("about the food ?",)) for text in super().generate(n, **options)]
+
     def respond(self, contexts: Sequence[Sequence[str]], *, seed: int = 0, **options: Any) -> list[list[str]]:
         nouns = ["food" if self.deaf else history[-1].split()[2] for history in contexts]
         return [[f"the {noun} was good ."] for noun in nouns]

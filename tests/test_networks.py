@@ -246,7 +246,8 @@ def assert_all_gradients(module: nn.Module) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 100])
 @pytest.mark.parametrize("alike", [True, False])
 def test_chunked_cross_entropy_equals_torch(rows: int, alike: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(softmax.CHUNK_BYTES, "cpu", 4 * 50 * 30)  # 30 rows of 50 words: chunks of 30, 30, 30 and 10
+    monkeypatch.setattr(softmax, "LEAST_ROWS", 1)
+    monkeypatch.setitem(softmax.CHUNK_BYTES, "cpu", 4 * 50 * 30)  # 30 rows of 50 words, padded to 64: two chunks
     hidden, weight, bias = (torch.randn(*shape, requires_grad=True) for shape in ((rows, 6), (50, 6), (50,)))
     targets = torch.randint(50, (rows,))
     scale = torch.full((rows,), 0.3) if alike else torch.rand(rows)

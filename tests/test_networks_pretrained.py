@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import recipe, sentences, trainer, untrained
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertLMHeadModel,
     BertModel,
@@ -30,18 +31,13 @@ from transformers import (
 )
 
 import textebm
-from textebm.errors import RecipeError
+from textebm.errors import CheckpointError, RecipeError
 from textebm.model.build import build_model, build_tokenizer
 from textebm.model.files import save
-from textebm.networks.pretrained import (
-    ContextualEmbedding,
-    PretrainedDecoder,
-    load_encoder,
-    load_language_model,
-    pretrained_parameters,
-)
+from textebm.networks.language_model import PretrainedDecoder
+from textebm.networks.pretrained import load_encoder, load_language_model, pretrained_parameters
+from textebm.networks.reader import ContextualEmbedding, Reader, WidthMatched
 from textebm.recipe.read import load_recipe
-from textebm.runs import train as runs
 from textebm.text.batches import collate_texts
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -105,138 +101,138 @@ def options(zoo: Path, name: str, *sides: str) -> list[str]:
     return ["tokenizer.kind=pretrained", f"tokenizer.name={place}", *(f"{side}.pretrained={place}" for side in sides)]
 
 
-def parts_of(model: textebm.TextEBM) -> tuple[ContextualEmbedding, PretrainedDecoder]:
+def parts_of(model: textebm.TextEBM) -> tuple[Reader, PretrainedDecoder]:
     encoder, decoder = model.encoder.embedding, model.decoder
     assert isinstance(encoder, ContextualEmbedding) and isinstance(decoder, PretrainedDecoder)
-    return encoder, decoder
+    return encoder.reader, decoder
 
 
-CAUSAL = [("gpt", ()), ("llama", ()), ("gpt", ("latent.segments=2",)), ("llama", ("latent.segments=4",))]
+def test_recipes_of_earlier_versions_said_it_with_true_and_false() -> None:
+    assert recipe("encoder.tune=true").encoder.tune == recipe("encoder.tune=false").encoder.tune == "lora"
+    told = ["tokenizer.kind=pretrained", "decoder.pretrained=x"]
+    assert [recipe(*told, f"decoder.tune={old}").decoder.tune for old in ("true", "false")] == ["full", "rest"]
 
 
-@pytest.mark.parametrize("name, more", CAUSAL)
-def test_a_decoder_writes_step_by_step_what_it_reads_at_once(zoo: Path, name: str, more: tuple[str, ...]) -> None:
-    model = untrained(*options(zoo, name, "encoder", "decoder"), *more)
-    decoder = parts_of(model)[1]
-    nn.init.normal_(decoder.every_step.weight)
-    tokens = collate_texts(sentences(5), model.tokenizer, 12).tokens[:, :-1]
-    z = torch.randn(5, model.prior.dim)
-    with torch.no_grad():
-        at_once = decoder.logits(decoder.hidden(tokens, z))
-        state = decoder.start(z)
-        order = torch.tensor([3, 0, 4, 1, 2])  # sentences leave and change places while they are written
-        for position in range(tokens.shape[1]):
-            if position == 4:
-                tokens, z, at_once, state = tokens[order], z[order], at_once[order], tuple(s[order] for s in state)
-            logits, state = decoder.step(tokens[:, position], z, state)
-            assert torch.allclose(logits, at_once[:, position], atol=1e-5)
-        flat = decoder.nll(decoder.hidden(tokens, z).flatten(0, 1), tokens.flatten())
-        chosen = at_once.log_softmax(-1).gather(-1, tokens[..., None]).flatten()
-    assert torch.allclose(flat, -chosen, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["gpt", "llama"])
-def test_a_decoder_begins_as_its_language_model(zoo: Path, name: str) -> None:
-    """Its logits are those that transformers gives for the same vectors, whatever the latent adds to them: nothing."""
-    decoder = parts_of(untrained(*options(zoo, name, "encoder", "decoder")))[1]
-    kind = {"gpt": GPT2LMHeadModel, "llama": LlamaForCausalLM}[name]
-    whole = kind.from_pretrained(zoo / name).eval()
-    before = whole.get_input_embeddings().num_embeddings
-    tokens, z = torch.randint(before, (3, 9)), torch.randn(3, 8)
-    with torch.no_grad():
-        words = torch.cat([decoder.scale * decoder.prefix(z), whole.get_input_embeddings()(tokens)], dim=1)
-        expected = whole(inputs_embeds=words).logits[:, 1:]
-        found = decoder.logits(decoder.hidden(tokens, z))
-    assert torch.allclose(found[..., :before], expected, atol=1e-5)
-    assert decoder.scale.item() == pytest.approx(decoder.embedding.weight.std().item())
-    added = decoder.embedding.weight[before:]
-    assert len(added) == 3, "bos, pad and unk, which GPT-2's one special token is not"
-    assert torch.allclose(added, decoder.embedding.weight[:before].mean(0).expand_as(added), atol=1e-6)
+def test_a_tokenizer_that_spoils_text_says_so(zoo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chosen = load_recipe("quickstart-smoke", options(zoo, "bert"))
+    build_tokenizer(chosen, ["they do n't mind .", "it 's in the park ."] * 5)
+    assert (
+        "gives 10 of 10 training sentences back otherwise" in caplog.text and "choose another tokenizer" in caplog.text
+    )
 
 
 def test_an_encoder_reads_the_last_hidden_states(zoo: Path) -> None:
-    model = untrained(*options(zoo, "bert", "encoder"))
+    model = untrained(*options(zoo, "bert", "encoder"), "encoder.tune=rest")
     embedding = model.encoder.embedding
-    assert isinstance(embedding, ContextualEmbedding)
+    assert isinstance(embedding, ContextualEmbedding) and embedding.reader.retokenize is None
     assert len(model.tokenizer) == 200 and model.tokenizer.bos_token == "[CLS]" and model.tokenizer.eos_token == "[SEP]"
     batch = collate_texts(sentences(6), model.tokenizer, 20)
-    assert len(set(batch.lengths.tolist())) > 1
     bert = BertModel.from_pretrained(zoo / "bert").eval()
     with torch.no_grad():
-        for row, length in zip(batch.tokens, batch.lengths.tolist(), strict=True):  # each alone, without padding
+        words, lengths = embedding(batch.tokens, batch.lengths)
+        assert lengths.equal(batch.lengths) and len(set(lengths.tolist())) > 1
+        for row, length, read in zip(batch.tokens, lengths.tolist(), words, strict=True):  # each alone, unpadded
             expected = embedding.project(bert(row[None, :length]).last_hidden_state[0])
-            found = embedding(batch.tokens)[batch.index[(batch.tokens == row).all(1)]][0, :length]
-            assert torch.allclose(found, expected, atol=1e-5)
-        together = model.encoder(batch.tokens, batch.lengths)
-        shortest = int(batch.lengths.argmin())
-        alone = collate_texts([sentences(6)[shortest]], model.tokenizer, 20)
-        mean = model.encoder(alone.tokens, alone.lengths).mean[0]
-    assert torch.allclose(together.mean[shortest], mean, atol=1e-5), "padding is inert"
+            assert torch.allclose(read[:length], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("tune", [True, False])
-def test_what_is_tuned_has_a_rate_of_its_own_and_the_rest_rests(zoo: Path, tune: bool) -> None:
-    told = [f"encoder.tune={tune}".lower(), f"decoder.tune={tune}".lower(), "training.pretrained_learning_rate=1e-4"]
+@pytest.mark.parametrize("tune", ["rest", "lora", "full"])
+def test_what_is_tuned_in_full_has_a_rate_of_its_own_and_the_rest_rests(zoo: Path, tune: str) -> None:
+    told = [f"encoder.tune={tune}", f"decoder.tune={tune}", "training.pretrained_learning_rate=1e-4"]
     worker = trainer(
         "training.stages=[{name: autoencoder, steps: 3}, {name: joint, steps: 1}]",
         *options(zoo, "llama", "encoder", "decoder"),
         *told,
     )
-    encoder, decoder = parts_of(worker.model)
+    reader, decoder = parts_of(worker.model)
     rates = [group["lr"] for group in worker.optimizer.param_groups]
-    assert rates[2:] == ([1e-4] if tune else [])
+    assert rates[2:] == ([1e-4] if tune == "full" else [])
     counted = [id(each) for group in worker.optimizer.param_groups for each in group["params"]]
     wanted = [id(each) for each in worker.model.parameters() if each.requires_grad]
     assert sorted(counted) == sorted(wanted) and len(set(counted)) == len(counted)
-    assert bool(pretrained_parameters(worker.model)) is tune and (decoder.head is not None)
+    assert bool(pretrained_parameters(worker.model)) is (tune == "full") and (decoder.head is not None)
     before = {name: value.clone() for name, value in worker.model.state_dict().items()}
     for _ in worker.steps():
-        assert not encoder.network.training and not decoder.network.training
+        assert not reader.network.training and not decoder.network.training
     after = worker.model.state_dict()
     theirs = [name for name in before if ".network." in name or name == "decoder.head.weight"]
-    assert len(theirs) > 20
-    moved = [name for name in theirs if not torch.equal(before[name], after[name])]
-    assert (len(moved) > 20) if tune else not moved
-    for name in ("encoder.embedding.project.weight", "decoder.prefix.weight", "decoder.every_step.weight"):
+    moved = {name for name in theirs if not torch.equal(before[name], after[name])}
+    adapters = {name for name in theirs if ".lora_" in name}
+    assert bool(adapters) is (tune == "lora")
+    assert moved == adapters if tune != "full" else len(moved) > 20
+    for name in ("encoder.embedding.project.weight", "decoder.prefix.map.weight", "decoder.prefix.initial"):
         assert not torch.equal(before[name], after[name]), name
 
 
-def test_nothing_of_them_drops_out_in_training(zoo: Path) -> None:
-    model = untrained(*options(zoo, "gpt", "encoder", "decoder")).network.train()
-    encoder, decoder = parts_of(model)
-    assert any(isinstance(each, nn.Dropout) and each.p > 0 for each in decoder.network.modules())
-    tokens, z = torch.randint(300, (3, 9)), torch.randn(3, 8)
-    assert torch.equal(decoder.hidden(tokens, z), decoder.hidden(tokens, z))
-    assert torch.equal(encoder(tokens), encoder(tokens))
+STAGES = "training.stages=[{name: autoencoder, steps: 2}, {name: prior, steps: 2}]"
 
 
-def test_a_model_needs_its_sources_only_to_begin(zoo: Path, tmp_path: Path) -> None:
-    """Trained and saved where the pretrained directory is, resumed there, and read where it is gone."""
-    source = tmp_path / "source"
-    shutil.copytree(zoo / "llama", source)
-    stages = "training.stages=[{name: autoencoder, steps: 2}, {name: prior, steps: 2}]"
-    told = [*options(tmp_path, "source", "encoder", "decoder"), "encoder.tune=false", stages]
-    worker, other = trainer(*told), trainer(*told)
+@pytest.mark.parametrize("told, bases", [(["save_full"], set()), (["lora"], {"decoder", "encoder"}), (["full"], set())])
+def test_a_model_holds_its_bases_or_names_them(zoo: Path, tmp_path: Path, told: list[str], bases: set[str]) -> None:
+    """Trained and saved where the pretrained directories are, resumed there, and read where they are gone, or not."""
+    for name in ("llama", "bert"):
+        shutil.copytree(zoo / name, tmp_path / name)
+    tune = {"save_full": ["encoder.tune=rest", "training.save_full=true"], "lora": [], "full": ["encoder.tune=full"]}
+    chosen = [*options(tmp_path, "llama", "decoder"), STAGES, *tune[told[0]]]
+    chosen += [f"encoder.pretrained={tmp_path / 'bert'}", "encoder.pooling=mean"]
+    chosen += ["decoder.tune=full"] * (told[0] == "full")
+    worker, other = trainer(*chosen), trainer(*chosen)
     for _ in worker.steps():
         pass
     other.restore(*worker.state())
-    save(worker.model, tmp_path / "saved")
-    shutil.rmtree(source)
-    read = textebm.TextEBM.from_pretrained(tmp_path / "saved")
+    saved = tmp_path / "saved"
+    save(worker.model, saved)
+    kept = json.loads((saved / "config.json").read_text())["pretrained"]
+    assert {side for side, each in kept.items() if "files" in each} == bases and str(tmp_path) not in json.dumps(kept)
+    held = load_file(saved / "model.safetensors")
+    assert any("base_layer" in name or "embed_tokens" in name for name in held) is not bool(bases)
+    assert any("lora" in name for name in held) is (told[0] != "full")
     trained = textebm.TextEBM(worker.model.eval())
+    if bases:
+        read = textebm.TextEBM.from_pretrained(saved)
+        moved = shutil.move(tmp_path / "llama", saved / "llama")
+        assert textebm.TextEBM.from_pretrained(saved).generate(2, seed=0) == read.generate(2, seed=0), (
+            "beside the model's files"
+        )
+        shutil.move(moved, tmp_path / "gone")
+        with pytest.raises(CheckpointError, match="decoder.pretrained: there is no directory") as caught:
+            textebm.TextEBM.from_pretrained(saved)
+        assert "\n" not in str(caught.value)
+        shutil.copytree(zoo / "llama", tmp_path / "llama")
+        weights = load_file(tmp_path / "llama" / "model.safetensors")
+        weights["model.norm.weight"] += 1e-3
+        save_file(weights, tmp_path / "llama" / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(CheckpointError, match="has changed: the SHA-256 of model.safetensors") as caught:
+            textebm.TextEBM.from_pretrained(saved)
+        assert "\n" not in str(caught.value)
+    else:
+        shutil.rmtree(tmp_path / "llama")
+        if told[0] == "save_full":
+            shutil.rmtree(tmp_path / "bert")
+        read = textebm.TextEBM.from_pretrained(saved)
     for network in (other.model, read.network):
-        found = network.state_dict()
-        assert found.keys() == worker.model.state_dict().keys()
-        assert all(torch.equal(value, found[name]) for name, value in worker.model.state_dict().items())
+        state = network.state_dict()
+        assert state.keys() == worker.model.state_dict().keys()
+        assert all(torch.equal(value, state[name]) for name, value in worker.model.state_dict().items())
+    asked: dict[str, Any] = {"symbols": {"code": 1}, "seed": 3}
     for decoding in ("greedy", "beam", "sample"):
-        asked: dict[str, Any] = {"symbols": {"code": 1}, "seed": 3, "decoding": decoding}
-        assert read.generate(4, **asked) == trained.generate(4, **asked)
+        assert read.generate(4, **asked, decoding=decoding) == trained.generate(4, **asked, decoding=decoding)
     assert read.encode(["the food was cold ."]).mean.equal(trained.encode(["the food was cold ."]).mean)
-    kept = json.loads((tmp_path / "saved" / "config.json").read_text())["pretrained"]
-    assert kept.keys() == {"encoder", "decoder"} and str(tmp_path) not in json.dumps(kept)
-    assert "Its decoder was built on `source`." in (tmp_path / "saved" / "README.md").read_text()
-    with pytest.raises(RecipeError, match="tokenizer.name: .* cannot be loaded"):
-        runs.train(recipe(*told), out=tmp_path / "other", quiet=True)
+    assert "Its decoder was built on `llama`." in (saved / "README.md").read_text()
+
+
+def test_a_base_is_read_again_by_its_tokens(zoo: Path) -> None:
+    """A recipe's own words write, and BERT reads: the text in its pieces, with [CLS] and [SEP] around."""
+    model = untrained(f"encoder.pretrained={zoo / 'bert'}", "encoder.tune=rest")
+    embedding = model.encoder.embedding
+    assert isinstance(embedding, ContextualEmbedding) and not isinstance(model.decoder, PretrainedDecoder)
+    text = sentences(1)[0]
+    batch = collate_texts([text], model.tokenizer, 20)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(zoo / "bert")(text)["input_ids"]])
+    bert = BertModel.from_pretrained(zoo / "bert").eval()
+    with torch.no_grad():
+        expected = embedding.project(bert(ids).last_hidden_state)
+        assert torch.allclose(embedding(batch.tokens, batch.lengths)[0], expected, atol=1e-5)
 
 
 def test_a_dialogue_is_read_and_answered_by_them(zoo: Path) -> None:
@@ -252,16 +248,29 @@ def test_a_dialogue_is_read_and_answered_by_them(zoo: Path) -> None:
     assert [len(each) for each in model.respond(histories, n=2, seed=0)] == [2, 2]
 
 
-def test_an_encoder_may_read_in_the_words_of_a_pretrained_decoder(zoo: Path) -> None:
-    told = [*options(zoo, "llama", "decoder"), "encoder.tie_embedding=true"]
-    with pytest.raises(RecipeError, match="encoder.embedding_size: must be 16, the width of the words"):
-        untrained(*told, "encoder.embedding_size=10")
-    worker = trainer(*told, "encoder.embedding_size=16", "training.stages=[{name: autoencoder, steps: 2}]")
-    decoder = worker.model.decoder
-    assert isinstance(decoder, PretrainedDecoder) and worker.model.encoder.embedding is decoder.embedding
-    assert [group["lr"] for group in worker.optimizer.param_groups][2:] == [5e-5]
+def test_pretrained_networks_may_compute_in_bfloat16(zoo: Path, tmp_path: Path) -> None:
+    chosen = [*options(zoo, "llama", "encoder", "decoder"), "encoder.tune=rest"]
+    untrained(*chosen).save_pretrained(tmp_path)
+    full, half = (textebm.TextEBM.from_pretrained(tmp_path, dtype=dtype) for dtype in (None, torch.bfloat16))
+    texts = list(sentences(6))
+    assert {each.dtype for each in half.decoder.network.parameters()} == {torch.bfloat16}
+    assert half.prior.rho.dtype == torch.float32 == half.encode(texts).mean.dtype
+    assert torch.allclose(half.encode(texts).mean, full.encode(texts).mean, atol=0.1)
+    exact, rough = (model.elbo_terms(texts).reconstruction_nll for model in (full, half))
+    assert torch.allclose(rough, exact, rtol=0.02) and not torch.equal(rough, exact)
+    for decoding in ("greedy", "beam", "sample"):
+        assert len(half.generate(2, decoding=decoding)) == 2
+
+
+@pytest.mark.parametrize("size", [10, 16])
+def test_an_encoder_may_read_in_the_words_of_a_pretrained_decoder(zoo: Path, size: int) -> None:
+    told = [*options(zoo, "llama", "decoder"), "encoder.tie_embedding=true", f"encoder.embedding_size={size}"]
+    worker = trainer(*told, "training.stages=[{name: autoencoder, steps: 2}]")
+    decoder, embedding = worker.model.decoder, worker.model.encoder.embedding
+    assert isinstance(decoder, PretrainedDecoder)
+    assert decoder.embedding is (embedding.embedding if isinstance(embedding, WidthMatched) else embedding)
     before = decoder.embedding.weight.clone()
-    assert len(list(worker.steps())) == 2 and not torch.equal(before, decoder.embedding.weight)
+    assert len(list(worker.steps())) == 2 and torch.equal(before, decoder.embedding.weight)
 
 
 def test_special_tokens_are_never_written(zoo: Path) -> None:
@@ -274,9 +283,9 @@ def test_special_tokens_are_never_written(zoo: Path) -> None:
 @pytest.mark.parametrize(
     "name, problem",
     [
-        ("nowhere", "cannot be loaded"),
+        ("nowhere", "there is no directory"),
         ("t5", "cannot be loaded: ValueError: Unrecognized configuration class"),
-        ("bert", "comes without cls.predictions.bias and 5 more weights"),
+        ("bert", "is no causal language model: .*an encoder such as BERT can only read"),
         ("bert-lm", "makes more than one product of its last states"),
         ("mamba", "cannot write word by word; take a Transformer"),
         ("gemma", "makes more than one product of its last states"),
@@ -293,13 +302,26 @@ def test_what_cannot_read_is_refused(zoo: Path) -> None:
         load_encoder(str(zoo / "t5"), vocabulary_size=300, positions=20, option="encoder.pretrained")
 
 
-def test_no_file_that_can_run_code_is_read(zoo: Path, tmp_path: Path) -> None:
-    shutil.copytree(zoo / "bert", tmp_path / "bert")
-    weights = BertModel.from_pretrained(zoo / "bert").state_dict()
-    (tmp_path / "bert" / "model.safetensors").unlink()
-    torch.save(weights, tmp_path / "bert" / "pytorch_model.bin")
-    with pytest.raises(RecipeError, match="encoder.pretrained: .* cannot be loaded"):
-        load_encoder(str(tmp_path / "bert"), vocabulary_size=200, positions=20, option="encoder.pretrained")
+@pytest.mark.parametrize(
+    "file, problem",
+    [
+        ("model.gguf", "holds a GGUF file, which is quantised; write it out as safetensors"),
+        ("pytorch_model.bin", "holds its weights as a pickle, which can run code"),
+        ("notes.txt", "holds no model.safetensors; give the directory of a model"),
+    ],
+)
+def test_a_directory_without_safetensors_is_told_what_to_do(zoo: Path, tmp_path: Path, file: str, problem: str) -> None:
+    (tmp_path / "here").mkdir()
+    shutil.copy(zoo / "bert" / "config.json", tmp_path / "here")
+    (tmp_path / "here" / file).write_bytes(b"what no reader opens")
+    with pytest.raises(RecipeError, match=f"encoder.pretrained: '.*here' {problem}"):
+        load_encoder(str(tmp_path / "here"), vocabulary_size=200, positions=20, option="encoder.pretrained")
+
+
+@pytest.mark.parametrize("name", ["./gone", "~/gone", "/gone/model", "some/where/else"])
+def test_a_path_that_is_not_there_is_no_hub_id(name: str) -> None:
+    with pytest.raises(RecipeError, match="decoder.pretrained: there is no directory"):
+        load_language_model(name, vocabulary_size=200, positions=20, option="decoder.pretrained")
 
 
 def test_a_sentence_must_fit(zoo: Path) -> None:
@@ -310,9 +332,13 @@ def test_a_sentence_must_fit(zoo: Path) -> None:
 @pytest.mark.parametrize(
     "told, problem",
     [
-        (["encoder.pretrained=HERE"], "encoder.pretrained: reads its own tokens; set tokenizer.kind=pretrained"),
-        (["tokenizer.kind=pretrained", "tokenizer.name=other", "decoder.pretrained=HERE"], "decoder.pretrained: reads"),
-        (["encoder.tune=false"], "encoder.tune: has no effect without encoder.pretrained"),
+        (["decoder.pretrained=HERE"], "decoder.pretrained: writes in its own tokens; set tokenizer.kind=pretrained"),
+        (["tokenizer.kind=pretrained", "tokenizer.name=other", "decoder.pretrained=HERE"], "decoder.pretrained: write"),
+        (["encoder.tune=rest"], "encoder.tune: has no effect without encoder.pretrained"),
+        (["encoder.pooling=mean"], "encoder.pooling: pools the states of encoder.pretrained"),
+        (["encoder.pretrained=HERE", "encoder.pooling=mean", "latent.segments=2"], "encoder.pooling: gives one vector"),
+        (["data.detokenize=true"], "data.detokenize: the networks trained here know no other English"),
+        (["data.detokenize=true", "data.corpus=ptb", "TOKENS"], "data.detokenize: ptb has no signs"),
         (
             ["TOKENS", "encoder.pretrained=HERE", "encoder.tie_embedding=true"],
             "encoder.tie_embedding: the encoder reads",

@@ -38,7 +38,10 @@ def test_a_smoke_recipe_runs_to_its_end(name: str, tmp_path: Path) -> None:
     evaluation = json.loads((run.directory / "evaluation.json").read_text())
     assert all(math.isfinite(metric["value"]) for metric in evaluation["metrics"].values())
     expected = {"reconstruction_bleu", "reconstruction_nll", "kl", "kl_per_unit_used", "mutual_information_xz", "wkl"}
-    assert expected | {"self_bleu", "distinct_2"} <= evaluation["metrics"].keys()
+    expected |= {"self_bleu", "distinct_2"}
+    if recipe.decoder.pretrained:  # greedy sentences of a random network may have no word at all
+        expected -= {"wkl", "distinct_2", "self_bleu"}
+    assert expected <= evaluation["metrics"].keys()
     lines = [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
     numbers = [value for line in lines for value in line.values() if isinstance(value, (int, float))]
     assert lines and all(math.isfinite(value) for value in numbers)

@@ -26,13 +26,12 @@ from textebm.runs.lock import RunLock
 
 FORKS = multiprocessing.get_context("forkserver")
 
-# Dropout draws from the global random numbers, word dropout and noise from the trainer's own; sampling by cluster needs
-# the last epoch's clusters; recovery adapts its chain while it trains.
+# Dropout draws from the global random numbers, word dropout and noise from the trainer's own; recovery
+# adapts its chain while it trains.
 PLAIN = ("decoder.word_dropout=0.2", "encoder.dropout=0.1", "encoder.num_layers=2")
 RECOVERY = (
     "prior.learning=recovery",
     "prior.steps=2",
-    "objective.cluster_sampling=true",
     "decoder.dropout=0.1",
     "training.stages=[{name: autoencoder, steps: 16}, {name: prior, steps: 7}, {name: joint, steps: 14}]",
     "training.checkpoint_every=3",
@@ -277,7 +276,7 @@ def keep_gradients(file: Path, environment: Mapping[str, str]) -> None:
     os.environ.update(environment)
     import torch
     from safetensors.torch import save_file
-    from tiny import trainer
+    from tiny import objective_of, trainer
 
     from textebm.model.build import build_weights
 
@@ -294,7 +293,7 @@ def keep_gradients(file: Path, environment: Mapping[str, str]) -> None:
         weights = build_weights(worker.recipe.objective, worker.stage_step / 5)
         targets = worker.classes.targets(batch.index.numpy(), worker.device)
         worker.model.train()
-        (worker.model(batch, "autoencoder", weights, targets, worker.generator).loss * share).backward()
+        (objective_of(worker.model, batch, "autoencoder", weights, targets, worker.generator).loss * share).backward()
         own = {name: each.grad.clone() for name, each in parameters.items() if each.grad is not None}
         worker.generator.set_state(noise)
         worker.model.load_state_dict(buffers, strict=False)

@@ -39,14 +39,14 @@ LENGTHS = np.random.default_rng(0).integers(1, 60, size=10_000)
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(0, 9), st.integers(0, 9))
 def test_each_epoch_holds_every_row_once(n: int, batch_size: int, seed: int, epoch: int) -> None:
-    batches = BatchOrder(LENGTHS[:n], batch_size, seed).epoch(epoch)
+    batches = list(BatchOrder(LENGTHS[:n], batch_size, seed).batches(epoch))
     assert sorted(np.concatenate(batches).tolist()) == list(range(n))
     assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
 
 
 def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
     def flat(seed: int, epoch: int) -> list[int]:
-        return np.concatenate(BatchOrder(LENGTHS, 32, seed).epoch(epoch)).tolist()
+        return np.concatenate(list(BatchOrder(LENGTHS, 32, seed).batches(epoch))).tolist()
 
     assert flat(0, 3) == flat(0, 3)
     assert flat(0, 3) != flat(0, 4) and flat(0, 3) != flat(1, 3)
@@ -56,29 +56,14 @@ def test_the_order_is_a_pure_function_of_seed_and_epoch() -> None:
 def test_buckets_save_padding() -> None:
     order = BatchOrder(LENGTHS, 32)
     shuffled = np.array_split(np.random.default_rng(1).permutation(len(LENGTHS)), len(LENGTHS) // 32)
-    assert padding_share(LENGTHS, order.epoch(0)) < 0.05 < 0.3 < padding_share(LENGTHS, shuffled)
-    widths = [int(LENGTHS[rows].max()) for rows in order.epoch(0)]
+    assert padding_share(LENGTHS, order.batches(0)) < 0.05 < 0.3 < padding_share(LENGTHS, shuffled)
+    widths = [int(LENGTHS[rows].max()) for rows in order.batches(0)]
     assert abs(np.corrcoef(widths[:-1], widths[1:])[0, 1]) < 0.25, "long batches do not follow one another"
 
 
 def test_padding_share_by_hand() -> None:
     assert padding_share(np.array([1, 3, 2]), [np.array([0, 1]), np.array([2])]) == pytest.approx(1 - 6 / 8)
     assert padding_share(np.array([1]), []) == 0
-
-
-def test_clusters_are_drawn_uniformly_and_rows_within_them() -> None:
-    clusters = np.repeat([0, 1, 2, -1], [9000, 900, 90, 10])
-    rows = np.concatenate(BatchOrder(LENGTHS, 32, seed=5).epoch(0, clusters))
-    assert len(rows) == len(LENGTHS)
-    counts = np.bincount(clusters[rows] + 1, minlength=4)
-    assert counts[0] == 0, "negative clusters are left out"
-    assert np.all(np.abs(counts[1:] - 10_000 / 3) < 5 * np.sqrt(10_000 * 2 / 9))
-    smallest = np.bincount(rows, minlength=10_000)[9900:9990]
-    assert np.all(np.abs(smallest - 37) < 5 * np.sqrt(37))
-    again = np.concatenate(BatchOrder(LENGTHS, 32, seed=5).epoch(0, clusters))
-    assert np.array_equal(rows, again)
-    with pytest.raises(ValueError, match="negative"):
-        BatchOrder(LENGTHS, 32).epoch(0, np.full(10_000, -1))
 
 
 def prefetch_threads() -> int:
@@ -124,7 +109,7 @@ def test_loading_is_collating_in_order() -> None:
     tokenizer = train_word(["a b c d e f"], 10)
     texts = ["a", "b c", "d e f", "", "f f f f"]
     store = TokenStore.build(texts, tokenizer, 10)
-    order = BatchOrder(store.lengths, 2).epoch(0)
+    order = list(BatchOrder(store.lengths, 2).batches(0))
     batches = [batch for ((batch, _),) in load_batches(store, map(shards, order), {"y": np.arange(5)}, tokenizer)]
     assert [batch.index.tolist() for batch in batches] == [rows.tolist() for rows in order]
     assert all(torch.equal(batch.labels["y"], batch.index) for batch in batches)

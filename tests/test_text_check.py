@@ -10,7 +10,7 @@ import pytest
 from textebm.errors import CorpusError
 from textebm.text.check import MAX_PROBLEMS, check_file, render, table
 from textebm.text.listing import list_corpora
-from textebm.text.published import tokenize
+from textebm.text.natural import tokenize
 
 WORDS = "good bad clean kind rude slow fast warm cold old new big small nice loud calm dull rich poor fine".split()
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from textebm.errors import CorpusError
-from textebm.text import published
 from textebm.text.corpora import find_corpus, load_corpus, load_judge_corpus
+from textebm.text.natural import tokenize
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_dailydialog_bad_label(tmp_path: Path) -> None:
     ],
 )
 def test_tokenize(written: str, tokens: str) -> None:
-    assert published.tokenize(written) == tokens
+    assert tokenize(written) == tokens
 
 
 def test_a_missing_corpus_says_where_it_looked_and_what_it_needs(

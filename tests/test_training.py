@@ -20,6 +20,7 @@ import textebm
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, DivergenceError, RecipeError
 from textebm.model.build import build_weights
+from textebm.model.objective import TrainingObjective
 from textebm.networks import hardware
 from textebm.runs import checkpoint
 from textebm.runs import train as runs
@@ -53,7 +54,7 @@ def test_losses_fall_in_every_stage() -> None:
         ("prior.kind=gaussian_mixture", "prior.components=3"),
         ("prior.kind=energy", "prior.learning=recovery", "prior.steps=3"),
         ("prior.learning=recovery", "encoder.kind=transformer", "decoder.kind=transformer"),
-        ("training.mixed_precision=bf16", "objective.cluster_sampling=true", "decoder.kind=lstm"),
+        ("training.mixed_precision=bf16", "decoder.kind=lstm"),
         ("heads=[]", "prior.spectral_norm=true", "tokenizer.kind=bpe", "tokenizer.vocabulary_size=300"),
         ("prior.kind=joint_energy", "prior.steps=3", "training.mixed_precision=bf16"),
         (
@@ -116,6 +117,7 @@ def test_a_run_says_when_it_trains_in_float32_instead(
     there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "has_bfloat16_products", lambda device: there)
+    monkeypatch.setattr(runs, "_conclude", lambda *_: None)
     runs.train(
         recipe("training.stages=[{name: prior, steps: 1}]", "training.mixed_precision=bf16"), out=tmp_path, quiet=True
     )
@@ -180,16 +182,16 @@ def test_label_limit_hides_labels() -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, term: str, at: int, value: float) -> None:
     """Make *term* of step *at* a bad number, in the objective itself."""
-    original, count = TextEBM.forward, [0]
+    original, count = TrainingObjective.forward, [0]
 
-    def forward(self: TextEBM, *given: object, **more: object) -> object:
+    def forward(self: TrainingObjective, *given: object, **more: object) -> object:
         objective = original(self, *given, **more)  # type: ignore[arg-type]
         count[0] += 1
         if count[0] == at:
             objective.terms[term] = objective.terms[term] * value
         return objective
 
-    monkeypatch.setattr(TextEBM, "forward", forward)
+    monkeypatch.setattr(TrainingObjective, "forward", forward)
 
 
 @pytest.mark.parametrize(
@@ -248,15 +250,16 @@ def test_a_tied_embedding_is_one_parameter_and_learns_from_both() -> None:
 
 @pytest.mark.parametrize("overrides", [(), ("encoder.tie_embedding=true", "latent.segments=4")])
 def test_state_then_restore_is_the_same_trainer(overrides: tuple[str, ...]) -> None:
-    first = trainer("decoder.word_dropout=0.2", *overrides)
+    overrides = ("decoder.word_dropout=0.2", "encoder.dropout=0.1", *overrides)  # noise of its own, and the global one
+    first = trainer(*overrides)
     steps = first.steps()
     for _ in range(13):
         next(steps)
     tensors, state = first.state()
     tensors = {group: {name: value.clone() for name, value in values.items()} for group, values in tensors.items()}
     state = json.loads(json.dumps(state))
-    second = trainer("decoder.word_dropout=0.2", *overrides)
     expected = [next(steps).values for _ in range(20)]
+    second = trainer(*overrides)
     second.restore(tensors, state)
     assert [step.values for _, step in zip(range(20), second.steps(), strict=False)] == expected
 
@@ -269,6 +272,18 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
         restored(trainer("latent.dim=4"), trainer())
     with pytest.raises(CheckpointError, match="300 rows and would resume with 100"):
         restored(trainer(), trainer("data.size=100"))
+    with pytest.raises(CheckpointError, match="another version of textebm"):
+        tensors, state = trainer().state()
+        trainer().restore(tensors, {name: value for name, value in state.items() if name != "format"})
+
+
+def test_looking_at_a_run_does_not_change_it() -> None:
+    stages = "training.stages=[{name: autoencoder, steps: 4}, {name: prior, steps: 4}, {name: joint, steps: 4}]"
+    alone, looked_at = trainer(stages), trainer(stages)
+    for _ in zip(alone.steps(), looked_at.steps(), strict=True):
+        looked_at.health()
+    weights = alone.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in looked_at.model.state_dict().items())
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +311,7 @@ def test_metrics_do_not_depend_on_the_clock(finished: runs.Run, tmp_path: Path) 
     assert [line["stage"] for line in lines] == ["autoencoder"] * 4 + ["prior"] * 3
     names = {name for line in lines for name in line}
     assert not {name for name in names if re.search(r"seconds?$|_time|speed|per_second", name)}
-    assert {"train_loss", "reconstruction_nll", "kl", "active_units", "mutual_information_xz", "codes_in_use"} <= names
+    assert {"train_loss", "reconstruction_nll", "kl", "reliance", "mutual_information_xz", "codes_in_use"} <= names
     again = runs.train(recipe(), out=tmp_path / "again", quiet=True)
     for name in ("metrics.jsonl", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "samples.txt"):
         assert (again.directory / name).read_bytes() == (finished.directory / name).read_bytes(), name
@@ -316,7 +331,7 @@ def test_a_used_directory_and_another_recipe_are_refused(finished: runs.Run) -> 
         runs.train(recipe(), out=finished.directory, quiet=True)
     before = {path: path.read_bytes() for path in finished.directory.iterdir() if path.is_file()}
     with pytest.raises(RecipeError, match="another recipe"):
-        runs.train(recipe("training.learning_rate=1e-3"), out=finished.directory, resume=True, quiet=True)
+        runs.train(recipe("training.batch_size=16"), out=finished.directory, resume=True, quiet=True)
     assert before == {path: path.read_bytes() for path in finished.directory.iterdir() if path.is_file()}
 
 
@@ -343,7 +358,10 @@ def test_a_run_may_start_from_anothers_autoencoder(finished: runs.Run, tmp_path:
             runs.train(recipe(start, only, *options), out=tmp_path / "wrong", quiet=True)
 
 
-def test_a_short_run_takes_the_decoder_alone(finished: runs.Run, tmp_path: Path) -> None:
+def test_a_short_run_takes_the_decoder_alone(
+    finished: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_conclude", lambda *_: None)
     start = [f"training.start_from={finished.directory}", "training.stages=[{name: autoencoder, steps: 1}]"]
     options = ["inference.kind=short_run", "inference.steps=2", "training.learning_rate=1e-9"]
     begun = runs.train(recipe(*start, *options), out=tmp_path / "short", quiet=True)
@@ -362,25 +380,25 @@ def test_evaluate_run_measures_again(finished: runs.Run) -> None:
 
 
 def test_too_few_sentences_are_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "few.txt").write_text("one sentence\nanother one\nthe third\nthe fourth\n")
+    (tmp_path / "few.txt").write_text("one\ntwo\nthree\nfour\n")
     chosen = recipe("data.corpus=files", f"data.train={tmp_path / 'few.txt'}", "heads=[{name: code, classes: 2}]")
-    with pytest.raises(CorpusError, match="the validation split .* holds 1 sentence"):
+    with pytest.raises(CorpusError, match="train has 4 sentences; expected at least 5"):
         runs.train(chosen, out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_signal_while_measuring_keeps_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = runs.measure
+    evaluate = runs.evaluate_model
 
     def interrupted(*given: Any, **options: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*given, **options)
 
-    monkeypatch.setattr(runs, "measure", interrupted)
+    monkeypatch.setattr(runs, "evaluate_model", interrupted)
     stopped = runs.train(recipe(), out=tmp_path / "run", quiet=True)
     assert stopped.evaluation is None and not (tmp_path / "run" / "evaluation.json").exists()
     assert TextEBM.from_pretrained(tmp_path / "run").generate(2, seed=0) == stopped.model.generate(2, seed=0)
-    monkeypatch.setattr(runs, "measure", evaluate)
+    monkeypatch.setattr(runs, "evaluate_model", evaluate)
     assert runs.train(recipe(), out=tmp_path / "run", resume=True, quiet=True).evaluation is not None
 
 
@@ -406,10 +424,7 @@ def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: s
     worker._step = lambda plan, batches: held.append((plan, batches)) or SimpleNamespace()  # type: ignore
     for _ in zip(range(5), worker.steps(), strict=False):
         pass
-    sizes = [
-        [len(getattr(batch, "posterior", batch).mean if stage == "prior" else batch) for batch, _ in step[1]]
-        for step in held
-    ]
+    sizes = [[len(batch.posterior.mean if stage == "prior" else batch) for batch, _ in step[1]] for step in held]
     last = sizes.index([7, 6])
     plan, batches = held[last]
     parameters = dict(worker.model.named_parameters())
@@ -429,7 +444,7 @@ def test_the_gradient_of_an_accumulated_batch_is_the_mean_over_its_rows(stage: s
     expected = 0.0
     for size, (batch, _) in zip(sizes[last], batches, strict=True):
         targets = worker.classes.targets(batch.index.numpy(), worker.device) if stage != "prior" else None
-        loss = worker.model(batch, stage, weights, targets, worker.generator).loss * size / 13
+        loss = worker.wrapped(batch, stage, weights, targets, worker.generator).loss * size / 13
         loss.backward()
         expected += loss.item()
     assert values["loss"] == pytest.approx(expected, rel=1e-5)

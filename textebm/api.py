@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerFast
 from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.networks.pretrained import cast_networks
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
 from textebm.use import attribution, editing, likelihood, reading, writing
+from textebm.use.arguments import checked
 from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
@@ -29,6 +31,7 @@ from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Steering, SymbolRequest
 
 
+@checked
 class TextEBM:
     """A text model that writes, edits and reads sentences, steered by named symbols.
 
@@ -55,15 +58,30 @@ class TextEBM:
     # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, allow_code: bool = False) -> TextEBM:
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        allow_code: bool = False,
+    ) -> TextEBM:
         """A model from a run directory, a saved model or a Hub id. Raises CheckpointError.
 
-        allow_code: import the classes that its recipe names as package.module:Class (docs/extending.md)."""
+        revision, token, cache_dir: of the Hub. dtype: in which pretrained networks compute, if not in float32; the rest
+        of the model stays as it is. allow_code: import the classes that its recipe names as package.module:Class
+        (docs/extending.md).
+        """
         with code_allowed(allow_code):
-            network = files.load(name)
+            network = files.load(name, revision=revision, token=token, cache_dir=cache_dir)
+        if dtype is not None:
+            cast_networks(network, dtype)
         book = load_codebook(Path(name)) if Path(name).is_dir() else None
         name_codes(network, book)
-        return cls(network, codes=book)
+        return cls(network.to(device), codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""

@@ -63,7 +63,7 @@ def main() -> None:
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, max(2, steps))
     began, step = time.monotonic(), 0
     for epoch in range(options.epochs):
-        for rows in order.epoch(epoch):
+        for rows in order.batches(epoch):
             batch = collate(stores["train"], rows, {}, **ids)
             loss = loss_of(model, batch.tokens, batch.mask)
             optimizer.zero_grad(set_to_none=True)

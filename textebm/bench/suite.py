@@ -260,7 +260,7 @@ def _training(setting: Setting, result: Benchmark) -> None:
     result.facts["matrix_share_of_step"] = products.took / whole
     result.facts["matrix_rate_achieved"] = products.share_of(result.machine)
     order = BatchOrder(setting.store.lengths, setting.sizes.published.batch)
-    result.facts["padding_share"] = padding_share(setting.store.lengths + 2, order.epoch(0))
+    result.facts["padding_share"] = padding_share(setting.store.lengths + 2, order.batches(0))
     whole_parts = {name: result.parts[name] for name in ("encoder", "decoder", "softmax", "prior_stage", "optimizer")}
     result.facts["seconds_an_epoch"] = sum(whole_parts.values()) * setting.sizes.epoch_steps
 

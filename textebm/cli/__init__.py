@@ -17,13 +17,37 @@ import typer
 from typer.core import TyperGroup
 
 from textebm import __version__
-from textebm.cli import bench, codes, data, densities, doctor, inspection, latents, recipes, runs, sentences, sweep
+from textebm.cli import (
+    audit,
+    bench,
+    codes,
+    data,
+    densities,
+    doctor,
+    inspection,
+    latents,
+    recipes,
+    reproduce,
+    runs,
+    sentences,
+    sweep,
+)
 from textebm.errors import TextEBMError
 from textebm.recipe.implementation import code_allowed
 from textebm.terminal import PlainStream, plain
 
 # What a machine refuses: no space, no permission, a disk that fails, too many open files.
-TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)
+TROUBLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EFBIG,
+)
 
 
 class _Commands(TyperGroup):
@@ -113,7 +137,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, doctor, sweep, sentences, latents, inspection, densities, bench):
+for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
 app.add_typer(recipes.app, name="recipes")

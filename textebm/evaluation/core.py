@@ -10,7 +10,7 @@ import numpy as np
 from textebm.errors import CorpusError
 from textebm.evaluation import dialogue, fluency, latent, ngram
 from textebm.evaluation import reconstruction as bleu
-from textebm.evaluation.state import EvaluationState, texts_of
+from textebm.evaluation.state import EvaluationState, plain_texts
 from textebm.text.tokenizer import TokenStore
 from textebm.text.words import split_words
 
@@ -99,7 +99,7 @@ def add_free_samples(state: EvaluationState) -> None:
     """Sentences of the prior, their words the most probable and drawn."""
     state.progress("samples")
     result, effort, train = state.result, state.effort, state.corpus["train"]
-    counts = fluency.word_counts(texts_of(train))
+    counts = fluency.word_counts(plain_texts(train))
     if not counts:
         raise CorpusError("the split 'train' has no sentence with a word; wKL needs the training words")
     written = {
@@ -117,7 +117,7 @@ def add_free_samples(state: EvaluationState) -> None:
         result.compute(f"wkl{suffix}", n, fluency.wkl, free, counts)
         result.compute(f"self_bleu{suffix}", n, fluency.self_bleu, free)
         result.compute(f"distinct_2{suffix}", n, fluency.distinct_n, free, 2)
-        result.compute(f"copied{suffix}", n, fluency.copied_share, free, texts_of(train))
+        result.compute(f"copied{suffix}", n, fluency.copied_share, free, plain_texts(train))
         result.compute(f"empty{suffix}", n, fluency.empty_share, free)
         if state.parser is not None:
             result.add(f"grammatical{suffix}", sum(factors is not None for factors in map(state.parser, free)) / n, n)
@@ -127,7 +127,7 @@ def add_free_samples(state: EvaluationState) -> None:
                 "wkl does not count them"
             )
     result.self_bleu_signature = fluency.self_bleu_signature(effort.samples)
-    real = list(texts_of(state.corpus[result.split]))
+    real = list(plain_texts(state.corpus[result.split]))
     result.compute("wkl_real", len(real), fluency.wkl, real, counts)
     matched = np.random.default_rng(state.seed).permutation(len(state.texts))[: effort.samples].tolist()
     result.compute("self_bleu_real", len(matched), fluency.self_bleu, [state.texts[i] for i in matched])

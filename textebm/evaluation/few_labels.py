@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from textebm.evaluation.state import EvaluationState
+from textebm.text.history import texts_of
 from textebm.text.words import WORD_PATTERN
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _add_few_labels(state: EvaluationState, means: np.ndarray, label: str) -> No
             scores["tfidf"].append(float(words.score(test_texts, truth)))
             if not taught:
                 latent = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-                latent.fit(state.model.encode(texts).mean.numpy(), labels[rows])
+                latent.fit(state.model.encode(texts_of(train.select(rows))).mean.numpy(), labels[rows])
                 scores["means"].append(float(latent.score(means[test], truth)))
         for name, values in scores.items():
             if len(values) == CHOICES:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from textebm.evaluation.state import EvaluationState, some_rows, texts_of
+from textebm.evaluation.state import EvaluationState, plain_texts, some_rows
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
@@ -29,7 +29,7 @@ def add_likelihood_interval(state: EvaluationState, encoding: Encoding) -> None:
         chains=effort.chains,
         seed=state.seed,
         progress=lambda done, n: state.progress(f"likelihood interval, {done:,} of {n:,} sentences"),
-        scaling_texts=[text for text in texts_of(others) if text.strip()],
+        scaling_texts=[text for text in plain_texts(others) if text.strip()],
         q_steps=effort.q_steps,
     )
     lower, upper, tokens = interval.lower.double(), interval.upper.double(), float(interval.num_tokens.sum())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from textebm.evaluation import fluency
 from textebm.evaluation.language_model import LanguageModel, fit_language_model
-from textebm.evaluation.state import EvaluationState, some_rows, texts_of
+from textebm.evaluation.state import EvaluationState, plain_texts, some_rows
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
@@ -40,7 +40,7 @@ def _add_language_model(state: EvaluationState, own: LanguageModel) -> None:
     theirs = samples["rnn_lm_"]
     result.samples["language model"] = theirs[:10]
     train = state.corpus["train"]
-    counts, few = fluency.word_counts(texts_of(train)), theirs[: state.effort.samples]
+    counts, few = fluency.word_counts(plain_texts(train)), theirs[: state.effort.samples]
     result.compute("rnn_lm_wkl", len(few), fluency.wkl, few, counts)
     result.compute("rnn_lm_self_bleu", len(few), fluency.self_bleu, few)
     result.compute("rnn_lm_distinct_2", len(few), fluency.distinct_n, few, 2)
@@ -51,7 +51,7 @@ def _add_language_model(state: EvaluationState, own: LanguageModel) -> None:
         result.compute(f"{prefix}wkl_large{suffix}", len(texts), fluency.wkl, texts, counts)
         name = f"{prefix}reverse_ppl{suffix}"
         result.compute(name, len(texts), reverse_perplexity, state, texts, name)
-    real = list(texts_of(some_rows(train, wanted, state.seed)))
+    real = list(plain_texts(some_rows(train, wanted, state.seed)))
     result.compute("reverse_ppl_floor", len(real), reverse_perplexity, state, real, "reverse_ppl_floor")
 
 
@@ -59,7 +59,7 @@ def train_model(state: EvaluationState) -> LanguageModel:
     """The language model of the training split, fitted once an evaluation."""
     if state.language_model is None:
         state.progress("language model of the training split")
-        state.language_model = fit(state, list(texts_of(state.corpus["train"])), "language model")
+        state.language_model = fit(state, list(plain_texts(state.corpus["train"])), "language model")
     return state.language_model
 
 

@@ -193,7 +193,7 @@ def _train(
     best, kept, failures = math.inf, {}, 0
     for epoch in range(settings.epochs):
         model.train()
-        for part in order.epoch(epoch):
+        for part in order.batches(epoch):
             batch = collate(store, rows[part], {}, **ids).to(model.device)
             with autocast(model.device, settings.mixed_precision):
                 loss = model(batch)[0].mean()

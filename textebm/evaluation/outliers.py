@@ -74,7 +74,8 @@ def add_outliers(state: EvaluationState, encoding: Encoding) -> None:
     state.progress("outliers")
     left_out = left_out_classes(state)
     strange = {place for places in left_out.values() for place in places}
-    inside = _some([text for i, text in enumerate(state.texts) if i not in strange], state.seed)
+    known = [text for i, text in enumerate(state.texts) if i not in strange]
+    inside = [known[i] for i in choose(len(known), MOST, state.seed)]
     others = {name: [state.texts[i] for i in places] for name, places in left_out.items()}
     others |= {name: [text for text in texts if text.strip()] for name, texts in state.other_texts.items()}
     others["shuffled"] = shuffle_words(inside, state.seed)
@@ -89,13 +90,10 @@ def add_outliers(state: EvaluationState, encoding: Encoding) -> None:
         own = score(inside)
         for name, texts in others.items():
             with state.result.noting(f"{whose}outlier_auroc_{name}"):
-                seen = separation(own, score(_some(texts, state.seed)) if texts else [])
+                drawn = [texts[i] for i in choose(len(texts), len(inside), state.seed)]  # no more than there are inside
+                seen = separation(own, score(drawn) if drawn else [])
                 state.result.add(f"{whose}outlier_auroc_{name}", seen.auroc, seen.n)
                 state.result.add(f"{whose}outlier_auprc_{name}", seen.auprc, seen.n)
-
-
-def _some(texts: Sequence[str], seed: int) -> list[str]:
-    return [texts[i] for i in choose(len(texts), MOST, seed)]
 
 
 def shuffle_words(texts: Sequence[str], seed: int) -> list[str]:

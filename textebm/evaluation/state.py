@@ -91,7 +91,7 @@ class EvaluationState:
 
     @cached_property
     def train_texts(self) -> list[str]:
-        return list(texts_of(self.train))
+        return list(plain_texts(self.train))
 
     def known(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """The evaluated sentences that have a label: their places and classes."""
@@ -138,8 +138,8 @@ def fit_classifier(rows: Dataset, column: str, seed: int) -> ClassifierJudge:
     return ClassifierJudge.fit(list(rows["text"]), list(rows[column]), rows.features[column].names, seed)
 
 
-def texts_of(data: Dataset) -> Iterator[str]:
-    """The texts a thousand at a time, so that memory does not grow with the corpus."""
+def plain_texts(data: Dataset) -> Iterator[str]:
+    """The texts without their histories, a thousand at a time, so that memory does not grow with the corpus."""
     for batch in data.select_columns(["text"]).iter(batch_size=1000):
         yield from batch["text"]
 

@@ -26,6 +26,7 @@ SEARCH = [
     {"temperature": temperature, "strength": strength, "confidence": confidence}
     for temperature, strength, confidence in product((1.0, 0.9, 0.8), (1.0, None), (0.95, 0.995))
 ]
+SLACK = 0.98
 SEARCH_SEED = 7_919  # added to the seed: other draws than those that are reported
 
 
@@ -67,9 +68,9 @@ def _add_strengths(state: EvaluationState, head: str) -> None:
 
 
 def most_diverse(state: EvaluationState, head: str) -> dict[str, Any]:
-    """The options of `SEARCH` whose sentences have the lowest self-BLEU while the judge is right as often as on real
-    validation sentences (train, where there is no validation); the most accurate where it never is. Chosen on a quarter
-    of the sentences and by other draws than those that are reported."""
+    """The options of `SEARCH` whose sentences have the lowest self-BLEU while the judge is right nearly as often
+    (`SLACK`) as on real validation sentences (train, where there is no validation); the most accurate where it never
+    is. Chosen on a quarter of the sentences and by other draws than those that are reported."""
     state.progress(f"diverse control of {head}: search")
     judge, column = state.judge(head), state.labelled[head]
     names = state.model.heads[head].classes
@@ -84,12 +85,14 @@ def most_diverse(state: EvaluationState, head: str) -> dict[str, Any]:
     tried = []
     for options in SEARCH:
         own = _written(state, head, n=n, seed=SEARCH_SEED, **{**options, "decoding": "sample"})
-        tried.append((own.accuracy >= wanted, own.accuracy, -fluency.mean_self_bleu(own.texts.values()), options))
+        tried.append(
+            (own.accuracy >= SLACK * wanted, own.accuracy, -fluency.mean_self_bleu(own.texts.values()), options)
+        )
     right = [each for each in tried if each[0]]
     chosen = max(right, key=lambda each: each[2])[3] if right else max(tried, key=lambda each: each[1])[3]
     state.result.settings[f"diverse_accuracy_{head}"] = (
         f"{', '.join(f'{key} {value}' for key, value in chosen.items())}, of {len(SEARCH)}; the judge had to be right "
-        f"on {wanted:.3f}, as on {split}" + ("" if right else " (it never was)")
+        f"on {SLACK * wanted:.3f}, {SLACK} of what it is right on {split}" + ("" if right else " (it never was)")
     )
     return {**chosen, "decoding": "sample"}
 

@@ -14,7 +14,8 @@ from textebm.evaluation.assignments import Assignments, score_assignments
 from textebm.evaluation.code_scores import score_codes, shuffled
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.probes import layer_probes
-from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows, texts_of
+from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
+from textebm.text.history import texts_of
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
@@ -85,8 +86,7 @@ def add_codes(state: EvaluationState, encoding: Encoding) -> None:
 
 def _add_words(state: EvaluationState, head: str, codes: np.ndarray) -> None:
     """The scores that need no label: words from training sentences, measured on the evaluated ones."""
-    rows = some_rows(state.train, NAMING, state.seed)
-    texts = list(texts_of(rows))
+    texts = texts_of(some_rows(state.train, NAMING, state.seed))
     naming = state.model.encode(texts).codes[head].numpy()
     scores = score_codes((texts, naming), (state.texts, codes), seed=state.seed)
     one, other = shuffled(naming, codes, state.seed)

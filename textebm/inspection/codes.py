@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.evaluation.words import Word, top_words
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.model.inference import ShortRun
+from textebm.use.attribution import Method, attribute
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,16 +22,20 @@ if TYPE_CHECKING:
     from textebm.use.reading import Encoding
 
 NEIGHBOURS = 3
+EXPLAINED = 100  # sentences of a head that are explained word by word
 DUPLICATE_COSINE, DUPLICATE_WORDS = 0.9, 0.5
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # and their wide forms
 
 
 @dataclass(frozen=True)
 class Typical:
-    """A sentence and p(code|z) at its posterior mean."""
+    """A sentence and p(code|z) at its posterior mean. words, parts: what each word adds to log p(code|z), nats
+    (`use.attribution`), where that was asked."""
 
     text: str
     probability: float
+    words: tuple[str, ...] = ()
+    parts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,21 @@ def inspect_codes(
             )
         )
     return cards
+
+
+def explain_cards(model: TextEBM, cards: Sequence[CodeCard], most: int = EXPLAINED) -> list[CodeCard]:
+    """The cards, whose typical sentences say what each word adds to log p(code|z); at most *most* sentences in all."""
+    each = max(1, most // max(1, len(cards)))
+    chosen = [(card, text) for card in cards for text in card.typical[:each]]
+    head, classes = cards[0].head, [card.code for card, _ in chosen]
+    method: Method = "leave_one_out" if isinstance(model.encoder, ShortRun) else "integrated_gradients"
+    found = iter(attribute(model.network, [text.text for _, text in chosen], head, method=method, classes=classes))
+    explained = []
+    for card in cards:
+        why = [next(found) for _ in card.typical[:each]]
+        own = [replace(text, words=w.words, parts=w.parts) for text, w in zip(card.typical, why, strict=False)]
+        explained.append(replace(card, typical=(*own, *card.typical[each:])))
+    return explained
 
 
 def write_for_codes(model: TextEBM, head: str, n: int, seed: int) -> list[list[str]]:

@@ -21,7 +21,7 @@ CURVES = (
     ("reconstruction_nll", "Reconstruction", "nats / sentence"),
     ("kl", "KL to N(0, I)", "nats / sentence"),
     ("mutual_information_xz", "I(x; z)", "nats"),
-    ("active_units", "Active units", "dimensions"),
+    ("reliance", "Reliance on the latent", "nats / word"),
     ("mutual_information_zy", "I(z; code)", "nats"),
     ("codes_in_use", "Codes in use", "codes"),
     ("train_score_error", "Score error, training", "squared, a dimension"),
@@ -217,6 +217,8 @@ def _card(card: CodeCard) -> dict[str, Any]:
     """Of the labels, those that the code has more often than others do, or most often."""
     plain = asdict(card)
     plain.pop("head")
+    for typical in plain["typical"]:
+        typical["parts"] = _rounded(typical["parts"], 2)
     kept: dict[str, int] = {}
     plain["labels"] = []
     for share in card.labels:

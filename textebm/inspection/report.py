@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from textebm.inspection import paths, sampler
-from textebm.inspection.codes import CodeCard, inspect_codes
+from textebm.inspection.codes import CodeCard, explain_cards, inspect_codes
 from textebm.inspection.frames import Control, Inspection
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import Rows, choose_rows
@@ -43,7 +43,7 @@ def inspect_rows(
         model, rows, encoding, samples=samples, seed=seed, umap=umap, identity=identity, stored=stored
     )
     cards = {
-        head.name: inspect_codes(model, rows, head.name, seed=seed, encoding=encoding)
+        head.name: explain_cards(model, inspect_codes(model, rows, head.name, seed=seed, encoding=encoding))
         for head in paths.sorted_heads(model)
     }
     acceptance = paths.shares_of(drawn.acceptance)

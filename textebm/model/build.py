@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
-from textebm.errors import RecipeError
 from textebm.model import own
+from textebm.model.bases import base_of, kept_of, locate, own_tokenizer, split_revision
 from textebm.model.build_prior import VIEW_SIZE, build_prior
 from textebm.model.inference import Refinement, ShortRun
 from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
+from textebm.networks.language_model import PretrainedDecoder
 from textebm.networks.posterior import PosteriorHead, TopDownHead
-from textebm.networks.pretrained import (
-    ContextualEmbedding,
-    PretrainedDecoder,
-    Source,
-    load_encoder,
-    load_language_model,
-    pretrained_parts,
-)
+from textebm.networks.pretrained import load_encoder, load_language_model
+from textebm.networks.reader import ContextualEmbedding, Reader, WidthMatched
 from textebm.networks.view import ViewHead
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
@@ -32,6 +30,10 @@ from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_size
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import corpora, tokenizer
 from textebm.text.leave_out import leave_out_class
+from textebm.text.retokenize import Retokenizer
+
+log = logging.getLogger(__name__)
+CHECKED, LOST = 300, 0.03  # training sentences that a tokenizer is tried on, and the share that may be lost
 
 # inference of each kind where the recipe leaves it open
 INFERENCE_STEPS = {"refined": 5, "short_run": 10}
@@ -67,12 +69,37 @@ def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | 
 def build_tokenizer(recipe: Recipe, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     options = recipe.tokenizer
     if options.kind == "pretrained":
-        return tokenizer.load_pretrained(str(options.name))
+        name = _tokenizer_name(recipe)
+        made = tokenizer.load_pretrained(*split_revision(name), natural=recipe.data.detokenize)
+        _check_tokenizer(made, list(islice(texts, CHECKED)), name)
+        return made
     kind = options.kind or ("bpe" if recipe.data.corpus in ("files", "hub") else "word")
     train = {"word": tokenizer.train_word, "bpe": tokenizer.train_bpe}[kind]
     apart = options.punctuation == "apart"
     normalization = tokenizer.Normalization(options.lowercase, options.html, apart)
     return train(texts, options.vocabulary_size, normalization)
+
+
+def _tokenizer_name(recipe: Recipe) -> str:
+    """Whose tokenizer writes; a name of no network where it is trained here."""
+    options = recipe.tokenizer
+    named = options.name or recipe.decoder.pretrained or recipe.encoder.pretrained
+    return str(named) if options.kind == "pretrained" else ""
+
+
+def _check_tokenizer(made: PreTrainedTokenizerFast, texts: list[str], name: str) -> None:
+    """Say what a tokenizer that writes cannot give back: no model can then write it."""
+    lost = tokenizer.not_given_back(made, texts)
+    if len(lost) > LOST * len(texts):
+        text, spelt = lost[0]
+        log.warning(
+            "tokenizer %s gives %d of %d training sentences back otherwise, such as %r as %r: measures count that as "
+            "errors; %s",
+            *(name, len(lost), len(texts), text[:80], spelt[:80]),
+            "data.detokenize=false keeps them"
+            if made.init_kwargs["natural"]
+            else "choose another tokenizer to write with (encoder.pretrained reads in its own)",
+        )
 
 
 def build_heads(recipe: Recipe, label_names: Mapping[str, Sequence[str]]) -> dict[str, SymbolHead]:
@@ -89,26 +116,25 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast,
     heads: dict[str, SymbolHead],
     pretrained: Mapping[str, Any] | None = None,
+    directory: Path | None = None,
 ) -> LatentTextModel:
     """The whole model, freshly initialised from torch's global random state.
 
-    pretrained: the configurations of `encoder.pretrained` and `decoder.pretrained`, which are then built without their
-    weights. Raises RecipeError where one cannot be had.
+    pretrained: what a saved model in *directory* keeps of the networks that `encoder.pretrained` and
+    `decoder.pretrained` name (`textebm.model.bases`). Raises RecipeError where one cannot be had, or has changed.
     """
     layers = layer_sizes(recipe.latent.layers, recipe.latent.dim, recipe.prior.kind)
     width = recipe.encoder.context_size if recipe.data.context_turns else 0
-    encoder = _encoder(recipe, tokenizer, layers, width)
-    sources = pretrained or {"encoder": recipe.encoder.pretrained, "decoder": recipe.decoder.pretrained}
-    if recipe.encoder.pretrained:
-        _read_in_context(encoder, recipe, tokenizer, sources["encoder"])
+    kept = pretrained or {}
+    reader = _reader(recipe, tokenizer, kept.get("encoder"), directory) if recipe.encoder.pretrained else None
+    encoder = _encoder(recipe, tokenizer, layers, width, reader)
     if recipe.decoder.pretrained:
-        decoder: Decoder = _language_model(recipe, len(tokenizer), layers, width, sources["decoder"])
+        decoder: Decoder = _language_model(recipe, tokenizer, layers, width, kept.get("decoder"), directory)
     else:
         decoder = _decoder(recipe, tokenizer, layers, width)
     if recipe.encoder.tie_embedding and not isinstance(encoder, ShortRun):
-        encoder.embedding, size = decoder.embedding, decoder.embedding.embedding_dim
-        if size != recipe.encoder.embedding_size:
-            raise RecipeError(f"encoder.embedding_size: must be {size}, the width of the words of decoder.pretrained")
+        words, size = decoder.embedding, recipe.encoder.embedding_size
+        encoder.embedding = words if words.embedding_dim == size else WidthMatched(words, size)
     return LatentTextModel(
         encoder,
         decoder,
@@ -135,18 +161,24 @@ def _refinement(options: Inference) -> Refinement | None:
     )
 
 
-def _encoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int) -> Encoder:
+def _encoder(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequence[int], context_size: int, reader: Reader | None
+) -> Encoder:
     latent, inference = recipe.latent, recipe.inference
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder
+    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | SentenceEncoder | OwnEncoder
     if name := recipe.encoder.implementation:
         sizes = own.sizes_of(recipe.encoder, len(tokenizer))
         encoder = OwnEncoder(own.own_network("encoder.implementation", name, sizes, own.ENCODER))
+    elif reader is not None and reader.pooling:
+        encoder = SentenceEncoder(reader)
     else:
-        vocabulary_size = 0 if recipe.encoder.pretrained else len(tokenizer)
+        vocabulary_size = 0 if reader else len(tokenizer)
         encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
+    if reader is not None and (context_size or not reader.pooling):
+        encoder.embedding = ContextualEmbedding(reader, recipe.encoder.embedding_size)
     features = encoder.num_features + context_size
     options: dict[str, Any] = {
         "standardize": latent.standardize,
@@ -251,38 +283,58 @@ def _decoder(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, layers: Sequenc
     )
 
 
-def _read_in_context(encoder: Encoder, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, source: Source) -> None:
-    """Give the encoder the words of `encoder.pretrained`."""
-    history = recipe.data.context_tokens if recipe.data.context_turns else 0
-    network = load_encoder(
-        source,
-        vocabulary_size=len(tokenizer),
-        positions=max(recipe.data.max_tokens, history) + 2,
-        option="encoder.pretrained",
+def _reader(
+    recipe: Recipe, writer: PreTrainedTokenizerFast, kept: Mapping[str, Any] | None, directory: Path | None
+) -> Reader:
+    options, data = recipe.encoder, recipe.data
+    option, name = "encoder.pretrained", str(options.pretrained)
+    history = data.context_tokens if data.context_turns else 0
+    positions, size, pad, retokenize = max(data.max_tokens, history) + 2, len(writer), writer.pad_token_id, None
+    if name != _tokenizer_name(recipe):
+        own = own_tokenizer(name, kept, directory, option)
+        retokenize, size, pad = Retokenizer(writer, own, 2 * positions), len(own), own.pad_token_id or 0
+    source, revision = locate(name, kept, directory, option)
+    network = load_encoder(source, vocabulary_size=size, positions=positions, option=option, revision=revision)
+    reader = Reader(
+        network,
+        pad=pad,
+        tune=options.tune,
+        rank=options.lora_rank,
+        layer=options.layer,
+        retokenize=retokenize,
+        pooling=options.pooling,
     )
-    encoder.embedding = ContextualEmbedding(
-        network, recipe.encoder.embedding_size, pad=tokenizer.pad_token_id, tune=recipe.encoder.tune
-    )
+    reader.base = base_of(source, reader)
+    return reader
 
 
 def _language_model(
-    recipe: Recipe, vocabulary_size: int, layers: Sequence[int], context_size: int, source: Source
+    recipe: Recipe,
+    tokens: PreTrainedTokenizerFast,
+    layers: Sequence[int],
+    context_size: int,
+    kept: Mapping[str, Any] | None,
+    directory: Path | None,
 ) -> PretrainedDecoder:
-    segments = recipe.latent.segments
+    options, segments, option = recipe.decoder, recipe.latent.segments, "decoder.pretrained"
+    source, revision = locate(str(options.pretrained), kept, directory, option)
+    positions = recipe.data.max_tokens + 1 + segments
     network, head = load_language_model(
-        source,
-        vocabulary_size=vocabulary_size,
-        positions=recipe.data.max_tokens + 1 + segments,
-        option="decoder.pretrained",
+        source, vocabulary_size=len(tokens), positions=positions, option=option, revision=revision
     )
-    return PretrainedDecoder(
+    decoder = PretrainedDecoder(
         network,
         head,
         recipe.latent.dim + context_size,
-        tune=recipe.decoder.tune,
+        bos=tokens.bos_token_id,
+        first=tokenizer.first_token(tokens),
+        tune=options.tune,
+        rank=options.lora_rank,
         segments=segments,
         segmented=tuple(layers),
     )
+    decoder.base = base_of(source, decoder)
+    return decoder
 
 
 def _contrastive(recipe: Recipe) -> Contrastive | None:
@@ -313,10 +365,14 @@ def build_weights(objective: Objective, progress: float) -> Weights:
 def model_config(model: LatentTextModel) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
     heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
-    pretrained = {name.partition(".")[0]: part.settings for name, part in pretrained_parts(model)}
+    full = bool(model.recipe and model.recipe["training"].get("save_full"))
+    pretrained = kept_of(model, full=full)
     return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
 
 
-def rebuild_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> LatentTextModel:
+def rebuild_model(
+    config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, directory: Path | None = None
+) -> LatentTextModel:
+    """The model of a `model_config`, without its own weights. directory: where it is saved."""
     heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
-    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"))
+    return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"), directory)

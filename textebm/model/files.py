@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.errors import CheckpointError, DivergenceError, FileError
+from textebm.errors import CheckpointError, DivergenceError, FileError, RecipeError
 from textebm.files import (
     check_finite,
     checksum,
@@ -30,6 +30,7 @@ from textebm.files import (
     write_atomically,
     write_new,
 )
+from textebm.model.bases import load_stored, stored_state
 from textebm.model.build import model_config, rebuild_model
 from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
@@ -60,7 +61,8 @@ def save(model: LatentTextModel, directory: str | Path) -> None:
             "a model without a recipe could not be rebuilt; make it with textebm.model.build.build_model"
         )
     directory = Path(directory)
-    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    stored = stored_state(model, full=model.recipe["training"].get("save_full", False))
+    tensors = {name: tensor.detach().cpu() for name, tensor in stored.items()}
     try:
         check_finite(tensors, "the model was not saved")
     except DivergenceError as error:
@@ -76,16 +78,24 @@ def save(model: LatentTextModel, directory: str | Path) -> None:
         write_atomically(directory / "README.md", model_card(model))
 
 
-def load(name: str | Path) -> LatentTextModel:
-    """A run directory, a saved model, or a Hub id. Raises CheckpointError with what is wrong."""
+def load(
+    name: str | Path, *, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> LatentTextModel:
+    """A run directory, a saved model, or a Hub id, there with a revision, a token and the Hub's cache. Raises
+    CheckpointError with what is wrong."""
     directory = Path(name)
     if not directory.exists() and _looks_like_hub_id(str(name)):
-        directory = _download(str(name))
+        directory = _download(str(name), revision, token, cache_dir)
     saved = read_model(directory)
     tokenizer = _read_tokenizer(directory, saved.files)
     try:
-        model = rebuild_model(saved.config, tokenizer)
-        model.load_state_dict(saved.tensors)
+        model = rebuild_model(saved.config, tokenizer, directory)
+        load_stored(model, saved.tensors)
+    except RecipeError as error:
+        raise CheckpointError(
+            f"{directory}: what it was built on is not there: {error} (it may also lie in the model's directory, under "
+            "its own name)"
+        ) from error
     except ValidationError as error:
         raise CheckpointError(f"{directory} comes from another version: {'; '.join(explain(error))}") from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -156,6 +166,8 @@ def read_model(directory: Path | str) -> SavedModel:
         checksums = config.pop("checksums", None)
         if not isinstance(checksums, dict) or checksums.get("config") != digest(json_bytes(config)):
             raise CheckpointError(f"{CONFIG} was changed after it was saved (its SHA-256 differs)")
+        if unknown := sorted(checksums.keys() - {"config", WEIGHTS, *TOKENIZER_FILES}):
+            raise CheckpointError(f"{CONFIG} is damaged: it names files that no model has: {', '.join(unknown)[:200]}")
         files = {}
         earlier = config.pop("tokenizer", {})  # where the checksums of these stood before
         for name in TOKENIZER_FILES:
@@ -242,11 +254,13 @@ def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTo
     try:
         with TemporaryDirectory() as folder:  # the very bytes that were checked are read
             for name in TOKENIZER_FILES:
+                parse_json(files[name], name)
                 (Path(folder) / name).write_bytes(files[name])
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         # The tokenizers library raises plain Exception for a file of another version; other kinds are bugs.
-        if type(error) is not Exception and not isinstance(error, OSError | ValueError | KeyError | TypeError):
+        known = OSError | ValueError | KeyError | TypeError | FileError
+        if type(error) is not Exception and not isinstance(error, known):
             raise
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
     tokenizer.name_or_path = str(directory)
@@ -314,11 +328,13 @@ def _looks_like_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
-def _download(repo_id: str) -> Path:
+def _download(repo_id: str, revision: str | None, token: str | None, cache_dir: str | Path | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=FILES))
+        return Path(
+            snapshot_download(repo_id, allow_patterns=FILES, revision=revision, token=token, cache_dir=cache_dir)
+        )
     except _hub_errors() as error:
         raise CheckpointError(
             f"{repo_id!r} is no directory here, and the Hub did not give it ({type(error).__name__}); "

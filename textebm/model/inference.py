@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from textebm.networks.modes import held
 from textebm.networks.posterior import Draw, Posterior
 from textebm.prior.sampler import tame
 from textebm.prior.transport import resting
@@ -141,12 +142,17 @@ def text_noise(tokens: Tensor, lengths: Tensor, count: int, dim: int, seed: int)
 def frozen(module: nn.Module) -> Iterator[None]:
     """*module* as evaluation has it, its parameters without gradients. cuDNN goes backward through recurrent layers in
     training mode alone; theirs differ in nothing, as they have no dropout of their own."""
-    modes = {each: each.training for each in module.modules()}
-    for each in modes:
-        each.training = isinstance(each, nn.RNNBase)
-    try:
-        with resting(module):
-            yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
+
+    def take() -> Callable[[], None]:
+        modes = {each: each.training for each in module.modules()}
+        for each in modes:
+            each.training = isinstance(each, nn.RNNBase)
+
+        def give_back() -> None:
+            for each, mode in modes.items():
+                each.training = mode
+
+        return give_back
+
+    with held(module, "frozen", take), resting(module):
+        yield

@@ -9,7 +9,7 @@ What the network is trained on is `textebm.model.objective`; what one does with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,16 +22,17 @@ from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, text_noise
 from textebm.networks.bag_of_words import BagOfWordsDecoder, BagOfWordsEncoder
 from textebm.networks.decoder import CountsWords, RecurrentDecoder, TransformerDecoder
-from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, TransformerEncoder
+from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
+from textebm.networks.language_model import PretrainedDecoder
+from textebm.networks.modes import held
 from textebm.networks.posterior import Posterior
-from textebm.networks.pretrained import PretrainedDecoder
 from textebm.objective.contrastive import Contrastive
 from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.text.batches import TokenBatch
 
-Encoder = RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
+Encoder = RecurrentEncoder | TransformerEncoder | SentenceEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
 Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | PretrainedDecoder
 
 
@@ -114,8 +115,9 @@ class LatentTextModel(nn.Module):
         """c (B, C), what the turns before each sentence say; None for a model without context."""
         if self.context_encoder is None:
             return None
-        assert batch.context is not None and self.encoder.embedding is not None
-        return self.context_encoder(self.encoder.embedding(batch.context.tokens), batch.context.lengths)
+        assert batch.context is not None and not isinstance(self.encoder, ShortRun)
+        words, lengths = self.encoder.embed(batch.context.tokens, batch.context.lengths)
+        return self.context_encoder(words, lengths)
 
     def posterior(
         self,
@@ -192,13 +194,18 @@ class LatentTextModel(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode. A model that is already there is left untouched, so that several
-        threads may use it at once."""
-        was_training = self.training
-        if was_training:
-            self.eval()
-        try:
+        """Inside, the model is in evaluation mode, for all threads that use it at once."""
+
+        def take() -> Callable[[], None]:
+            mode = self.training
+            if mode:
+                self.eval()
+
+            def give_back() -> None:
+                if mode:
+                    self.train()
+
+            return give_back
+
+        with held(self, "evaluating", take):
             yield
-        finally:
-            if was_training:
-                self.train()

@@ -6,25 +6,30 @@ encoder their document frequencies, the decoder their background frequencies (`f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from textebm.networks.decoder import DecoderState, WritesWords
+from textebm.networks.decoder import DecoderState
 from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import EncoderHeads
 from textebm.networks.posterior import Head
 from textebm.networks.view import ViewHead
 
 WORDS_WRITTEN = 12  # a list that is read at a glance
+RARE, COMMON, FEW = 3, 0.1, 50  # documents; share of the documents; words
+LENGTH = 5.0  # of a document's weights as the perceptron sees them
 RELEVANCE = 0.4  # weight of a word's log-probability beside its lift over the background (Sievert & Shirley 2014)
 
 
 class BagOfWordsEncoder(EncoderHeads):
-    """Words weighted by (1 + log tf) · idf, at unit length as in TF-IDF, embedded, summed, and read by a perceptron.
+    """Words weighted by (1 + log tf) · idf, at unit length as in TF-IDF, embedded, summed, and read by a perceptron,
+    whose first layer the embedding is: with one layer hidden_size has no part.
 
     special: token ids that are no words (padding, <bos>, <eos>, <unk>). dropout: share of the words hidden in training,
     and of the hidden units.
@@ -46,12 +51,12 @@ class BagOfWordsEncoder(EncoderHeads):
         super().__init__()
         self.embedding: nn.Module | None = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
         if isinstance(self.embedding, nn.Embedding):
-            nn.init.normal_(self.embedding.weight, std=0.2)  # words of unit length: so are their sums
-        sizes = [embedding_size, *[hidden_size] * num_layers]
+            nn.init.normal_(self.embedding.weight, std=0.01)  # a word that training hardly met says hardly anything
+        sizes = [embedding_size, *[hidden_size] * (num_layers - 1)]
         layers = [(nn.Linear(*pair), nn.GELU(), Dropout(dropout)) for pair in zip(sizes, sizes[1:], strict=False)]
         self.layers = nn.Sequential(nn.GELU(), *(module for layer in layers for module in layer))
         self.hide = Dropout(dropout)
-        self.num_features = hidden_size
+        self.num_features = sizes[-1]
         self.special = tuple(special)
         self.register_buffer("inverse_frequency", torch.ones(vocabulary_size))
         self.inverse_frequency[list(special)] = 0.0
@@ -73,7 +78,7 @@ class BagOfWordsEncoder(EncoderHeads):
         """tokens (B, T), lengths (B,) -> (B, F)."""
         assert self.embedding is not None
         weights = self.hide(self.weights(tokens, lengths))
-        return self._perceptron((self.embedding(tokens) * weights[..., None]).sum(1))
+        return self._perceptron((self.embedding(tokens) * (LENGTH * weights)[..., None]).sum(1))
 
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """Words that are embedded already (a dialogue's history), all of one weight. words (B, T, E) -> (B, F)."""
@@ -85,15 +90,17 @@ class BagOfWordsEncoder(EncoderHeads):
         return features.float()
 
 
-class BagOfWordsDecoder(WritesWords):
-    """Words drawn one by one from softmax(background + W A z), whatever stands before them: a multinomial likelihood of
-    their counts, up to the number of orders, with the end of the document as a word.
+class BagOfWordsDecoder(nn.Module):
+    """Words drawn one by one, whatever stands before them: a multinomial likelihood of their counts, up to the number
+    of orders, with the end of the document as a word.
 
-    What it writes is a list of the most relevant words, each once (`step`).
+    Topical words (`fit_words`) have softmax(background + W A z) and together their share of the training text; the
+    others, which every document has or hardly any, have their background, so that the latent is spent on topics. What
+    it writes is a list of the most relevant words, each once (`step`).
     """
 
     background: Tensor  # (V,) log-frequency of each word in the training text
-    never: Tensor
+    topical: Tensor  # (V,) bool
 
     def __init__(
         self,
@@ -107,28 +114,39 @@ class BagOfWordsDecoder(WritesWords):
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size)
-        nn.init.normal_(self.embedding.weight, std=embedding_size**-0.5)
+        nn.init.normal_(self.embedding.weight, std=0.02)
         self.project = nn.Linear(latent_dim, embedding_size)
-        self.output_bias = nn.Parameter(torch.zeros(vocabulary_size))
         self.dropout = Dropout(dropout)
-        self.end = end
-        self.register_buffer("background", torch.zeros(vocabulary_size))
-        never = torch.zeros(vocabulary_size, dtype=torch.bool)
-        never[[token for token in special if token != end]] = True
-        self.register_buffer("never", never, persistent=False)
-
-    def output_layer(self) -> tuple[Tensor, Tensor]:
-        return self.embedding.weight, self.background + self.output_bias
+        self.end, self.special = end, tuple(special)
+        self.register_buffer("background", torch.full((vocabulary_size,), -math.log(vocabulary_size)))
+        topical = torch.ones(vocabulary_size, dtype=torch.bool)
+        topical[list(special)] = False
+        self.register_buffer("topical", topical)
 
     def hidden(self, inputs: Tensor, z: Tensor) -> Tensor:
         """inputs (B, T), whose words do not matter, z (B, d) -> (B, T, E)."""
         return self._bag(z)[:, None].expand(-1, inputs.shape[1], -1)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """log p(word|z), (…, E) -> (…, V)."""
+        scores = F.linear(hidden, self.embedding.weight).float() + self.background
+        share = self.background[self.topical].logsumexp(0)
+        among_topical = scores.masked_fill(~self.topical, -torch.inf).log_softmax(-1) + share
+        return torch.where(self.topical, among_topical, self.background)
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
+        return -self.logits(hidden).gather(-1, targets[:, None])[:, 0]
+
     def bag_nll(self, counts: Tensor, z: Tensor) -> Tensor:
         """−Σ_w n_w log p(w|z), nats: what `hidden` and `nll` give, summed over a document, in one softmax a document.
         counts (B, V), z (B, d) -> (B,)"""
-        logits = self.logits(self._bag(z)).float()
-        return logits.logsumexp(-1) * counts.sum(-1) - (counts * logits).sum(-1)
+        places = self.topical.nonzero()[:, 0]
+        scores = F.linear(self._bag(z), self.embedding.weight[places]).float() + self.background[places]
+        topical = counts[:, places]
+        share = self.background[places].logsumexp(0) - scores.logsumexp(-1)
+        others = (counts * self.background.masked_fill(self.topical, 0.0)).sum(-1)
+        return -((topical * scores).sum(-1) + topical.sum(-1) * share + others)
 
     def _bag(self, z: Tensor) -> Tensor:
         bag: Tensor = self.dropout(self.project(z))
@@ -139,14 +157,14 @@ class BagOfWordsDecoder(WritesWords):
         return torch.zeros(len(z), len(self.background), device=z.device), torch.zeros(len(z), 1, device=z.device)
 
     def step(self, tokens: Tensor, z: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """tokens (B,), z (B, d) -> each word's relevance as a logit (B, V), and the next state. A word is written once;
-        the end comes after `WORDS_WRITTEN` words."""
+        """tokens (B,), z (B, d) -> each topical word's relevance as a logit (B, V), and the next state. A word is
+        written once; the end comes after `WORDS_WRITTEN` words."""
         written, count = state
         written = written.scatter(1, tokens[:, None], 1.0)
-        logits = self.logits(self._bag(z)).float() - (1 - RELEVANCE) * self.background
-        logits = logits.masked_fill(self.never | (written > 0), -torch.inf)
-        over = count[:, 0] >= WORDS_WRITTEN
-        logits[:, self.end] = torch.where(over, logits.new_tensor(1e4), logits.new_tensor(-torch.inf))
+        logits = self.logits(self._bag(z)) - (1 - RELEVANCE) * self.background
+        logits = logits.masked_fill(~self.topical | (written > 0), -torch.inf)
+        over = (count[:, 0] >= WORDS_WRITTEN) | torch.isinf(logits).all(-1)
+        logits[:, self.end] = torch.where(over, 1e4, -torch.inf)
         return logits, (written, count + 1)
 
 
@@ -154,18 +172,25 @@ def fit_words(modules: Iterable[nn.Module], tokens: NDArray[np.integer], offsets
     """Give the bag-of-words networks among *modules* what the training text says of words.
 
     tokens (N,): the words of all documents, one document after the other; offsets (n + 1,): where each begins. idf is
-    log((1 + n)/(1 + df)); the background is the log-frequency, half a word added to each, the ends counted.
+    log((1 + n)/(1 + df)), 0 for words that are not topical: those of fewer than `RARE` documents or of more than
+    `COMMON` of them (all are topical where that would leave hardly any). The background is the log-frequency, half a
+    word added to each, the ends counted.
     """
     readers = [each for each in modules if isinstance(each, BagOfWordsEncoder | BagOfWordsDecoder)]
     n = len(offsets) - 1
     for each in readers:
+        size = len(each.inverse_frequency if isinstance(each, BagOfWordsEncoder) else each.background)
+        document = np.repeat(np.arange(n), np.diff(offsets))
+        pairs = np.unique(np.stack([document, tokens[: len(document)].astype(np.int64)]), axis=1)[1]
+        with_word = torch.from_numpy(np.bincount(pairs, minlength=size))
+        topical = (with_word >= RARE) & (with_word <= COMMON * n)
+        if topical.sum() < FEW:
+            topical = torch.ones(size, dtype=torch.bool)
+        topical[list(each.special)] = False
         if isinstance(each, BagOfWordsEncoder):
-            document = np.repeat(np.arange(n), np.diff(offsets))
-            pairs = np.unique(np.stack([document, tokens.astype(np.int64)]), axis=1)[1]
-            with_word = torch.from_numpy(np.bincount(pairs, minlength=len(each.inverse_frequency)))
-            each.inverse_frequency.copy_(((1 + n) / (1 + with_word)).log())
-            each.inverse_frequency[list(each.special)] = 0.0
+            each.inverse_frequency.copy_(((1 + n) / (1 + with_word)).log() * topical)
         else:
-            counts = torch.from_numpy(np.bincount(tokens, minlength=len(each.background))) + 0.5
+            counts = torch.from_numpy(np.bincount(tokens, minlength=size)) + 0.5
             counts[each.end] += n
             each.background.copy_((counts / counts.sum()).log())
+            each.topical.copy_(topical)

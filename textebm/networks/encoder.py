@@ -7,6 +7,7 @@ body too, for the turns before the sentence.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from textebm.networks.dropout import Dropout
 from textebm.networks.posterior import Head, Posterior
+from textebm.networks.reader import ContextualEmbedding, Reader
 from textebm.networks.recurrent import Cell, RecurrentLayer, reverse_within
 from textebm.networks.segments import SegmentPooling
 from textebm.networks.transformer import TransformerBlock, sinusoidal_positions
@@ -28,14 +30,17 @@ class EncoderHeads(nn.Module):
     head: Head | None
     view: ViewHead | None
 
-    def read(self, words: Tensor, lengths: Tensor) -> Tensor:
-        """words (B, T, E), lengths (B,) -> (B, F)."""
-        raise NotImplementedError
+    def embed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, T), lengths (B,) -> words (B, T', E), and how many each row has, (B,): another number where a
+        pretrained network reads the text in its own tokens."""
+        assert self.embedding is not None
+        if isinstance(self.embedding, ContextualEmbedding):
+            return self.embedding(tokens, lengths)
+        return self.embedding(tokens), lengths
 
+    @abstractmethod
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
-        assert self.embedding is not None
-        return self.read(self.embedding(tokens), lengths)
 
     def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
         return self.posterior(self.features(tokens, lengths), context)
@@ -52,7 +57,8 @@ class EncoderHeads(nn.Module):
 
 
 def _embedding(vocabulary_size: int, size: int) -> nn.Module | None:
-    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place."""
+    """tokens (B, T) -> words (B, T, E). Whoever builds an encoder may put another such module in its place, or a
+    `ContextualEmbedding`."""
     return nn.Embedding(vocabulary_size, size) if vocabulary_size else None
 
 
@@ -92,6 +98,11 @@ class RecurrentEncoder(EncoderHeads):
         self.num_features = max(2, segments) * directions * hidden_size
         self.head = head
         self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
 
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
@@ -140,6 +151,11 @@ class TransformerEncoder(EncoderHeads):
         self.head = head
         self.view: ViewHead | None = None
 
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        assert self.embedding is not None
+        return self.read(*self.embed(tokens, lengths))
+
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (B, T, E), lengths (B,) -> (B, F)."""
         mask = torch.arange(words.shape[1], device=words.device) < lengths[:, None]
@@ -152,6 +168,27 @@ class TransformerEncoder(EncoderHeads):
             return self.pooling(x, lengths)
         average = (x * mask[..., None]).sum(1) / lengths[:, None]
         return torch.cat([average, x[:, 0]], dim=-1)
+
+
+class SentenceEncoder(EncoderHeads):
+    """A pretrained sentence encoder: the posterior is read straight off its pooled states, normalised.
+
+    reader: with a pooling.
+    """
+
+    def __init__(self, reader: Reader, *, head: Head | None = None):
+        super().__init__()
+        self.reader = reader
+        self.norm = nn.LayerNorm(reader.size)
+        self.num_features = reader.size
+        self.embedding: nn.Module | None = None  # for a history, where there is one
+        self.head = head
+        self.view: ViewHead | None = None
+
+    def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """tokens (B, T), lengths (B,) -> (B, F)."""
+        features: Tensor = self.norm(torch.stack(self.reader(tokens, lengths)))
+        return features
 
 
 class OwnEncoder(EncoderHeads):
@@ -168,9 +205,6 @@ class OwnEncoder(EncoderHeads):
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
         return self.body.features(tokens, lengths).float()
-
-    def forward(self, tokens: Tensor, lengths: Tensor, context: Tensor | None = None) -> Posterior:
-        return self.posterior(self.features(tokens, lengths), context)
 
 
 class OwnBody(Protocol):

@@ -9,6 +9,7 @@ et al. 2024, arXiv 2411.09009).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 # pages back to the system each time. On a GPU: large enough that kernels are few.
 CHUNK_BYTES = {"cpu": 12 << 20}
 CHUNK_BYTES_GPU = 512 << 20
+# A chunk reads the whole weight: with fewer rows than this, a large vocabulary's memory traffic outweighs its products.
+LEAST_ROWS = 256
 # Chunks are padded to a multiple of so many rows: oneDNN compiles and keeps a kernel for each shape it meets; batches
 # never have the same number of words twice (400 batches of other sizes: 1.1 GB of kernels; padded: none to speak of).
 ROWS = 64
@@ -32,7 +35,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, targets: 
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     if not torch.is_grad_enabled():  # evaluation; a Function would not know
-        return _chunked(hidden, weight, bias, targets, dtype, None, False)[0]
+        return _chunked(hidden, weight, bias, targets, dtype, None, (False, False, False))[0]
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, bias, targets, dtype)
     return loss
 
@@ -42,9 +45,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-        wanted = any(ctx.needs_input_grad[:3])
+        wanted = ctx.needs_input_grad[:3]
         losses, gradients = _chunked(hidden, weight, bias, targets, dtype, None, wanted)
-        if wanted:
+        if any(wanted):
             ctx.save_for_backward(hidden, weight, bias, targets, *gradients)
             ctx.dtype = dtype
         return losses
@@ -54,10 +57,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden, weight, bias, targets, *gradients = ctx.saved_tensors
         (scale,) = outputs
         if len(scale) and bool((scale != scale[0]).any()):
-            _, gradients = _chunked(hidden, weight, bias, targets, ctx.dtype, scale, True)
+            _, gradients = _chunked(hidden, weight, bias, targets, ctx.dtype, scale, ctx.needs_input_grad[:3])
         elif len(scale):
-            gradients = [gradient * scale[0].to(gradient.dtype) for gradient in gradients]
-        return gradients[0].to(hidden.dtype), gradients[1], gradients[2], None, None
+            gradients = [None if each is None else each * scale[0].to(each.dtype) for each in gradients]
+        return (*gradients, None, None)
 
 
 def _chunked(
@@ -67,20 +70,20 @@ def _chunked(
     targets: Tensor,
     dtype: torch.dtype,
     row_weight: Tensor | None,
-    wanted: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    """Losses (N,), and if wanted the gradients of their (weighted) sum in hidden, weight and bias."""
+    wanted: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Losses (N,), and the gradients of their (weighted) sum in those of hidden, weight and bias that are *wanted*."""
     n = len(hidden)
-    most = max(ROWS, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES_GPU) // (4 * len(weight)))
+    most = max(LEAST_ROWS, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES_GPU) // (4 * len(weight)))
     chunks = max(1, math.ceil(n / most))
     rows = max(1, math.ceil(n / (chunks * ROWS))) * ROWS
     small_hidden = torch.zeros(chunks * rows, hidden.shape[1], dtype=dtype, device=hidden.device)
     small_hidden[:n] = hidden
     small_weight = weight.to(dtype)
     losses = torch.empty(n, device=hidden.device)
-    gradients = []
-    if wanted:
-        gradients = [torch.empty_like(hidden), torch.zeros_like(weight), torch.zeros_like(bias)]
+    in_hidden = torch.empty_like(hidden) if wanted[0] else None
+    in_weight = torch.zeros_like(weight) if wanted[1] else None
+    in_bias = torch.zeros_like(bias) if wanted[2] else None
     for start in range(0, n, rows):
         part = slice(start, min(start + rows, n))
         real, target = part.stop - part.start, targets[part, None]
@@ -89,13 +92,19 @@ def _chunked(
         residual = logits.softmax(-1)  # one fused pass; its largest entry, at least 1/V, gives the normaliser
         normaliser = logits.amax(-1, keepdim=True) - residual.amax(-1, keepdim=True).log()
         losses[part] = (normaliser[:real] - logits[:real].gather(1, target))[:, 0]
-        if wanted:  # softmax − one-hot is the logits' gradient
-            residual[:real].scatter_add_(1, target, -torch.ones_like(normaliser[:real]))
-            residual[real:] = 0
-            if row_weight is not None:
-                residual[:real] *= row_weight[part, None]
-            gradients[2] += residual.sum(0)
-            small = residual.to(dtype)
-            gradients[0][part] = (small @ small_weight)[:real].to(hidden.dtype)
-            gradients[1] += small.t() @ x
-    return losses, gradients
+        if not any(wanted):
+            continue
+        residual[:real].scatter_add_(1, target, -torch.ones_like(normaliser[:real]))  # the logits' gradient
+        residual[real:] = 0
+        if row_weight is not None:
+            residual[:real] *= row_weight[part, None]
+        small = residual.to(dtype)
+        if in_hidden is not None:
+            in_hidden[part] = (small @ small_weight)[:real].to(hidden.dtype)
+        if in_weight is not None and in_weight.dtype == dtype:
+            in_weight.addmm_(small.t(), x)
+        elif in_weight is not None:
+            in_weight += small.t() @ x
+        if in_bias is not None:
+            in_bias += residual.sum(0)
+    return losses, [in_hidden, in_weight, in_bias]

@@ -11,12 +11,14 @@ log p(z) = log p(u) − log|det ∂T/∂u| at u = T⁻¹(z) (`log_det`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from textebm.networks.modes import held
 
 
 class Identity(nn.Module):
@@ -99,11 +101,17 @@ Transport = Identity | Ladder
 @contextmanager
 def resting(module: nn.Module) -> Iterator[None]:
     """What is computed inside gives *module*'s parameters no gradient, though gradients flow through it."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
+
+    def take() -> Callable[[], None]:
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         for parameter in parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+
+        def give_back() -> None:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+
+        return give_back
+
+    with held(module, "resting", take):
+        yield

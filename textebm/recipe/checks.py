@@ -165,7 +165,8 @@ def _data(recipe: Recipe) -> Iterator[Contradiction]:
     if tokenizer.kind == "pretrained" and (tokenizer.lowercase or tokenizer.html or tokenizer.punctuation != "keep"):
         message = "is pretrained and reads text in its own way; leave lowercase, html and punctuation out"
         yield _problem("tokenizer.kind", message, "tokenizer.lowercase", "tokenizer.html", "tokenizer.punctuation")
-    if tokenizer.kind == "pretrained" and not tokenizer.name:
+    named = tokenizer.name or recipe.decoder.pretrained or recipe.encoder.pretrained
+    if tokenizer.kind == "pretrained" and not named:
         message = "is missing; kind 'pretrained' needs a directory or a Hub id here"
         yield _problem("tokenizer.name", message, "tokenizer.kind")
 
@@ -254,23 +255,37 @@ def _networks(recipe: Recipe) -> Iterator[Contradiction]:
 
 
 def _pretrained(recipe: Recipe) -> Iterator[Contradiction]:
-    for name, network in (("encoder", recipe.encoder), ("decoder", recipe.decoder)):
-        own, named = f"{name}.pretrained", (recipe.tokenizer.kind, recipe.tokenizer.name)
-        if network.pretrained and named != ("pretrained", network.pretrained):
-            message = f"reads its own tokens; set tokenizer.kind=pretrained and tokenizer.name={network.pretrained}"
-            yield _problem(own, message, "tokenizer.kind", "tokenizer.name")
-        if not network.pretrained and not network.tune:
-            yield _problem(f"{name}.tune", f"has no effect without {own}; leave it out", own)
-    if recipe.encoder.pretrained and recipe.encoder.tie_embedding:
+    encoder, decoder, tokenizer = recipe.encoder, recipe.decoder, recipe.tokenizer
+    if decoder.pretrained and (tokenizer.kind != "pretrained" or tokenizer.name not in (None, decoder.pretrained)):
+        message = "writes in its own tokens; set tokenizer.kind=pretrained and tokenizer.name=null"
+        yield _problem("decoder.pretrained", message, "tokenizer.kind", "tokenizer.name")
+    for name, network in (("encoder", encoder), ("decoder", decoder)):
+        if not network.pretrained and network.tune != "lora":
+            yield _problem(
+                f"{name}.tune", f"has no effect without {name}.pretrained; leave it out", f"{name}.pretrained"
+            )
+    if encoder.pretrained and encoder.tie_embedding:
         message = "the encoder reads by encoder.pretrained, not in an embedding; set it to false"
         yield _problem("encoder.tie_embedding", message, "encoder.pretrained")
-    if recipe.encoder.pretrained and recipe.inference.kind == "short_run":
+    if encoder.pretrained and recipe.inference.kind == "short_run":
         message = "inference.kind 'short_run' has no encoder; leave it out"
         yield _problem("encoder.pretrained", message, "inference.kind")
+    if encoder.pooling and not encoder.pretrained:
+        message = "pools the states of encoder.pretrained; name one, or set it to null"
+        yield _problem("encoder.pooling", message, "encoder.pretrained")
+    if encoder.pooling and recipe.latent.segments > 1:
+        message = "gives one vector, where latent.segments reads several places; set it to null"
+        yield _problem("encoder.pooling", message, "latent.segments")
     for option in ("ladder", "skip"):
-        if recipe.decoder.pretrained and getattr(recipe.decoder, option):
-            message = "needs a recurrent decoder; a pretrained one adds the latent to every word: set it to false"
+        if decoder.pretrained and getattr(decoder, option):
+            message = "needs a recurrent decoder; a pretrained one reads the latent in every layer: set it to false"
             yield _problem(f"decoder.{option}", message, "decoder.pretrained")
+    if recipe.data.detokenize and tokenizer.kind != "pretrained":
+        message = "the networks trained here know no other English than the corpus; set it to false"
+        yield _problem("data.detokenize", message, "tokenizer.kind")
+    if recipe.data.detokenize and recipe.data.corpus == "ptb":
+        message = "ptb has no signs to set and N for its numbers; set it to false"
+        yield _problem("data.detokenize", message, "data.corpus")
 
 
 def _layers(recipe: Recipe) -> Iterator[Contradiction]:

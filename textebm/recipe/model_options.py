@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from textebm.recipe.implementation import PATTERN
 
@@ -25,6 +25,14 @@ class Part(BaseModel):
 def option(default: Any, what: str, when: str, **bounds: Any) -> Any:
     """An option: its default, what it does, when to touch it, and its range (ge, gt, le, lt)."""
     return Field(default, description=what, json_schema_extra={"when": when}, **bounds)
+
+
+def _tune_in_words(section: Any) -> Any:
+    """Recipes of earlier versions said true (full) or false (rest)."""
+    if not isinstance(section, dict) or not isinstance(section.get("tune"), bool):
+        return section
+    rest = {name: value for name, value in section.items() if name != "tune"}
+    return {**rest, "tune": "full" if section["tune"] else "rest"} if section.get("pretrained") else rest
 
 
 def implementation(what: str) -> Any:
@@ -49,7 +57,10 @@ class Tokenizer(Part):
         10000, "At most this many tokens; rarer words are read as <unk>.", "many words of your text are <unk>.", ge=10
     )
     name: str | None = option(
-        None, "The pretrained tokenizer: a directory or a Hub id.", "tokenizer.kind is pretrained."
+        None,
+        "The pretrained tokenizer: a directory or a Hub id; null: that of decoder.pretrained, or else of "
+        "encoder.pretrained.",
+        "tokenizer.kind is pretrained and no network is.",
     )
     lowercase: bool = option(
         False, "Capitals are read and written as small letters.", "text is little and capitals say little."
@@ -98,20 +109,33 @@ class Encoder(Part):
     )
     tie_embedding: bool = option(
         False,
-        "Read words in the decoder's embedding, whose embedding_size must be the same.",
+        "Read words in the decoder's embedding, whose embedding_size must be the same; that of a pretrained decoder is "
+        "mapped to it.",
         "the corpus is small beside its vocabulary (as in the ptb recipe).",
     )
     pretrained: str | None = option(
         None,
-        "A transformers model (directory or Hub id) by which words are read, as its last hidden states, mapped to "
-        "embedding_size; the same name as tokenizer.name.",
+        "A transformers model (directory, Hub id or Hub id@revision) by which words are read, in its own tokens, as "
+        "its hidden states, mapped to embedding_size.",
         "few sentences, or a language that a published model knows well.",
     )
-    tune: bool = option(
-        True,
-        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
-        "set it to false to save memory, or with few sentences.",
+    tune: Literal["rest", "lora", "full"] = option(
+        "lora",
+        "What of the pretrained network is trained: nothing, adapters of low rank in its attention (needs the library "
+        "peft), or every weight, at training.pretrained_learning_rate.",
+        "rest reads each sentence once and keeps the states; full wants many sentences and memory.",
     )
+    lora_rank: int = option(8, "Rank of those adapters.", "tune is lora and much text differs from English.", ge=1)
+    pooling: Literal["mean", "first", "last"] | None = option(
+        None,
+        "The posterior is read straight off the mean, first or last of the pretrained network's states, in place of "
+        "kind and the sizes above; null: words are read one by one.",
+        "encoder.pretrained is a sentence encoder, whose page names its pooling.",
+    )
+    layer: int = option(
+        -1, "Which of its layers is read: 0 is its embedding, -1 the last.", "a middle layer keeps more of the words."
+    )
+    _earlier = model_validator(mode="before")(_tune_in_words)
     context_size: int = option(
         128, "Dimension of the encoded turns before a sentence.", "data.context_turns is above 0.", ge=1
     )
@@ -162,15 +186,18 @@ class Decoder(Part):
     )
     pretrained: str | None = option(
         None,
-        "A causal transformers model (directory or Hub id) that writes, in place of kind and the sizes above; the same "
-        "name as tokenizer.name.",
+        "A causal transformers model (directory, Hub id or Hub id@revision) that writes, in place of kind and the "
+        "sizes above; tokenizer.kind must be pretrained.",
         "few sentences, or a need for fluency.",
     )
-    tune: bool = option(
-        True,
-        "Train the weights of the pretrained network, too, at training.pretrained_learning_rate.",
-        "set it to false to save memory, or with few sentences.",
+    tune: Literal["rest", "lora", "full"] = option(
+        "lora",
+        "What of the pretrained network is trained: nothing, adapters of low rank in its attention (needs the library "
+        "peft), or every weight, at training.pretrained_learning_rate.",
+        "rest is the least memory; full wants many sentences, and forgets what the network knew.",
     )
+    lora_rank: int = option(8, "Rank of those adapters.", "tune is lora and much text differs from English.", ge=1)
+    _earlier = model_validator(mode="before")(_tune_in_words)
 
 
 class Latent(Part):
@@ -189,7 +216,7 @@ class Latent(Part):
     standardize: bool = option(
         True,
         "Posterior means are batch-normalised, without scale and shift (BN-VAE, Zhu et al. 2020), so no unit dies.",
-        "set it to false to reproduce published models; watch the active units then.",
+        "set it to false to reproduce published models; watch the reliance then.",
     )
     max_stddev: float | None = option(
         0.5,

@@ -24,6 +24,9 @@ REMOVED: dict[str, Removed] = {
     "prior.fused_chains": Removed(
         (False, True), "was removed: a chain has no kernel of its own any more; delete the line, draws stay the same"
     ),
+    "objective.cluster_sampling": Removed(
+        (False,), "was removed: it trained a model on another distribution than it was measured on; delete the line"
+    ),
     "prior.view_size": Removed((32,), "was removed: views have 32 dimensions; train a model anew that has others"),
     "objective.cluster_whiten": Removed(
         (False,), "was removed: whitening loses what clusters should find; delete the line"

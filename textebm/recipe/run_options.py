@@ -73,6 +73,12 @@ class Data(Part):
     limit: int | None = option(
         None, "Use only this many training sentences; null: all.", "to try something on less text.", ge=1
     )
+    detokenize: bool = option(
+        False,
+        "The networks read and write English as it is written (n't and signs at their words, capitals); the corpus, "
+        "the measures and what the model gives stay lower-case tokens.",
+        "decoder.pretrained is a published model and the corpus is yelp or dailydialog.",
+    )
 
 
 class Objective(Part):
@@ -116,7 +122,6 @@ class Objective(Part):
         "few codes are in use, or to reproduce published models.",
         ge=0,
     )
-    cluster_sampling: bool = Field(False, description="draw training batches uniformly over clusters")
     cluster_features: Literal["latent", "answer", "content", "sentence", "mixed"] = option(
         "latent",
         "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
@@ -214,6 +219,11 @@ class Training(Part):
         1e-3, "Of encoder and decoder.", "training diverges (lower it) or is slow (2e-3).", gt=0
     )
     prior_learning_rate: float = option(1e-3, "Of the prior.", "the energy runs away (lower it).", gt=0)
+    save_full: bool = option(
+        False,
+        "Save the weights of a pretrained network at rest, too, not only its name, revision and SHA-256.",
+        "the model should load where that network is not.",
+    )
     pretrained_learning_rate: float = option(
         5e-5, "Of what encoder.pretrained or decoder.pretrained names.", "its knowledge is lost (lower it).", gt=0
     )
@@ -232,6 +242,9 @@ class Training(Part):
         ge=1,
     )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
+    health_sentences: int = option(
+        512, "Validation sentences that a health line measures.", "the decoder is a large language model: 64.", ge=2
+    )
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
 

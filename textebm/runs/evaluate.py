@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from transformers import PreTrainedTokenizerFast
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, CorpusError, FileError, TextEBMError
@@ -31,6 +32,7 @@ from textebm.runs.verdict import Verdict
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
 from textebm.text.history import histories_of, texts_of
+from textebm.text.tokenizer import train_word
 from textebm.training.data import shown_rows
 
 Progress = Callable[[str], None]
@@ -162,7 +164,7 @@ def evaluate_model(
         parser=grammar.parse if recipe.data.corpus == "grammar" else None,
         progress=progress,
         suite=suite,
-        tokenizer=model.tokenizer,
+        tokenizer=_measured_words(recipe, model, corpus["train"]),
         max_tokens=model.max_tokens,
         shown_labels=_shown_labels(recipe, corpus["train"]),
         other_texts={} if suite is None else other_texts(recipe, data_dir),
@@ -175,6 +177,14 @@ def evaluate_model(
             "answer histories drawn from test"
         )
     return evaluation
+
+
+def _measured_words(recipe: Recipe, model: TextEBM, train: Dataset) -> PreTrainedTokenizerFast:
+    """What perplexities count: the model's tokens, but words where it writes in a published vocabulary, so that their
+    figures stand beside those of other recipes."""
+    if "natural" not in model.tokenizer.init_kwargs:  # trained here
+        return model.tokenizer
+    return train_word(train["text"], recipe.tokenizer.vocabulary_size)
 
 
 def _shown_labels(recipe: Recipe, train: Dataset) -> dict[str, list[int]]:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from textebm.errors import CheckpointError
-from textebm.files import append_line
+from textebm.files import append_line, write_atomically
 from textebm.runs.directory import METRICS, read_recorded, write_recorded
 from textebm.terminal import make_console
 
@@ -27,7 +27,8 @@ HEALTH = {
     "loss": ("loss", ".3f"),
     "reconstruction_nll": ("reconstruction", ".2f"),
     "kl": ("KL", ".2f"),
-    "active_units": ("active units", ".0f"),
+    "reliance": ("reliance", ".3f"),
+    "kl_per_unit_used": ("units", ".0f"),
     "mutual_information_xz": ("I(x;z)", ".2f"),
     "mutual_information_zy": ("I(z;y)", ".2f"),
     "codes_in_use": ("codes", ".0f"),
@@ -63,7 +64,10 @@ class MetricsLog:
         before = self.path.read_bytes()
         kept = b"".join(line for line, record in self._records() if record["step"] <= step)
         if kept != before:
-            write_recorded(self.path.parent, self.path.name, kept)
+            if self.path.name == METRICS:
+                write_recorded(self.path.parent, METRICS, kept)
+            else:  # what the clock decides has no checksum
+                write_atomically(self.path, kept)
         return len(before.splitlines()) - len(kept.splitlines())
 
     def _records(self) -> list[tuple[bytes, dict[str, Any]]]:
@@ -83,7 +87,7 @@ def _finite(value: Any) -> Any:
 
 
 def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
-    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · active units 24`; unknown names follow as they are."""
+    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are."""
     known = [name for name in HEALTH if name in values]
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
     parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]

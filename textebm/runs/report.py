@@ -27,6 +27,7 @@ from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
 from textebm.recipe.read import load_recipe, parse_recipe
+from textebm.recipe.schema import Evaluation as EvaluationOptions
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import (
     EVALUATION,
@@ -124,8 +125,11 @@ def write_report(
 def sentences_of(model: TextEBM) -> int:
     """How many sentences a report or a map shows: the recipe's evaluation.report_sentences, else its evaluation.limit,
     else 3,000; no more than that of the last two."""
-    options = (model.recipe or {}).get("evaluation", {})
-    return options.get("report_sentences") or min(options.get("limit") or SENTENCES, SENTENCES)
+    return _sentences(EvaluationOptions.model_validate((model.recipe or {}).get("evaluation", {})))
+
+
+def _sentences(options: EvaluationOptions) -> int:
+    return options.report_sentences or min(options.limit or SENTENCES, SENTENCES)
 
 
 def verdict_of_run(directory: str | Path, *, data_dir: str | Path | None = None) -> Verdict:

@@ -35,7 +35,7 @@ DEFAULT_METRICS = (
     "reconstruction_bleu",
     "elbo",
     "wkl",
-    "active_units",
+    "reliance",
     "control_accuracy_<head>",
     "code_agreement",
     "ami_<label>",

@@ -12,6 +12,7 @@ from typing import Any
 
 from textebm.recipe.schema import Recipe
 from textebm.text.finding import Finding
+from textebm.training.health import COLLAPSED
 
 LITTLE_TEXT = 500  # training texts; below, a generator repeats them
 FEW_LABELS = 20  # rows of a class
@@ -209,16 +210,16 @@ def _latent(facts: Facts) -> Iterator[Finding]:
     if not lines:
         return
     line = lines[-1]
-    nll, kl, reliance = (_number(line, name) for name in ("reconstruction_nll", "kl", "reliance"))
+    kl, reliance = (_number(line, name) for name in ("kl", "reliance"))
     least = 0.0
     if latent.standardize and latent.max_stddev is not None and facts.recipe.inference.kind == "amortized":
         least = latent.dim * (latent.max_stddev**2 - math.log(latent.max_stddev**2)) / 2
     capped = least > 0 and kl < 1.03 * least
     weight = facts.recipe.objective.kl_weight
-    if reliance < 0.03 * nll:
+    if reliance < COLLAPSED:
         yield Finding(
             "collapse",
-            f"shuffling latents costs {reliance:.2f} of {nll:.1f} nats of reconstruction, so the decoder ignores them",
+            f"shuffling latents costs {reliance:.3f} nats a word of reconstruction, so the decoder ignores them",
             f"objective.kl_weight={min(1.0, weight / 4):g}" if weight > 0.5 else "decoder.word_dropout=0.3",
             "the latent then says something of the text",
         )

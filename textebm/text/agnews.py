@@ -12,7 +12,7 @@ import numpy as np
 
 from textebm.errors import CorpusError
 from textebm.text.lines import text_lines
-from textebm.text.published import tokenize
+from textebm.text.natural import tokenize
 from textebm.text.readers import Row
 
 TOPICS = ("world", "sports", "business", "science")  # written 1..4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import queue
 import signal
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
-from textebm.text.shuffle import LARGE, Shuffle
+from textebm.text.shuffle import Shuffle
 from textebm.text.tokenizer import TokenStore
 
 T = TypeVar("T")
@@ -124,62 +125,27 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialIds:
 class BatchOrder:
     """Which rows make each batch: of similar length, in an order drawn from (seed, epoch).
 
-    lengths (n,): tokens of each row. The order is a pure function, so that resuming in mid-epoch is skipping batches.
-    large: more rows than that are never put in order all at once.
+    lengths (n,): tokens of each row. The order is a pure function that can be entered anywhere, so that resuming in
+    mid-epoch is skipping batches; no more than a pool of it is in memory.
     """
 
     lengths: NDArray[np.integer]
     batch_size: int
     seed: int = 0
-    large: int = LARGE
 
-    def batches(self, epoch: int, first: int, last: int, clusters: NDArray[np.integer] | None = None) -> Iterator[Rows]:
-        """The batches number *first* to *last* − 1 of an epoch: those of `epoch`, but where there are many rows each
-        pool is drawn, sorted and shuffled for itself; with clusters, its rows are drawn again among themselves, those
-        without a cluster (−1) as one more.
-        """
-        if len(self.lengths) <= self.large:
-            yield from self.epoch(epoch, clusters)[first:last]
-            return
-        shuffle, pool = Shuffle(len(self.lengths), [self.seed, epoch]), POOL * self.batch_size
-        for number in range(first // POOL, -(-last // POOL)):
-            rng = np.random.default_rng([self.seed, epoch, number])
-            rows = shuffle[np.arange(number * pool, min((number + 1) * pool, len(self.lengths)))]
-            if clusters is not None:
-                rows = rows[draw_by_cluster(clusters[rows] + 1, rng)]
-            batches = self._by_length(rows)
+    def batches(self, epoch: int, first: int = 0, last: int | None = None) -> Iterator[Rows]:
+        """The batches number *first* to *last* − 1 of an epoch, in which each row comes once. Of a random order of the
+        rows, each pool of `POOL` batches is sorted by length, and its batches are shuffled."""
+        n, pool = len(self.lengths), POOL * self.batch_size
+        last = math.ceil(n / self.batch_size) if last is None else last
+        shuffle = Shuffle(n, [self.seed, epoch])
+        for number in range(first // POOL, math.ceil(last / POOL)):
+            rows = shuffle[np.arange(number * pool, min((number + 1) * pool, n))]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            batches = np.split(rows, range(self.batch_size, len(rows), self.batch_size))
+            order = np.random.default_rng([self.seed, epoch, number]).permutation(len(batches))
             begin = number * POOL
-            chosen = rng.permutation(len(batches))[max(first - begin, 0) : last - begin]
-            yield from (batches[each] for each in chosen)
-
-    def _by_length(self, pooled: Rows) -> list[Rows]:
-        pooled = pooled[np.argsort(self.lengths[pooled], kind="stable")]
-        return [pooled[first : first + self.batch_size] for first in range(0, len(pooled), self.batch_size)]
-
-    def epoch(self, epoch: int, clusters: NDArray[np.integer] | None = None) -> list[Rows]:
-        """The batches of one epoch, the last batch of rows perhaps smaller; each row once.
-
-        clusters (n,): draw as many rows with replacement, each cluster being as likely as any other; rows with a
-        negative cluster are never drawn.
-        """
-        rng = np.random.default_rng([self.seed, epoch])
-        rows = rng.permutation(len(self.lengths)) if clusters is None else draw_by_cluster(np.asarray(clusters), rng)
-        pool = POOL * self.batch_size
-        batches: list[Rows] = []
-        for start in range(0, len(rows), pool):
-            batches += self._by_length(rows[start : start + pool])
-        return [batches[number] for number in rng.permutation(len(batches))]
-
-
-def draw_by_cluster(clusters: NDArray[np.integer], rng: np.random.Generator) -> Rows:
-    """(n,) rows drawn with replacement: first a non-empty cluster, uniformly, then one of its rows, uniformly."""
-    order = np.argsort(clusters, kind="stable")
-    order = order[clusters[order] >= 0]
-    if not len(order):
-        raise ValueError("every row has a negative cluster: nothing can be drawn")
-    _, starts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
-    chosen = rng.integers(len(sizes), size=len(clusters))
-    return order[starts[chosen] + rng.integers(sizes[chosen])]
+            yield from (batches[place] for place in order[max(first - begin, 0) : last - begin])
 
 
 def padding_share(lengths: NDArray[np.integer], batches: Iterable[NDArray[np.integer]]) -> float:

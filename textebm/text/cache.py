@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 CHUNK = 2000  # rows in memory while writing
 CHECKSUMS = "checksums.json"
-MODULES = ("corpora", "lines", "readers", "published", "splits", "history", "grammar")  # a converted corpus's code
+# the code that a converted corpus depends on
+MODULES = ("corpora", "lines", "readers", "published", "natural", "splits", "history", "grammar")
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textebm.errors import CorpusError
-from textebm.text.published import tokenize
+from textebm.text.natural import tokenize
 from textebm.text.readers import Row
 
 DOMAINS = ("navigate", "schedule", "weather")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import zip_longest
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from textebm.errors import CorpusError
 from textebm.text.lines import text_lines
+from textebm.text.natural import tokenize
 from textebm.text.readers import Row, one_line
 
 ACTS = ("inform", "question", "directive", "commissive")  # written 1..4
@@ -44,36 +44,6 @@ def yelp_rows(folder: Path, split: str) -> Iterator[Row]:
                 yield (number + 0.5) / len(lines), sentiment, row
 
     return (row for _, _, row in merge(labelled(0), labelled(1), key=lambda item: item[:2]))
-
-
-QUOTES = str.maketrans(
-    {"’": "'", "‘": "'", "′": "'", "“": '"', "”": '"', "—": "-", "–": "-", "。": ".", "、": ",", "\x7f": None}
-)
-APART = re.compile(r"(?<=\w) ?' ?(?=(?:s|t|m|re|ve|d|ll|am|clock)\b)")  # it ' s, don ' t, o ' clock
-NEGATION = re.compile(r"(?<=\w)n't\b")
-CLITIC = re.compile(r"(?<=\w)'(?=(?:s|m|re|ve|d|ll)\b)")
-TOKEN = re.compile(
-    r"""
-    (?:https?://|www\.)[\w./-]*\w | \S+@\w+(?:\.\w+)+   # addresses
-    | (?<!\w)(?:[a-z]\.){2,}                            # p.m.  u.s.
-    | \d+(?:[.,:]\d+)+(?!\w)                            # 6:30  1,000  3.5
-    | n't | '(?:s|m|re|ve|d|ll)\b                       # do n't, it 's: as in Penn Treebank and Yelp
-    | \w+(?:['-]\w+)*                                   # words, with hyphens and apostrophes inside
-    | \.{2,} | [^\w\s]                                  # an ellipsis; any other sign by itself
-    """,
-    re.VERBOSE,
-)
-
-
-def tokenize(text: str) -> str:
-    """Lower-case *text* and set every token apart by one space.
-
-    Punctuation stands alone, also where two sentences were run together ("right.But" -> "right . but"); typographic
-    quotes become plain; contractions are joined and then split as in Penn Treebank ("don ’ t" -> "do n't", "it ' s"
-    -> "it 's"). Numbers, times, abbreviations with points, hyphenated words and addresses stay whole.
-    """
-    text = APART.sub("'", text.lower().translate(QUOTES))
-    return " ".join(TOKEN.findall(CLITIC.sub(" '", NEGATION.sub(" n't", text))))
 
 
 def dailydialog_rows(folder: Path, split: str, warn: Callable[[str], None]) -> Iterator[Row]:

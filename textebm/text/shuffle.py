@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LARGE = 200_000  # rows up to which arrays with an entry for each are kept in memory
+LARGE = 200_000  # rows of which more than a number or two is kept in memory
 ROUNDS = 6
 
 
@@ -18,7 +18,7 @@ class Shuffle:
     """A permutation of 0 … n − 1, a pure function of the seed: `shuffle[positions]` are the rows that stand there.
 
     A Feistel network over the next power of four, repeated until a value falls below n ("cycle walking", Black &
-    Rogaway 2002). Where an array of n numbers is no trouble, NumPy's permutation is the better one.
+    Rogaway 2002).
     """
 
     n: int

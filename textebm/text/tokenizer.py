@@ -8,8 +8,10 @@ the 10k words of Penn Treebank fit.
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
+from textebm.text.natural import detokenize, tokenize
 
 PAD = "<pad>"
 BOS = "<bos>"
@@ -145,18 +148,39 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def load_pretrained(name: str) -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a directory or a Hub id, with pad, bos, eos and unk all there and all distinct.
+def load_own(name: str, revision: str | None = None, option: str = "tokenizer.name") -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a directory or a Hub id, as it is. Raises RecipeError when there is none."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, use_fast=True, trust_remote_code=False, revision=revision or "main"
+        )
+    except Exception as error:  # not found, offline, gated, malformed: transformers and tokenizers raise many kinds
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise RecipeError(f"{option}: {name!r} cannot be loaded: {told[:300]}") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise RecipeError(f"{option}: {name!r} is no fast tokenizer; expected one with tokenizer.json")
+    return tokenizer
+
+
+def load_pretrained(name: str, revision: str | None = None, *, natural: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer that writes: with pad, bos, eos and unk all there and all distinct.
 
     BERT's [CLS] and [SEP] are its bos and eos. Tokens that it lacks, or uses for two purposes (GPT-2's end of text),
-    are added, after its own. Raises RecipeError when there is none.
+    are added, after its own. A first word is written as one inside a text, with the space before it, which its network
+    knows better. natural: the network writes English as `textebm.text.natural.detokenize` makes it, and texts here are
+    lower-case tokens. Raises RecipeError when there is none.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # not found, offline, gated, malformed: transformers raises many kinds
-        raise RecipeError(f"tokenizer.name: {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise RecipeError(f"tokenizer.name: {name!r} is no fast tokenizer; expected one with tokenizer.json")
+    tokenizer = load_own(name, revision)
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    splits = state["pre_tokenizer"] or {}
+    splits = splits.get("pretokenizers", [splits])
+    if any(each.get("type") == "ByteLevel" and not each["add_prefix_space"] for each in splits):
+        before = tokenizer.backend_tokenizer.normalizer
+        space = normalizers.Prepend(" ")
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([before, space]) if before else space
+    if (decoder := state["decoder"] or {}).get("type") == "WordPiece":  # it would set signs at their words again
+        tokenizer.backend_tokenizer.decoder = decoders.WordPiece(decoder["prefix"], cleanup=False)
+    tokenizer.init_kwargs["natural"] = natural  # saved with it
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     tokenizer.eos_token = tokenizer.eos_token or tokenizer.sep_token
     taken: set[int] = set()
@@ -169,8 +193,27 @@ def load_pretrained(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def first_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id that begins a text for the network of a pretrained tokenizer: its own bos, or where it had none the eos
+    that stood between texts."""
+    return int(tokenizer.eos_token_id if tokenizer.bos_token == BOS else tokenizer.bos_token_id)
+
+
+def not_given_back(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of *texts* that `decode` of their ids spells otherwise, and how; differences of white space are none."""
+    store = TokenStore.build(texts, tokenizer, sys.maxsize)
+    pairs = [(" ".join(text.split()), decode(tokenizer, store[row])) for row, text in enumerate(texts)]
+    return [(text, spelt) for text, spelt in pairs if text != spelt]
+
+
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
     """The sentence before the first eos; <bos> and <pad> are left out, <unk> is a word and stays."""
+    text = spell(tokenizer, ids)
+    return tokenize(text) if tokenizer.init_kwargs.get("natural") else text
+
+
+def spell(tokenizer: PreTrainedTokenizerFast, ids: Iterable[int]) -> str:
+    """`decode`, but a text that is written as English stays so."""
     kept, eos = [], tokenizer.eos_token_id  # each look at the wrapper's attributes takes microseconds
     left_out = (tokenizer.bos_token_id, tokenizer.pad_token_id)
     for number in map(int, ids):
@@ -210,7 +253,9 @@ def encode_chunks(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, max_
     backend.no_truncation()
     backend.no_padding()
     reserved = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    natural = tokenizer.init_kwargs.get("natural")
     for chunk in chunks_of(texts):
+        chunk = [detokenize(text) for text in chunk] if natural else chunk
         rows = [encoded.ids[:max_tokens] for encoded in backend.encode_batch_fast(chunk, add_special_tokens=False)]
         tokens = np.fromiter((token for row in rows for token in row), dtype=np.int32)
         tokens[np.isin(tokens, reserved)] = tokenizer.unk_token_id

@@ -63,7 +63,8 @@ def read_split(
         files = rows.cache_files  # none: a data set that lives in memory
         if len(rows) <= large or not files:
             return TokenStore.joined(encoded())
-        key = [[file["filename"] for file in files], rows._fingerprint, tokenizer.backend_tokenizer.to_str(), options]
+        spelling = [tokenizer.backend_tokenizer.to_str(), tokenizer.init_kwargs.get("natural", False)]
+        key = [[file["filename"] for file in files], rows._fingerprint, spelling, options]
         return cached_as(
             name,
             key,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.errors import CheckpointError, DivergenceError
+from textebm.model.bases import load_stored, stored_state
 from textebm.model.build import build_weights
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
@@ -36,10 +37,10 @@ from textebm.training.data import Split, known_labels
 from textebm.training.encoding import encode
 from textebm.training.health import Health, measure_health
 from textebm.training.launch import make_accelerator
-from textebm.training.memory import give_back
-from textebm.training.state import pack, pack_random, unpack, unpack_random
 
 STATISTICS_ROWS = 10_000  # sentences from which the standardisation is made exact at the end of a text stage
+CALIBRATION_ROUNDS = 40  # of 256 draws each, for the chain's step at the end of a stage
+STATE_FORMAT = 2
 RUNAWAY = 1e4  # |F| beyond which training stops: no text needs it, and float32 chains fail soon after
 
 
@@ -62,10 +63,10 @@ class Step:
 
 
 class Trainer:
-    """large: with more sentences than that nothing is kept for each of them. Clusters are found in so many of them and
-    known to the others by the nearest centre; the prior stage encodes so many at a time."""
+    """sample: of how many sentences at most latents are in memory at a time. Clusters are found in so many of them, and
+    the prior stage encodes so many at once."""
 
-    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, large: int = LARGE):
+    def __init__(self, model: LatentTextModel, train: Split, validation: Split, recipe: Recipe, *, sample: int = LARGE):
         options = recipe.training
         self.recipe, self.train, self.validation = recipe, train, validation
         self.accelerator = make_accelerator()
@@ -90,24 +91,22 @@ class Trainer:
         self.generator = torch.Generator(self.device).manual_seed(recipe.seed + rank)
         if rank:
             torch.manual_seed(recipe.seed + rank)
-        self.large = large
-        self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed, large)
+        self.sample = sample
+        self.order = BatchOrder(train.store.lengths, options.batch_size * self.places, recipe.seed)
         self.plan = [self._plan(stage) for stage in options.stages]
         self.stage_index = self.stage_step = self.number = 0
         objective = recipe.objective
         self.classes = Classes(
-            len(train),
-            self._some_rows(len(train) if train.features else large),
+            self._some_rows(sample),
             recipe.latent.dim,
             known_labels(train, {head.name: head for head in recipe.heads}, recipe.seed),
             {name: len(head.classes) for name, head in model.heads.items() if head.column is None},
             components=objective.cluster_pca,
             residual=objective.cluster_residual,
-            drawn=objective.cluster_sampling,
             seed=recipe.seed,
             features=train.features,
         )
-        self._latents: LatentBatch | None = None
+        self._latents: tuple[NDArray[np.int64], LatentBatch] | None = None  # what was encoded last, and of which rows
 
     def _plan(self, stage: Stage) -> StagePlan:
         size = self.recipe.training.prior_batch_size if stage.name == "prior" else self.recipe.training.batch_size
@@ -140,19 +139,17 @@ class Trainer:
         last = min(stage.batches_per_epoch, stage.steps - epoch * stage.batches_per_epoch)
         if stage.name == "prior":
             if first == 0 and epoch == 0 and self.classes.codes:
-                self.classes.find(self._encoded().posterior.mean.cpu().numpy())
+                self.classes.find(self._encoded(self.classes.sample).posterior.mean.cpu().numpy())
             yield from self._prior_epoch(stage, epoch, first, last)
             return
         if first == 0:
             means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
             if epoch > 0 or self.train.features:
                 self._new_clusters(means, self.stage_step / stage.steps)
-            self.classes.begin_epoch()
-        clusters = self.classes.drawn_by()
         number = 1000 * self.stage_index + epoch
         loaded = load_batches(
             self.train.store,
-            map(self._shards, self.order.batches(number, first, last, clusters)),
+            map(self._shards, self.order.batches(number, first, last)),
             {},
             self.model.tokenizer,
             contexts=self.train.contexts,
@@ -164,28 +161,25 @@ class Trainer:
                 return
 
     def _prior_epoch(self, stage: StagePlan, epoch: int, first: int, last: int) -> Iterator[Step]:
-        """Steps *first* to *last* − 1 of an epoch on latents, all of them encoded once or a stretch of the epoch at a
-        time."""
+        """Steps *first* to *last* − 1 of an epoch on latents, encoded a stretch of sentences at a time: all, unless
+        there are many."""
         n, size = len(self.train), self.recipe.training.prior_batch_size * self.places
-        seed = [self.recipe.seed, self.stage_index, epoch]
-        whole_stretch = self.classes.all
-        stretch = n if whole_stretch else max(1, self.large // size) * size
+        order = Shuffle(n, [self.recipe.seed, self.stage_index, epoch])
+        stretch = max(1, self.sample // size) * size if n > self.sample else n
         for start in range(first * size // stretch * stretch, min(last * size, n), stretch):
-            end = min(start + stretch, n)
-            if whole_stretch:
-                rows, latents = np.random.default_rng(seed).permutation(n), self._encoded()
-                places = rows
-            else:
-                rows = Shuffle(n, seed)[np.arange(start, min(end, last * size))]
-                latents, places = self._encode(rows), np.arange(len(rows))
-            packed = latents.posterior.packed
-            for step in range(max(first, start // size), min(last, -(-end // size))):
-                here = slice(step * size - start, (step + 1) * size - start)
-                held = [
-                    (self._latent_batch(latents, packed, chosen, chosen if whole_stretch else rows[chosen]), share)
-                    for chosen, share in self._shards(places[here])
-                ]
-                yield self._step(stage, held)
+            rows = order[np.arange(start, min(start + stretch, n))]
+            ascending = np.sort(rows)
+            latents = self._encoded(ascending)
+            packed, places = latents.posterior.packed, np.searchsorted(ascending, rows)
+            for step in range(max(first, start // size), min(last, math.ceil((start + len(rows)) / size))):
+                here = np.arange(len(rows))[step * size - start : (step + 1) * size - start]
+                yield self._step(
+                    stage,
+                    [
+                        (self._latent_batch(latents, packed, places[chosen], rows[chosen]), share)
+                        for chosen, share in self._shards(here)
+                    ],
+                )
 
     def _shards(self, rows: NDArray[np.int64]) -> list[Shard]:
         """What this process computes of a step's batch."""
@@ -279,11 +273,12 @@ class Trainer:
         if progress >= self.recipe.objective.cluster_start and self.classes.codes:
             self.classes.find(means)
 
-    def _encoded(self) -> LatentBatch:
-        """Posteriors and contexts of the sample (else all of the training set): what resting encoders give."""
-        if self._latents is None:
-            self._latents = self._encode(self.classes.sample)
-        return self._latents
+    def _encoded(self, rows: NDArray[np.int64]) -> LatentBatch:
+        """Posteriors and contexts of these rows: what resting encoders give, so that the last are kept."""
+        if self._latents is None or not np.array_equal(self._latents[0], rows):
+            self._latents = None
+            self._latents = rows, self._encode(rows)
+        return self._latents[1]
 
     def _encode(self, rows: NDArray[np.int64]) -> LatentBatch:
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
@@ -291,20 +286,17 @@ class Trainer:
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
-        give_back()
         for buffer in self.model.buffers():  # running statistics: each process has seen its own batches since the last
             buffer.copy_(broadcast(buffer))  # forward pass, and a checkpoint holds those of the first
         if stage.name != "prior":
             if (head := self.model.encoder.head) is not None:
                 head.absorb_statistics(self._encode(self._some_rows(STATISTICS_ROWS)).posterior)
-            self._latents = None
+        self._latents = None
         if stage.name != "autoencoder" and self.model.learning == "score_matching":
-            self._calibrate(256, 40, self.recipe.seed)
+            self._calibrate(256, CALIBRATION_ROUNDS, self.recipe.seed)
 
     def _some_rows(self, n: int) -> NDArray[np.int64]:
         """n rows in ascending order, or all."""
-        if len(self.train) <= self.large:
-            return np.sort(np.random.default_rng(self.recipe.seed).permutation(len(self.train))[:n])
         return np.sort(Shuffle(len(self.train), self.recipe.seed)[np.arange(min(n, len(self.train)))])
 
     def _calibrate(self, n: int, rounds: int, seed: int) -> None:
@@ -319,60 +311,74 @@ class Trainer:
     # -- health --------------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """How the model does on a fixed sample of the validation split."""
-        give_back()
+        """How the model does on a fixed sample of the validation split. Nothing that is measured changes the model."""
         stage = self.plan[min(self.stage_index, len(self.plan) - 1)].name
+        rho = self.model.prior.rho.clone()
         if stage != "autoencoder" and self.model.learning == "score_matching":
             self._calibrate(64, 8, 1)
-        return measure_health(self.model, self.validation, stage=stage)
+        sentences = self.recipe.training.health_sentences
+        health = measure_health(self.model, self.validation, stage=stage, sentences=sentences)
+        self.model.prior.rho.copy_(rho)
+        return health
 
     def end(self) -> None:
         """After the last step: drop what only training needs."""
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
         self._latents = None
-        give_back()
 
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """Everything that decides the rest of the run, as tensors and JSON. For all processes to call together, since
         each has random numbers of its own."""
-        optimizer, optimizer_json = pack(self.optimizer.state_dict())
         classes = self.classes.state()
         classes["epoch"]["means"] = self._sum_over_processes(classes["epoch"]["means"])  # each process has its own rows
-        processes = gather_object([pack_random({"noise": self.generator})])
+        random = {"noise": self.generator.get_state(), "torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        moments = self.optimizer.state_dict()["state"]
         tensors = {
-            "model": dict(self.model.state_dict()),
-            "optimizer": optimizer,
+            "model": stored_state(self.model, full=self.recipe.training.save_full),
+            "optimizer": {f"{place}.{name}": value for place, of in moments.items() for name, value in of.items()},
             **classes,
-            **{f"process_{rank}": values for rank, (values, _) in enumerate(processes)},
+            **{f"process_{rank}": values for rank, values in enumerate(gather_object([random]))},
         }
         position = {"stage": self.stage_index, "stage_step": self.stage_step, "number": self.number}
-        return tensors, {
-            "position": position,
-            "optimizer": optimizer_json,
-            "random": [packed for _, packed in processes],
-            "processes": self.accelerator.num_processes,
-            "rows": len(self.train),
-        }
+        processes = self.accelerator.num_processes
+        return tensors, {"format": STATE_FORMAT, "position": position, "processes": processes, "rows": len(self.train)}
 
     def restore(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave. Raises CheckpointError if the corpus or the number of processes changed."""
+        """Take back what `state` gave. Raises CheckpointError if it is of another version of this program, or if the
+        corpus, the number of processes or the kind of device changed."""
+        if state.get("format") != STATE_FORMAT:
+            raise CheckpointError(
+                "the checkpoint was saved by another version of textebm, whose runs this one cannot continue: finish "
+                "the run with that version, or train it anew in another directory"
+            )
         for name, now in {"rows": len(self.train), "processes": self.accelerator.num_processes}.items():
             if state[name] != now:
                 raise CheckpointError(
                     f"the run was saved with {state[name]} {name} and would resume with {now}: "
                     "use the same corpus, options and number of processes"
                 )
+        moments = dict[int, dict[str, Tensor]]()
+        for key, value in tensors["optimizer"].items():
+            place, _, name = key.partition(".")
+            moments.setdefault(int(place), {})[name] = value
         rank = self.accelerator.process_index
-        own = tensors[f"process_{rank}"]
+        random = tensors[f"process_{rank}"]
         try:
-            self.model.load_state_dict(dict(tensors["model"]))
-            self.optimizer.load_state_dict(unpack(tensors["optimizer"], state["optimizer"]))
+            load_stored(self.model, tensors["model"])
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
-        unpack_random(own, state["random"][rank], {"noise": self.generator})
+        if (self.device.type == "cuda") != ("cuda" in random):
+            raise CheckpointError(f"the run was saved on another kind of device and would resume on {self.device}")
+        self.generator.set_state(random["noise"])
+        torch.set_rng_state(random["torch"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.device)
         self.classes.restore(tensors)
         if rank > 0:
             self.classes.take_means()  # the first process has them all

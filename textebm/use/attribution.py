@@ -17,6 +17,8 @@ from torch import Tensor
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import ShortRun, frozen
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.networks.encoder import OwnEncoder, SentenceEncoder
+from textebm.networks.reader import ContextualEmbedding
 from textebm.text.batches import collate_texts
 from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts
 
@@ -68,6 +70,10 @@ def attribute(
         raise TextEBMError(f"unknown method {method!r}{did_you_mean(method, METHODS)}")
     if method == "integrated_gradients" and isinstance(model.encoder, ShortRun):
         raise TextEBMError("a model without an encoder has no gradients to integrate; ask for leave_one_out")
+    embedding = model.encoder.embedding
+    states = isinstance(model.encoder, SentenceEncoder) or isinstance(embedding, ContextualEmbedding)
+    if method == "integrated_gradients" and states:
+        raise TextEBMError("a model that reads by a pretrained network has no vectors of words; ask for leave_one_out")
     context = contexts_of_texts(model, texts, contexts)
     found = []
     with model.evaluating(), frozen(model):
@@ -179,10 +185,10 @@ def _integrate(
     """Σ over quadrature points a of the gradient at b + a (e − b), times e − b, and log p at b: e are the words'
     vectors, b those of as many unknown words between the same bos and eos."""
     encoder = model.encoder
-    assert not isinstance(encoder, ShortRun) and encoder.embedding is not None
+    assert not isinstance(encoder, ShortRun | OwnEncoder | SentenceEncoder)
     tokens, lengths = _padded(model, [row, [model.tokenizer.unk_token_id] * len(row)])
     with torch.no_grad():
-        own, unknown = encoder.embedding(tokens)  # (T, E) each
+        (own, unknown), _ = encoder.embed(tokens, lengths)  # (T, E) each
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
     places = torch.tensor([0.0, *((nodes + 1) / 2)], dtype=own.dtype, device=own.device)
     points = (unknown + places[:, None, None] * (own - unknown)).requires_grad_(True)  # (1 + points, T, E)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from textebm.errors import TextEBMError
+from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.text.batches import collate, special_ids
 from textebm.text.history import History, Turn, history_store, parse_history
@@ -89,8 +90,8 @@ def check_list(texts: Sequence[str]) -> None:
 @torch.no_grad()
 def _context_vectors(model: LatentTextModel, histories: Sequence[History]) -> Tensor:
     """c of each history, (n, C). Equal ones are encoded once."""
-    reader, embedding = model.context_encoder, model.encoder.embedding
-    assert reader is not None and embedding is not None
+    reader, encoder = model.context_encoder, model.encoder
+    assert reader is not None and not isinstance(encoder, ShortRun)
     places = {history: place for place, history in enumerate(dict.fromkeys(histories))}
     store = history_store(places, model.tokenizer, turns=reader.turns, max_tokens=reader.max_tokens)
     vectors = torch.zeros(len(places), reader.size, device=model.device)
@@ -98,5 +99,5 @@ def _context_vectors(model: LatentTextModel, histories: Sequence[History]) -> Te
     with model.evaluating():
         for start in range(0, len(order), 512):
             batch = collate(store, order[start : start + 512], {}, **special_ids(model.tokenizer)).to(model.device)
-            vectors[batch.index] = reader(embedding(batch.tokens), batch.lengths)
+            vectors[batch.index] = reader(*encoder.embed(batch.tokens, batch.lengths))
     return vectors[torch.tensor([places[history] for history in histories], dtype=torch.long, device=model.device)]

@@ -129,6 +129,7 @@ def posterior_draws(
 @torch.no_grad()
 def symbol_probabilities(model: LatentTextModel, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
     """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+    check_width(model, z)
     return _symbol_probabilities(model, z, read_contexts(model, contexts, len(z)))
 
 
@@ -235,11 +236,20 @@ def reconstruction_losses(
 @torch.no_grad()
 def energies(model: LatentTextModel, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
     """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+    check_width(model, z)
+    if not 0 <= level < max(1, model.prior.num_levels):
+        raise TextEBMError(f"level must lie between 0 and {model.prior.num_levels - 1} for this model, got {level}")
     context = read_contexts(model, contexts, len(z))
     condition = Condition(context=None if context is None else context.vectors)
     with model.evaluating():
         levels = torch.full((len(z),), level, dtype=torch.long, device=model.device)
         return -model.prior.potential(z.to(model.device), levels, condition).cpu()
+
+
+def check_width(model: LatentTextModel, latents: Tensor) -> None:
+    """Raises TextEBMError for latents that are not (n, d)."""
+    if latents.ndim != 2 or latents.shape[1] != model.prior.dim:
+        raise TextEBMError(f"expected latents of shape (n, {model.prior.dim}), got {tuple(latents.shape)}")
 
 
 def _check_refine(steps: int) -> None:

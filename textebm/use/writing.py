@@ -16,7 +16,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
-from textebm.use.reading import certainty, encode
+from textebm.use.reading import certainty, check_width, encode
 from textebm.use.steering import Steering, condition_of
 
 DRAWS = 8  # of a sentence, until it is read as asked
@@ -193,8 +193,7 @@ def decode(
     contexts: Contexts | None = None,
 ) -> list[str]:
     """Sentences of the latents (n, d); see `textebm.TextEBM.decode`."""
-    if latents.ndim != 2 or latents.shape[1] != model.prior.dim:
-        raise TextEBMError(f"expected latents of shape (n, {model.prior.dim}), got {tuple(latents.shape)}")
+    check_width(model, latents)
     context = read_contexts(model, contexts, len(latents))
     vectors = None if context is None else context.vectors
     texts = decode_with(model, latents, vectors, decoding, seed=seed, batch_size=batch_size)

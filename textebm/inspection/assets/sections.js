@@ -63,6 +63,9 @@ const overview = () => {
   return parts;
 };
 
+// What a sentence's hover says: p(code|z), and what each word adds to its logarithm.
+const because = (t) => [`p = ${number(t.probability, 4)}`, ...(t.words || []).map((word, i) => `${word} ${t.parts[i] < 0 ? "" : "+"}${t.parts[i].toFixed(2)}`)].join("\n");
+
 const cardOf = (head, card, goTo, map) => {
   const badge = card.size === 0 ? el("span", { class: "badge" }, "unused")
     : card.duplicates.length ? el("span", { class: "badge" }, "nearly the same as ", card.duplicates.join(", ")) : null;
@@ -78,7 +81,7 @@ const cardOf = (head, card, goTo, map) => {
     groups.size ? el("dl", { class: "shares" }, [...groups].map(([label, shares]) => el("div", {}, el("dt", { dir: "auto" }, label), el("dd", {}, shares.map((s) =>
       el("span", { class: s.lift >= 1.5 && s.count >= 5 ? "share strong" : "share", title: `${plural(s.count, "sentence")}` }, el("bdi", {}, s.name), ` ${percent(s.share)}`,
         el("span", { class: "muted" }, ` ×${number(s.lift, 2)}`))))))) : null,
-    card.typical.length ? [el("h4", {}, "Most typical"), el("ul", { class: "sentences" }, card.typical.map((t) => el("li", { title: `p = ${number(t.probability, 4)}` }, say(t.text))))] : null,
+    card.typical.length ? [el("h4", {}, "Most typical"), el("ul", { class: "sentences" }, card.typical.map((t) => el("li", { title: because(t) }, say(t.text))))] : null,
     card.generated.length ? [el("h4", {}, "Generated for it"), el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))] : null,
     card.nearest.length ? el("p", { class: "muted small" }, "Nearest: ", card.nearest.map((near) =>
       el("button", { type: "button", class: "link", click: () => goTo(near.name) }, el("bdi", {}, near.name), ` ${number(near.cosine, 2)}`))) : null);
