@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 
 from textebm.errors import CheckpointError
-from textebm.files import append_line, write_atomically
+from textebm.files import append_line, finite, write_atomically
 from textebm.runs.directory import METRICS, read_recorded, write_recorded
 from textebm.terminal import make_console
 
@@ -51,7 +50,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line and hand it to the system; it outlives this process, however that ends."""
-        append_line(self.path, json.dumps({"step": step, **{name: _finite(value) for name, value in values.items()}}))
+        append_line(self.path, json.dumps({"step": step, **{name: finite(value) for name, value in values.items()}}))
 
     def read(self) -> list[dict[str, Any]]:
         """The complete lines, oldest first; a last line that was cut short is left out."""
@@ -80,10 +79,6 @@ class MetricsLog:
             if line.endswith(b"\n") and isinstance(record, dict) and isinstance(record.get("step"), int):
                 records.append((line, record))
         return records
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
