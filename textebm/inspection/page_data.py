@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
+from textebm.files import finite
 from textebm.inspection import sampler
 from textebm.inspection.codes import CodeCard, label_counts
 from textebm.inspection.frames import Inspection
@@ -32,7 +33,7 @@ CURVES = (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run directory says of itself. history: the lines of metrics.jsonl."""
+    """What a run directory says of itself. history: the lines of metrics.jsonl; verdict: what verdict.json holds."""
 
     name: str
     version: str
@@ -40,6 +41,7 @@ class RunFacts:
     corpus_sizes: Mapping[str, int]
     evaluation: Evaluation | None = None
     history: Sequence[Mapping[str, Any]] = ()
+    verdict: Mapping[str, Any] = field(default_factory=dict)
 
 
 def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +52,7 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         "evaluation": _measured(facts.evaluation),
         "curves": _curves(facts.history),
         "warnings": _warnings(facts.history),
+        "verdict": dict(facts.verdict) or None,
         "heads": [
             {"name": name, "classes": [card.name for card in cards], "found": _is_found(name, recipe)}
             for name, cards in found.cards.items()
@@ -93,7 +96,7 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         "chains": [asdict(each) for each in found.chains],
         "energyLevels": [_histograms(each) for each in found.energy_levels],
     }
-    return _finite(data)
+    return finite(data)
 
 
 def stated_prior(prior: Mapping[str, Any]) -> str:
@@ -248,12 +251,3 @@ def _varies(values: Sequence[float]) -> bool:
 
 def _rounded(values: Sequence[float], digits: int) -> list[float]:
     return [round(value, digits) for value in values]
-
-
-def _finite(data: Any) -> Any:
-    """The same with None for numbers that are not finite: JSON has none."""
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
