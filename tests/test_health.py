@@ -35,8 +35,36 @@ def test_a_healthy_short_run_is_silent() -> None:
         if step.stage_step == step.stage.steps:
             found = worker.health()
             assert found.warnings == [], found.values
-    assert found.values["reliance"] > 2 and found.values["active_units"] == 8
+    assert found.values["reliance"] > 0.2 and found.values["kl_per_unit_used"] == 8
     assert {"energy_magnitude", "acceptance", "codes_in_use", "accuracy_sentiment"} <= found.values.keys()
+
+
+SHAPES = {
+    "lstm, standardised": ("encoder.kind=lstm", "decoder.kind=lstm"),
+    "transformer": ("encoder.kind=transformer", "decoder.kind=transformer", "latent.standardize=false"),
+    "segments": ("latent.segments=2", "latent.standardize=false"),
+    "layers": ("latent.layers=[4,4]", "prior.transport=ladder", "latent.standardize=false"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_collapse_alarm_tells_a_collapsed_run_from_a_healthy_one(shape: str) -> None:
+    def trained_health(*overrides: str) -> Health:
+        worker = trainer(
+            *("data.max_tokens=8", "prior.kind=gaussian", "heads=[]", "training.learning_rate=1e-2"),
+            "training.stages=[{name: autoencoder, steps: 60}]",
+            *SHAPES[shape],
+            *overrides,
+        )
+        for _ in worker.steps():
+            pass
+        return worker.health()
+
+    healthy = trained_health("objective.kl_weight=0.1", "latent.max_stddev=0.3")
+    collapsed = trained_health("objective.kl_weight=50", "objective.kl_schedule=constant", "latent.max_stddev=null")
+    assert "posterior collapse" not in names(healthy), healthy.values
+    assert "posterior collapse" in names(collapsed), collapsed.values
+    assert collapsed.values["reliance"] < 0.01 < 0.05 < healthy.values["reliance"]
 
 
 def test_a_decoder_that_ignores_the_latent_raises_the_collapse_alarm() -> None:
@@ -51,10 +79,11 @@ def test_a_decoder_that_ignores_the_latent_raises_the_collapse_alarm() -> None:
 
 
 def test_constant_posteriors_raise_the_unit_alarm() -> None:
-    model = network("latent.standardize=false")
-    torch.nn.init.zeros_(model.encoder.head.mean.weight)
+    model = network("latent.standardize=false", "latent.max_stddev=null")
+    for parameter in model.encoder.head.mean.parameters():
+        torch.nn.init.zeros_(parameter)
     found = health(model)
-    assert found.values["active_units"] == 0 and "few active units" in names(found)
+    assert found.values["kl_per_unit_used"] == 0 and "few active units" in names(found)
 
 
 def test_one_code_for_all_raises_the_code_alarm() -> None:

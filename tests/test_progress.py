@@ -52,8 +52,8 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
 
 
 def test_health_line() -> None:
-    health = {"new": 0.123456, "kl": 8.314, "reconstruction_nll": 41.2, "acceptance": 0.8, "active_units": 24.0}
-    expected = "step 200/1000 · reconstruction 41.20 · KL 8.31 · active units 24 · acceptance 0.80 · new 0.1235"
+    health = {"new": 0.123456, "kl": 8.314, "reconstruction_nll": 41.2, "acceptance": 0.8, "reliance": 0.41}
+    expected = "step 200/1000 · reconstruction 41.20 · KL 8.31 · reliance 0.410 · acceptance 0.80 · new 0.1235"
     assert health_line(200, health, 1000) == expected
     assert health_line(3, {"kl": None, "stage": "prior"}) == "step 3 · KL None · stage prior"
 

@@ -311,7 +311,7 @@ def test_metrics_do_not_depend_on_the_clock(finished: runs.Run, tmp_path: Path) 
     assert [line["stage"] for line in lines] == ["autoencoder"] * 4 + ["prior"] * 3
     names = {name for line in lines for name in line}
     assert not {name for name in names if re.search(r"seconds?$|_time|speed|per_second", name)}
-    assert {"train_loss", "reconstruction_nll", "kl", "active_units", "mutual_information_xz", "codes_in_use"} <= names
+    assert {"train_loss", "reconstruction_nll", "kl", "reliance", "mutual_information_xz", "codes_in_use"} <= names
     again = runs.train(recipe(), out=tmp_path / "again", quiet=True)
     for name in ("metrics.jsonl", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "samples.txt"):
         assert (again.directory / name).read_bytes() == (finished.directory / name).read_bytes(), name

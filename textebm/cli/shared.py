@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
+from textebm.files import finite
 from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
@@ -62,15 +62,7 @@ BeamsOption = Annotated[int | None, typer.Option("--beams", min=1, help="With --
 
 def emit(data: Any, file: IO[str] | None = None, *, indent: int | None = None) -> None:
     """*data* as a JSON document, or as a line of JSONL. Numbers that are not finite become null, as JSON has none."""
-    print(json.dumps(_finite(data), ensure_ascii=False, indent=indent, allow_nan=False), file=file)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    print(json.dumps(finite(data), ensure_ascii=False, indent=indent, allow_nan=False), file=file)
 
 
 def note(text: str) -> None:

@@ -14,15 +14,6 @@ USED_NATS = 0.05  # a unit with less is near the prior for every sentence
 CHUNK_ELEMENTS = 4_000_000  # of the n x n matrix of log-densities: 32 MB at a time in float64
 
 
-def active_units(means: Tensor, threshold: float = 0.01) -> int:
-    """Dimensions whose posterior mean varies over sentences: Var_x E[z|x] > threshold (Burda et al. 2016). means (n,
-    d).
-    """
-    if len(means) < 2:
-        raise UndefinedMetricError("a variance over sentences needs at least two")
-    return int((means.double().flatten(1).var(dim=0, correction=0) > threshold).sum())
-
-
 def circle(n: int, seed: int) -> Tensor:
     """For each of n places another one, by one seeded circle through all of them. (n,)"""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))

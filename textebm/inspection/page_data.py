@@ -12,6 +12,7 @@ import torch
 
 from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
+from textebm.files import finite
 from textebm.inspection import sampler
 from textebm.inspection.codes import CodeCard, label_counts
 from textebm.inspection.frames import Inspection
@@ -21,7 +22,7 @@ CURVES = (
     ("reconstruction_nll", "Reconstruction", "nats / sentence"),
     ("kl", "KL to N(0, I)", "nats / sentence"),
     ("mutual_information_xz", "I(x; z)", "nats"),
-    ("active_units", "Active units", "dimensions"),
+    ("reliance", "Reliance on the latent", "nats / word"),
     ("mutual_information_zy", "I(z; code)", "nats"),
     ("codes_in_use", "Codes in use", "codes"),
     ("train_score_error", "Score error, training", "squared, a dimension"),
@@ -93,7 +94,7 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
         "chains": [asdict(each) for each in found.chains],
         "energyLevels": [_histograms(each) for each in found.energy_levels],
     }
-    return _finite(data)
+    return finite(data)
 
 
 def stated_prior(prior: Mapping[str, Any]) -> str:
@@ -248,12 +249,3 @@ def _varies(values: Sequence[float]) -> bool:
 
 def _rounded(values: Sequence[float], digits: int) -> list[float]:
     return [round(value, digits) for value in values]
-
-
-def _finite(data: Any) -> Any:
-    """The same with None for numbers that are not finite: JSON has none."""
-    if isinstance(data, dict):
-        return {str(key): _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data

@@ -23,6 +23,7 @@ from textebm.networks.view import ViewHead
 
 WORDS_WRITTEN = 12  # a list that is read at a glance
 RARE, COMMON, FEW = 3, 0.1, 50  # documents; share of the documents; words
+LENGTH = 5.0  # of a document's weights as the perceptron sees them
 RELEVANCE = 0.4  # weight of a word's log-probability beside its lift over the background (Sievert & Shirley 2014)
 
 
@@ -50,7 +51,7 @@ class BagOfWordsEncoder(EncoderHeads):
         super().__init__()
         self.embedding: nn.Module | None = nn.Embedding(vocabulary_size, embedding_size) if vocabulary_size else None
         if isinstance(self.embedding, nn.Embedding):
-            nn.init.normal_(self.embedding.weight, std=0.03)  # a word that training hardly met says hardly anything
+            nn.init.normal_(self.embedding.weight, std=0.01)  # a word that training hardly met says hardly anything
         sizes = [embedding_size, *[hidden_size] * (num_layers - 1)]
         layers = [(nn.Linear(*pair), nn.GELU(), Dropout(dropout)) for pair in zip(sizes, sizes[1:], strict=False)]
         self.layers = nn.Sequential(nn.GELU(), *(module for layer in layers for module in layer))
@@ -77,7 +78,7 @@ class BagOfWordsEncoder(EncoderHeads):
         """tokens (B, T), lengths (B,) -> (B, F)."""
         assert self.embedding is not None
         weights = self.hide(self.weights(tokens, lengths))
-        return self._perceptron((self.embedding(tokens) * weights[..., None]).sum(1))
+        return self._perceptron((self.embedding(tokens) * (LENGTH * weights)[..., None]).sum(1))
 
     def read(self, words: Tensor, lengths: Tensor) -> Tensor:
         """Words that are embedded already (a dialogue's history), all of one weight. words (B, T, E) -> (B, F)."""
@@ -140,7 +141,12 @@ class BagOfWordsDecoder(nn.Module):
     def bag_nll(self, counts: Tensor, z: Tensor) -> Tensor:
         """−Σ_w n_w log p(w|z), nats: what `hidden` and `nll` give, summed over a document, in one softmax a document.
         counts (B, V), z (B, d) -> (B,)"""
-        return -(counts * self.logits(self._bag(z))).sum(-1)
+        places = self.topical.nonzero()[:, 0]
+        scores = F.linear(self._bag(z), self.embedding.weight[places]).float() + self.background[places]
+        topical = counts[:, places]
+        share = self.background[places].logsumexp(0) - scores.logsumexp(-1)
+        others = (counts * self.background.masked_fill(self.topical, 0.0)).sum(-1)
+        return -((topical * scores).sum(-1) + topical.sum(-1) * share + others)
 
     def _bag(self, z: Tensor) -> Tensor:
         bag: Tensor = self.dropout(self.project(z))

@@ -216,7 +216,7 @@ class Latent(Part):
     standardize: bool = option(
         True,
         "Posterior means are batch-normalised, without scale and shift (BN-VAE, Zhu et al. 2020), so no unit dies.",
-        "set it to false to reproduce published models; watch the active units then.",
+        "set it to false to reproduce published models; watch the reliance then.",
     )
     max_stddev: float | None = option(
         0.5,

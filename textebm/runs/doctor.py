@@ -22,6 +22,7 @@ from textebm.text.finding import Finding
 from textebm.text.statistics import text_digest
 from textebm.text.words import split_words
 from textebm.training.data import Split, known_labels, label_names, read_split, split_findings
+from textebm.training.health import COLLAPSED
 
 LOOKED_AT = 1000  # sentences of a split on which the model is asked
 LITTLE_TEXT = 500  # training texts; below, a generator repeats them
@@ -214,16 +215,16 @@ def _latent(facts: Facts) -> Iterator[Finding]:
     if not lines:
         return
     line = lines[-1]
-    nll, kl, reliance = (_number(line, name) for name in ("reconstruction_nll", "kl", "reliance"))
+    kl, reliance = (_number(line, name) for name in ("kl", "reliance"))
     least = 0.0
     if latent.standardize and latent.max_stddev is not None and facts.recipe.inference.kind == "amortized":
         least = latent.dim * (latent.max_stddev**2 - math.log(latent.max_stddev**2)) / 2
     capped = least > 0 and kl < 1.03 * least
     weight = facts.recipe.objective.kl_weight
-    if reliance < 0.03 * nll:
+    if reliance < COLLAPSED:
         yield Finding(
             "collapse",
-            f"shuffling latents costs {reliance:.2f} of {nll:.1f} nats of reconstruction, so the decoder ignores them",
+            f"shuffling latents costs {reliance:.3f} nats a word of reconstruction, so the decoder ignores them",
             f"objective.kl_weight={min(1.0, weight / 4):g}" if weight > 0.5 else "decoder.word_dropout=0.3",
             "the latent then says something of the text",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from textebm.files import append_line, write_atomically
+from textebm.files import append_line, finite, write_atomically
 from textebm.runs.directory import METRICS, write_recorded
 from textebm.terminal import make_console
 
@@ -23,7 +22,8 @@ HEALTH = {
     "loss": ("loss", ".3f"),
     "reconstruction_nll": ("reconstruction", ".2f"),
     "kl": ("KL", ".2f"),
-    "active_units": ("active units", ".0f"),
+    "reliance": ("reliance", ".3f"),
+    "kl_per_unit_used": ("units", ".0f"),
     "mutual_information_xz": ("I(x;z)", ".2f"),
     "mutual_information_zy": ("I(z;y)", ".2f"),
     "codes_in_use": ("codes", ".0f"),
@@ -46,7 +46,7 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Append one line and hand it to the system; it outlives this process, however that ends."""
-        append_line(self.path, json.dumps({"step": step, **{name: _finite(value) for name, value in values.items()}}))
+        append_line(self.path, json.dumps({"step": step, **{name: finite(value) for name, value in values.items()}}))
 
     def read(self) -> list[dict[str, Any]]:
         """The complete lines, oldest first; a last line that was cut short is left out."""
@@ -77,12 +77,8 @@ class MetricsLog:
         return records
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
-    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · active units 24`; unknown names follow as they are."""
+    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are."""
     known = [name for name in HEALTH if name in values]
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
     parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from textebm.evaluation.latent import active_units, codes_in_use, mutual_information_xz, mutual_information_zy
+from textebm.evaluation.latent import USED_NATS, codes_in_use, kl_per_unit, mutual_information_xz, mutual_information_zy
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.model.objective import StageName
 from textebm.prior.condition import Condition
@@ -15,10 +15,14 @@ from textebm.prior.sampling import sample as sample_prior
 from textebm.text.batches import collate, special_ids
 from textebm.training.data import Split
 
+COLLAPSED = (
+    0.02  # nats a word of reliance below which the decoder ignores the latent; a trained one relies on .1 and more
+)
+
 
 @dataclass(frozen=True)
 class Health:
-    """values: nats a sentence unless their name says otherwise. warnings: "name: what was seen; what to change"."""
+    """values: nats a sentence, reliance nats a word. warnings: "name: what was seen; what to change"."""
 
     values: dict[str, float]
     warnings: list[str]
@@ -26,24 +30,25 @@ class Health:
 
 @torch.no_grad()
 def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, sentences: int = 512) -> Health:
-    """Reconstruction, KL to N(0, I), active units, I(x;z), I(z;y), codes in use, |F| and acceptance.
+    """Reconstruction, KL to N(0, I) in all and of single units, I(x;z), I(z;y), codes in use, |F| and acceptance.
 
-    reliance: how many nats a sentence's reconstruction loses when the latents of the sample are shuffled. A decoder
-    that ignores z loses nothing: that, not a small KL, is posterior collapse. context_reliance: the same for the
-    context that the decoder sees.
+    reliance: how many nats a word the reconstruction loses when the latents of the sample are shuffled. A decoder that
+    ignores z loses nothing: that, not a small KL, is posterior collapse, and standardised means cannot hide it.
+    context_reliance: the same for the context that the decoder sees.
     """
     model.eval()
     generator = torch.Generator(model.device).manual_seed(0)
     n = min(sentences, len(split))
-    rows = np.sort(np.random.default_rng(0).permutation(len(split))[:n])
+    rows = np.random.default_rng(0).permutation(len(split))[:n]  # a sentence's neighbour is any other one
     ids = special_ids(model.tokenizer)
-    means, stddevs, nll, shuffled, kls, contexts, misplaced = [], [], [], [], [], [], []
+    means, stddevs, nll, shuffled, kls, contexts, misplaced, words = [], [], [], [], [], [], [], 0
     for start in range(0, n, 128):
         chosen = rows[start : start + 128]
         batch = collate(split.store, chosen, {}, **ids, contexts=split.contexts).to(model.device)
         c = model.read_context(batch)
         posterior = model.posterior(batch, learned_prior=stage != "autoencoder", context=c)
         draw = posterior.draw(generator)
+        words += len(batch.places)
         nll.append(model.reconstruction_nll(batch, draw.u, context=c))
         shuffled.append(model.reconstruction_nll(batch, draw.u.roll(1, 0), context=c))
         if c is not None:
@@ -53,15 +58,18 @@ def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, se
         means.append(posterior.mean)
         stddevs.append(posterior.stddev)
     mean, stddev = torch.cat(means), torch.cat(stddevs)
+    per_unit = kl_per_unit(mean.cpu(), stddev.cpu())
     values = {
         "reconstruction_nll": float(torch.cat(nll).mean()),
         "kl": float(torch.cat(kls).mean()),
-        "active_units": float(active_units(mean.cpu())),
+        "kl_per_unit_used": float((per_unit > USED_NATS).sum()),
+        "kl_per_unit_largest": float(per_unit.max()),
+        "kl_per_unit_smallest": float(per_unit.min()),
         "mutual_information_xz": mutual_information_xz(mean.cpu(), stddev.cpu(), seed=0),
-        "reliance": float((torch.cat(shuffled) - torch.cat(nll)).mean()),
+        "reliance": float((torch.cat(shuffled) - torch.cat(nll)).sum()) / words,
     }
     if contexts:
-        values["context_reliance"] = float((torch.cat(misplaced) - torch.cat(nll)).mean())
+        values["context_reliance"] = float((torch.cat(misplaced) - torch.cat(nll)).sum()) / words
     condition = Condition(context=torch.cat(contexts) if contexts else None)
     logits = model.prior.symbol_logits(mean, context=condition.context)
     for name, head in model.heads.items():
@@ -87,14 +95,14 @@ def measure_health(model: LatentTextModel, split: Split, *, stage: StageName, se
 
 def _warnings(model: LatentTextModel, values: dict[str, float], stage: StageName) -> list[str]:
     found = []
-    if values["reliance"] < 0.02 * values["reconstruction_nll"]:
+    if values["reliance"] < COLLAPSED:
         found.append(
-            f"posterior collapse: shuffling the latents costs {values['reliance']:.2f} nats, the decoder ignores them; "
+            f"posterior collapse: shuffling costs {values['reliance']:.3f} nats a word: the decoder ignores them; "
             "raise decoder.word_dropout, lower objective.kl_weight, or set latent.standardize=true"
         )
-    if values["active_units"] < 0.25 * model.prior.dim:
+    if values["kl_per_unit_used"] < 0.25 * model.prior.dim:
         found.append(
-            f"few active units: {values['active_units']:.0f} of {model.prior.dim}; raise objective.free_bits, "
+            f"few active units: {values['kl_per_unit_used']:.0f} of {model.prior.dim}; raise objective.free_bits, "
             "lower objective.kl_weight, or set latent.standardize=true"
         )
     codes = [len(head.classes) for head in model.heads.values() if head.column is None]
