@@ -98,8 +98,8 @@ def load(
         ) from error
     except ValidationError as error:
         raise CheckpointError(
-            f"{directory} comes from another version: {'; '.join(explain(error))}. Train it again with this textebm, or "
-            "read it with the one that saved it"
+            f"{directory} comes from another version: {'; '.join(explain(error))}. Train it again with this textebm, "
+            "or read it with the one that saved it"
         ) from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
