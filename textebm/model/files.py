@@ -289,8 +289,8 @@ def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
     return address
 
 
-def model_card(model: LatentTextModel, table: str | None = None) -> str:
-    """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
+def model_card(model: LatentTextModel, table: str | None = None, verdict: str = "") -> str:
+    """README.md of a saved model: a verdict on it if there is one, what it is, how to use it, and what was measured."""
     recipe = model.recipe or {}
     heads = "\n".join(
         f"- `{h.name}`: " + (f"{len(h.classes)} codes, found" if h.column is None else ", ".join(h.classes))
@@ -312,7 +312,7 @@ tags: [text-generation, vae, energy-based-model]
 # {recipe.get("name", "textebm model")}
 
 {recipe.get("description", "")}
-
+{chr(10) + verdict if verdict else ""}
 A sequence VAE with a `{recipe.get("prior", {}).get("kind", "?")}` prior ({model.prior.num_levels} learned levels,
 {model.prior.dim}-d latent), made by [textebm](recipe.yaml).{began}
 

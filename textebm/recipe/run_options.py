@@ -234,6 +234,13 @@ class Training(Part):
         "bf16: bfloat16 products in the text's stages, where the hardware has them; else float32.",
         "speed matters: the shipped recipes use bf16.",
     )
+    patience: int | None = option(
+        None,
+        "A text stage ends when so many health lines in a row had a worse validation bound than the best one, and the "
+        "best weights are kept; null: it runs to its end, and the last weights are kept.",
+        "text is little and training learns it by heart: 3.",
+        ge=1,
+    )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
     health_sentences: int = option(
         512, "Validation sentences that a health line measures.", "the decoder is a large language model: 64.", ge=2
