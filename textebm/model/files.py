@@ -97,10 +97,14 @@ def load(
             "its own name)"
         ) from error
     except ValidationError as error:
-        raise CheckpointError(f"{directory} comes from another version: {'; '.join(explain(error))}") from error
+        raise CheckpointError(
+            f"{directory} comes from another version: {'; '.join(explain(error))}. Train it again with this textebm, "
+            "or read it with the one that saved it"
+        ) from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{directory}: weights and config.json do not belong together, or come from another version: {error}"
+            f"{directory}: weights and config.json do not belong together, or come from another version: "
+            f"{' '.join(str(error).split())}"
         ) from error
     return model.eval()
 
