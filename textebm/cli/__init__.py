@@ -23,6 +23,7 @@ from textebm.cli import (
     codes,
     data,
     densities,
+    doctor,
     inspection,
     latents,
     recipes,
@@ -136,7 +137,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
+for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
 app.add_typer(recipes.app, name="recipes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePath
 from typing import Any
 
@@ -33,7 +33,7 @@ CURVES = (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run directory says of itself. history: the lines of metrics.jsonl."""
+    """What a run directory says of itself. history: the lines of metrics.jsonl; verdict: what verdict.json holds."""
 
     name: str
     version: str
@@ -41,6 +41,7 @@ class RunFacts:
     corpus_sizes: Mapping[str, int]
     evaluation: Evaluation | None = None
     history: Sequence[Mapping[str, Any]] = ()
+    verdict: Mapping[str, Any] = field(default_factory=dict)
 
 
 def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
         "evaluation": _measured(facts.evaluation),
         "curves": _curves(facts.history),
         "warnings": _warnings(facts.history),
+        "verdict": dict(facts.verdict) or None,
         "heads": [
             {"name": name, "classes": [card.name for card in cards], "found": _is_found(name, recipe)}
             for name, cards in inspection.cards.items()
