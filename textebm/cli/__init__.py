@@ -24,6 +24,7 @@ from textebm.cli import (
     codes,
     data,
     densities,
+    doctor,
     inspection,
     latents,
     recipes,
@@ -137,7 +138,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
+for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
 app.add_typer(attributes.app, name="attribute")
