@@ -78,6 +78,8 @@ def test_the_first_word_is_written_as_one_inside_a_text(tmp_path: Path) -> None:
     once, twice = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("it", "it it"))
     assert twice == once * 2
     assert first_token(tokenizer) == tokenizer.eos_token_id != tokenizer.bos_token_id, "it had no bos of its own"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})
+    assert first_token(tokenizer) == tokenizer.convert_tokens_to_ids("<|endoftext|>") == len(tokenizer) - 1
 
 
 def test_what_a_tokenizer_cannot_give_back_is_known(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import stat
@@ -170,6 +171,15 @@ def _bytes(data: bytes | str) -> bytes:
 def json_bytes(value: Any) -> bytes:
     """The one form of a JSON value whose bytes have a checksum."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True).encode()
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for each number that is not finite, since JSON has none, and text for each key."""
+    if isinstance(value, dict):
+        return {str(key): finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parse_json(data: bytes | str, name: str, kind: type = dict) -> Any:

@@ -37,7 +37,10 @@ def densities(
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option("--target", help="gaussians, mixture8, mixture40, ring, pinwheel or all; mixture8 unless given."),
+        typer.Option(
+            "--target",
+            help="gaussians, mixture8, mixture40, ring, pinwheel, release-gaussians, release-pinwheel, all (mixture8).",
+        ),
     ] = None,
     prior: Annotated[
         list[str] | None,

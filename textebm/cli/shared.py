@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -14,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
+from textebm.files import finite
 from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ DataOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same result.")]
 SymbolOption = Annotated[
     list[str] | None,
-    typer.Option("--symbol", metavar="HEAD=CLASS", help="Such as sentiment=positive; give it once for each head."),
+    typer.Option(
+        "--symbol",
+        metavar="HEAD=CLASS",
+        help="sentiment=positive, sentiment=!negative (no such), topic=food,hotel (either); once a head.",
+    ),
 ]
 StrengthOption = Annotated[
     float | None, typer.Option("--strength", min=0.0, help="How strongly symbols steer; the recipe's unless given.")
@@ -62,15 +66,7 @@ BeamsOption = Annotated[int | None, typer.Option("--beams", min=1, help="With --
 
 def emit(data: Any, file: IO[str] | None = None, *, indent: int | None = None) -> None:
     """*data* as a JSON document, or as a line of JSONL. Numbers that are not finite become null, as JSON has none."""
-    print(json.dumps(_finite(data), ensure_ascii=False, indent=indent, allow_nan=False), file=file)
-
-
-def _finite(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(value) for value in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    print(json.dumps(finite(data), ensure_ascii=False, indent=indent, allow_nan=False), file=file)
 
 
 def note(text: str) -> None:

@@ -43,6 +43,7 @@ class Setting:
     metropolis: bool = True
     hidden_size: int = 128
     num_blocks: int = 2
+    classes: int = 1  # of the one symbol whose logsumexp is F
     spectral_norm: bool = False
     potential_penalty: float = 1e-3
     learning_rate: float = 3e-3
@@ -72,6 +73,21 @@ SETTINGS: dict[str, Setting] = {
         metropolis=False,
         learning_rate=1e-3,
     ),
+    # The network of the release's own synthetic experiments: one hidden layer of 200, 8 classes, 100 Langevin steps.
+    "energy-release": Setting(
+        num_levels=1,
+        steps=100,
+        learning="recovery",
+        sampler="langevin",
+        step_size=0.4,
+        start="reference",
+        metropolis=False,
+        hidden_size=200,
+        num_blocks=0,
+        classes=8,
+        potential_penalty=0.0,
+        learning_rate=1e-4,
+    ),
     "joint_energy": Setting(density="layers", num_levels=1, steps=40),
     "hierarchical_diffusion_energy": Setting(density="layers", num_levels=8, steps=5),
     "exact": Setting(density="exact"),
@@ -90,9 +106,9 @@ def setting_of(name: str, changes: Mapping[str, str] | None = None) -> Setting:
             raise TextEBMError(f"unknown option {option!r}{did_you_mean(option, options)}")
         read[option] = _read(option, text, options[option])
     setting = replace(SETTINGS[name], **read)  # type: ignore[arg-type]
-    for option in ("num_levels", "steps", "hidden_size", "num_blocks"):
-        if getattr(setting, option) < 1:
-            raise TextEBMError(f"{option} must be at least 1, got {getattr(setting, option)}")
+    for option, least in {"num_levels": 1, "steps": 1, "hidden_size": 1, "classes": 1, "num_blocks": 0}.items():
+        if getattr(setting, option) < least:
+            raise TextEBMError(f"{option} must be at least {least}, got {getattr(setting, option)}")
     if not 0 < setting.acceptance < 1 or setting.step_size <= 0 or setting.learning_rate <= 0:
         raise TextEBMError("acceptance must lie between 0 and 1; step_size and learning_rate must be greater than 0")
     if setting.schedule == "log_snr" and setting.num_levels > 2 and setting.log_snr_max <= setting.log_snr_min:
@@ -145,7 +161,7 @@ def build_prior(setting: Setting, target: Target, *, smoothing: float, seed: int
             if not isinstance(target, Mixture) or setting.reference != "stationary":
                 raise TextEBMError(
                     "the prior 'exact' knows the diffused density of Gaussian mixtures alone, with "
-                    "reference=stationary: choose --target gaussians, mixture8 or mixture40"
+                    "reference=stationary: choose --target gaussians, mixture8, mixture40 or release-gaussians"
                 )
             energy = ExactNet(target, schedule, smoothing)
         elif layered:
@@ -161,7 +177,7 @@ def build_prior(setting: Setting, target: Target, *, smoothing: float, seed: int
             energy = EnergyNet(
                 target.dim,
                 setting.num_levels,
-                {},
+                {"code": setting.classes} if setting.classes > 1 else {},
                 hidden_size=setting.hidden_size,
                 num_blocks=setting.num_blocks,
                 spectral_norm=setting.spectral_norm,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -111,28 +111,35 @@ class Ring:
 
 @dataclass(frozen=True)
 class Pinwheel:
-    """Five arms: x = R(θ_k + twist·‖v‖) v with v ~ N((reach, 0), diag(along², across²)). A rotation by an angle that
-    depends on the norm alone keeps volumes, and is undone by the opposite one: the density is exact."""
+    """Five arms: x = scale · R(θ_k + φ(v)) v with v ~ N((reach, 0), diag(along², across²)), k uniform.
+
+    winding "norm": φ = twist·‖v‖; a rotation by an angle that depends on the norm alone keeps volumes, and is undone by
+    the opposite one. "exponential": φ = −twist·e^{v_0} (the pinwheel of Johnson et al. 2016 and of published releases);
+    volumes change by 1 + twist e^{v_0} v_1, and v_0 is the fixed point of unwinding. Exact either way.
+    """
 
     reach: float = 1.3
     along: float = 0.35
     across: float = 0.1
     twist: float = 0.8
+    winding: Literal["norm", "exponential"] = "norm"
+    scale: float = 1.0
     dim: int = 2
     modes: int = 5
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         arm = torch.randint(self.modes, (n,), generator=generator)
         v = self._centre + self._stddev * torch.empty(n, 2).normal_(generator=generator)
-        return _rotate(v, 2 * math.pi * arm / self.modes + self.twist * v.norm(dim=-1))
+        wound = self._angle(v[:, 0] if self.winding == "exponential" else v.norm(dim=-1))
+        return self.scale * _rotate(v, 2 * math.pi * arm / self.modes + wound)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return torch.logsumexp(self._log_parts(x), dim=-1) - math.log(self.modes)
+        return torch.logsumexp(self._log_parts(*self._unwound(x)), dim=-1) - math.log(self.modes)
 
     def deviations(self, x: Tensor) -> Deviations:
-        arm = self._log_parts(x).argmax(-1)
-        unwound = self._unwound(x)[torch.arange(len(x)), arm]
-        return Deviations(arm, unwound - self._centre)
+        unwound, error = self._unwound(x)
+        arm = self._log_parts(unwound, error).argmax(-1)
+        return Deviations(arm, unwound[torch.arange(len(x)), arm] - self._centre)
 
     @property
     def _centre(self) -> Tensor:
@@ -142,15 +149,29 @@ class Pinwheel:
     def _stddev(self) -> Tensor:
         return torch.tensor([self.along, self.across])
 
-    def _unwound(self, x: Tensor) -> Tensor:
-        """v of x as a point of each arm. (n, 2) -> (n, K, 2)"""
-        angles = 2 * math.pi * torch.arange(self.modes) / self.modes
-        angle = angles + self.twist * x.norm(dim=-1, keepdim=True)  # (n, K)
-        return _rotate(x[:, None].expand(-1, self.modes, -1), -angle)
+    def _angle(self, read: Tensor) -> Tensor:
+        """φ from the norm, or from v_0."""
+        return -self.twist * read.exp() if self.winding == "exponential" else self.twist * read
 
-    def _log_parts(self, x: Tensor) -> Tensor:
-        scaled = (self._unwound(x) - self._centre) / self._stddev
-        return -0.5 * scaled.square().sum(-1) - math.log(2 * math.pi * self.along * self.across)
+    def _unwound(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """v of x as a point of each arm (n, K, 2), and how far v_0 still moved at the last unwinding (n, K)."""
+        angles = 2 * math.pi * torch.arange(self.modes) / self.modes
+        x = (x / self.scale)[:, None].expand(-1, self.modes, -1)
+        read = norm = x.norm(dim=-1)  # (n, K)
+        v = _rotate(x, -(angles + self._angle(read)))
+        if self.winding == "norm":
+            return v, torch.zeros_like(norm)
+        for _ in range(12):  # converges where v_1 is small, which is where there is density
+            read = v[..., 0]
+            v = _rotate(x, -(angles + self._angle(read)))
+        return v, (v[..., 0] - read).abs()
+
+    def _log_parts(self, v: Tensor, error: Tensor) -> Tensor:
+        scaled = (v - self._centre) / self._stddev
+        log_p = -0.5 * scaled.square().sum(-1) - math.log(2 * math.pi * self.along * self.across * self.scale**2)
+        if self.winding == "exponential":
+            log_p = log_p - (1 + self.twist * v[..., 0].exp() * v[..., 1]).abs().clamp_min(1e-6).log()
+        return torch.where(error < 1e-3, log_p, torch.full_like(log_p, -torch.inf))
 
 
 def _rotate(v: Tensor, angle: Tensor) -> Tensor:
@@ -171,6 +192,9 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "mixture40": lambda: circle(40),
     "ring": Ring,
     "pinwheel": Pinwheel,
+    # the two of the published SVEBM release (Pang & Wu 2021), brought to unit variance
+    "release-gaussians": lambda: circle(2, radius=1.393, stddev=0.174),
+    "release-pinwheel": lambda: Pinwheel(1.0, 0.3, 0.1, 0.25, "exponential", scale=1.35),
 }
 
 

@@ -62,7 +62,7 @@ class EnergyNet(nn.Module):
 
     def features(self, u: Tensor, level: Tensor, context: Tensor | None = None) -> Tensor:
         """u (…, d), level (…) int64, context (…, C) -> (…, H)."""
-        shifts = self.level(level).chunk(len(self.blocks), dim=-1)
+        shifts = self.level(level).chunk(max(1, len(self.blocks)), dim=-1)[: len(self.blocks)]
         x = self.inputs(u)
         if self.context is not None:
             assert context is not None, "this energy net is conditional: pass the context"

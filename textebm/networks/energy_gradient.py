@@ -62,7 +62,7 @@ def fix(
     if net.context is not None:
         assert context is not None, "this energy net is conditional: pass the context"
         bias = bias + net.context(context)
-    shifts = net.level(level).chunk(len(net.blocks), dim=-1)
+    shifts = net.level(level).chunk(max(1, len(net.blocks)), dim=-1)[: len(net.blocks)]
     blocks = [
         (first.weight.t(), (first.bias + shift), second.weight.t(), second.bias)
         for (first, second), shift in zip(net.blocks, shifts, strict=True)

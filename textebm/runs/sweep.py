@@ -36,6 +36,7 @@ DEFAULT_METRICS = (
     "elbo",
     "wkl",
     "reliance",
+    "fluency",
     "control_accuracy_<head>",
     "code_agreement",
     "ami_<label>",

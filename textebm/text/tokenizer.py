@@ -31,6 +31,7 @@ PAD = "<pad>"
 BOS = "<bos>"
 EOS = "<eos>"
 UNK = "<unk>"
+BETWEEN = "<|endoftext|>"  # of GPT-2, GPT-NeoX, Qwen, SmolLM
 SPECIAL = (PAD, BOS, EOS, UNK)
 CHUNK = 4096  # texts in memory while encoding
 
@@ -166,15 +167,15 @@ def load_pretrained(name: str, revision: str | None = None, *, natural: bool = F
     """The tokenizer that writes: with pad, bos, eos and unk all there and all distinct.
 
     BERT's [CLS] and [SEP] are its bos and eos. Tokens that it lacks, or uses for two purposes (GPT-2's end of text),
-    are added, after its own. A first word is written as one inside a text, with the space before it, which its network
-    knows better. natural: the network writes English as `textebm.text.natural.detokenize` makes it, and texts here are
-    lower-case tokens. Raises RecipeError when there is none.
+    are added, after its own. natural: the network writes English as `textebm.text.natural.detokenize` makes it, and
+    texts here are lower-case tokens. Otherwise a first word is written as one inside a text, with the space before it,
+    which networks know better in small letters. Raises RecipeError when there is none.
     """
     tokenizer = load_own(name, revision)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     splits = state["pre_tokenizer"] or {}
     splits = splits.get("pretokenizers", [splits])
-    if any(each.get("type") == "ByteLevel" and not each["add_prefix_space"] for each in splits):
+    if not natural and any(each.get("type") == "ByteLevel" and not each["add_prefix_space"] for each in splits):
         before = tokenizer.backend_tokenizer.normalizer
         space = normalizers.Prepend(" ")
         tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([before, space]) if before else space
@@ -194,8 +195,11 @@ def load_pretrained(name: str, revision: str | None = None, *, natural: bool = F
 
 
 def first_token(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The id that begins a text for the network of a pretrained tokenizer: its own bos, or where it had none the eos
-    that stood between texts."""
+    """The id that begins a text for the network of a pretrained tokenizer: what stood between the texts it was trained
+    on where it has such a token (the bos of a chat model begins a turn), else its own bos, else its eos."""
+    between = tokenizer.get_added_vocab().get(BETWEEN)
+    if between is not None:
+        return int(between)
     return int(tokenizer.eos_token_id if tokenizer.bos_token == BOS else tokenizer.bos_token_id)
 
 
