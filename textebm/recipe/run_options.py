@@ -209,12 +209,6 @@ class Training(Part):
         "memory is short.",
         ge=1,
     )
-    workers: int = option(
-        0,
-        "Processes that read and pad the same batches ahead; 0: a thread.",
-        "a fast GPU waits for text; 0 is faster for text in memory.",
-        ge=0,
-    )
     learning_rate: float = option(
         1e-3, "Of encoder and decoder.", "training diverges (lower it) or is slow (2e-3).", gt=0
     )

@@ -29,7 +29,6 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
-    "training.workers",
 )
 
 # --- checksums --------------------------------------------------------------------------------------------------------

@@ -153,7 +153,6 @@ class Trainer:
             {},
             self.model.tokenizer,
             contexts=self.train.contexts,
-            workers=self.recipe.training.workers,
         )
         for step in loaded:
             yield self._step(stage, [(batch.to(self.device), share) for batch, share in step])
