@@ -1,4 +1,4 @@
-"""`python -m tests.reliability [--count N] [--share S] [--only WORD] …`: the promises at their stated counts, as a table.
+"""`python -m tests.reliability`: the promises at their stated counts, as a table.
 
 --count: so many attempts of each promise instead of the stated ones. --share: that share of the stated ones.
 """
