@@ -26,8 +26,8 @@ def bag_of_tokens(tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> 
 
 def estimate_labels(counts: csr_matrix, labels: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
     """The labels (n,), −1 where unknown, with the unknown ones filled in by naive Bayes: a multinomial of words for
-    each class, fitted by EM to all texts (Nigam, McCallum, Thrun & Mitchell 2000). Known ones stay; where all are known,
-    or none, nothing changes."""
+    each class, fitted by EM to all texts (Nigam, McCallum, Thrun & Mitchell 2000). Known ones stay; where all are
+    known, or none, nothing changes."""
     given: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
     known = given >= 0
     if not known.any() or known.all():
