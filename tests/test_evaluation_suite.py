@@ -193,7 +193,7 @@ def data() -> DatasetDict:
     return DatasetDict(train=corpus(all_rows(10)), validation=corpus(all_rows(2)), test=corpus(all_rows(4)))
 
 
-WORDS_OF_CODES = ("code_coherence", "code_diversity", "code_detection", "code_intruder", "permuted_code")
+WORDS_OF_CODES = ("code_coherence", "code_diversity", "code_detection", "code_intruder", "code_loop", "permuted_code")
 SMALL = {"effort": Effort(samples=60, samples_per_class=24)}
 
 
@@ -209,7 +209,7 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
     smooth = [(60 * share - 0.1 + 0.1 * 9 / 10) / 60 for share in (1, 1, 1, 1, 1 / 3, 1 / 2)]
     unigram_ppl = math.exp(-sum(math.log(p / 6) for p in smooth) / 6)
     by_words = {name: value for name, value in values(found).items() if name.startswith(WORDS_OF_CODES)}
-    assert len(by_words) in (6, 7) and by_words["code_detection_auroc"] > 0.5  # worked out in test_code_scores.py
+    assert len(by_words) in (8, 9) and by_words["code_detection_auroc"] > 0.5  # worked out in test_code_scores.py
     assert {name: value for name, value in values(found).items() if name not in by_words} == pytest.approx(
         {
             "reconstruction_bleu": 100.0,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import pickle
-import signal
 import tracemalloc
 from collections import Counter
 from pathlib import Path
@@ -17,7 +14,7 @@ import torch
 from tiny import recipe, splits
 
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
-from textebm.text.batches import BatchOrder, load_batches, shards
+from textebm.text.batches import BatchOrder
 from textebm.text.shuffle import Shuffle
 from textebm.text.splits import draw_splits
 from textebm.text.tokenizer import TokenStore, encode_chunks, train_word
@@ -162,51 +159,3 @@ def test_a_row_beside_the_sample_gets_the_cluster_of_its_mean() -> None:
     code = targets(torch.from_numpy(means))["code"].numpy()
     assert (code[worker.classes.sample] == worker.classes.clusters["code"]).all()
     assert all(len(set(code[group == k])) == 1 for k in range(5)) and len(set(code)) == 5
-
-
-# ------------------------------------------------------------------------------------------------- loading processes
-
-
-def tokens_of(workers: int) -> list[list[list[int]]]:
-    tokenizer, read, _ = splits(recipe())
-    store = read["train"].store
-    order = BatchOrder(store.lengths, 32).batches(0, 0, 10)
-    return [
-        batch.tokens.tolist()
-        for step in load_batches(store, map(shards, order), {}, tokenizer, workers=workers)
-        for batch, _ in step
-    ]
-
-
-def test_processes_load_what_the_thread_loads_and_draw_nothing() -> None:
-    torch.manual_seed(3)
-    expected = tokens_of(0)
-    state = torch.get_rng_state()
-    assert tokens_of(2) == expected and len(expected) == 10
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_processes_survive_a_signal_to_the_group_and_end_with_their_batches() -> None:
-    tokenizer, read, _ = splits(recipe())
-    store = read["train"].store
-    order = list(BatchOrder(store.lengths, 32).batches(0)) * 5
-    loaded = load_batches(store, map(shards, order), {}, tokenizer, workers=2)
-    next(loaded)
-    running = multiprocessing.active_children()
-    assert len(running) >= 2
-    for process in running:
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT)
-        os.kill(process.pid, signal.SIGTERM)
-    for _ in range(20):
-        next(loaded)
-    loaded.close()  # type: ignore[attr-defined]
-    assert not set(running) & set(multiprocessing.active_children())
-
-
-def test_a_run_with_loading_processes_is_the_run_without() -> None:
-    def values(*overrides: str) -> list[dict[str, float]]:
-        worker = many(*overrides)
-        return [step.values for _, step in zip(range(16), worker.steps(), strict=False)]
-
-    assert values("training.workers=2") == values()

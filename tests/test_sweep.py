@@ -140,7 +140,7 @@ def test_all_mistakes_of_all_cells_come_at_once(stand: Stand) -> None:
     assert lines[0] == "3 problems:" and len(lines) == 4
     text = str(error.value)
     assert "in prior.kind=gaussian latent.dim=0 and 1 more" in text and "in prior.kind=enrgy latent.dim=0" in text
-    assert next(line for line in lines if "bach_size" in line).endswith(", workers")  # every cell's: none is named
+    assert next(line for line in lines if "bach_size" in line).endswith(", weight_decay")  # every cell's: none is named
     with pytest.raises(RecipeError, match="2 problems"):
         sweep(recipe(), ["prior.kind", "latent.dim=4,"])
     assert not stand.trained

@@ -11,7 +11,7 @@ For each number of sentences, in a process of its own: seconds and memory of eac
     epoch     with --epoch: ordering and collating every batch of one epoch
 
 "own" is memory that only this process has (its peak while the part ran), "files" is what is mapped from files, which
-the system takes back when it needs to; both in MiB, and the peak of their sum last. --workers N loads in processes.
+the system takes back when it needs to; both in MiB, and the peak of their sum last.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Meter:
         self.line.append(f"{name} {seconds:.1f} s {self.own:.0f}+{self.files:.0f}")
 
 
-def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
+def measure(n: int, folder: str, epoch: bool) -> None:
     path = Path(folder) / f"{n}.txt"
     if not path.exists():
         with path.open("w") as file:
@@ -98,10 +98,7 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
             "latent": {"dim": 40},
             "heads": [{"name": "code", "classes": 20}],
             "prior": {"hidden_size": 32, "num_blocks": 1, "num_levels": 4},
-            "training": {
-                "stages": [{"name": "autoencoder", "steps": STEPS}, {"name": "prior", "steps": STEPS}],
-                "workers": workers,
-            },
+            "training": {"stages": [{"name": "autoencoder", "steps": STEPS}, {"name": "prior", "steps": STEPS}]},
         },
         (),
     )
@@ -126,7 +123,7 @@ def measure(n: int, folder: str, epoch: bool, workers: int) -> None:
         store, order = splits["train"].store, trainer.order
         with meter.part("epoch"):
             batches = order.batches(0, 0, trainer.plan[0].batches_per_epoch)
-            for _ in load_batches(store, map(shards, batches), {}, tokenizer, workers=workers):
+            for _ in load_batches(store, map(shards, batches), {}, tokenizer):
                 pass
     meter.stop.set()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -138,13 +135,10 @@ if __name__ == "__main__":
     parser.add_argument("sizes", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--folder", help="where the texts and the cache stay; a temporary one unless given")
     parser.add_argument("--epoch", action="store_true")
-    parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         for size in options.sizes:
-            process = spawn.Process(
-                target=measure, args=(size, options.folder or temporary, options.epoch, options.workers)
-            )
+            process = spawn.Process(target=measure, args=(size, options.folder or temporary, options.epoch))
             process.start()
             process.join()

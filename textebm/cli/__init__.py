@@ -18,11 +18,13 @@ from typer.core import TyperGroup
 
 from textebm import __version__
 from textebm.cli import (
+    attributes,
     audit,
     bench,
     codes,
     data,
     densities,
+    doctor,
     inspection,
     latents,
     recipes,
@@ -136,8 +138,9 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
+for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
+app.add_typer(attributes.app, name="attribute")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

@@ -11,7 +11,7 @@ import numpy as np
 
 from textebm.evaluation import control, fluency, latent, likeness
 from textebm.evaluation.assignments import Assignments, score_assignments
-from textebm.evaluation.code_scores import score_codes, shuffled
+from textebm.evaluation.code_scores import detection, names_from_words, score_codes, shuffled, tfidf_judge
 from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.probes import layer_probes
 from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
@@ -75,17 +75,18 @@ def add_codes(state: EvaluationState, encoding: Encoding) -> None:
                 match = score_assignments(codes.numpy(), np.array(state.data[label]), seed=state.seed)
                 for metric, value in code_metrics(match).items():
                     result.add(state.own(f"{metric}_{label}", head), value, match.n)
-        with result.noting(f"words of the codes of {head}"):
-            _add_words(state, head, codes.numpy())
         per_code = max(1, state.effort.samples // len(used))
         agreement = control.code_agreement(state.model, head, per_code, codes=used, seed=state.seed, **state.decoding)
         result.add(state.own("code_agreement", head), agreement.accuracy, agreement.n)
         for code, texts in agreement.texts.items():
             result.samples[f"{head}={code}"] = texts[:KEPT_PER_CODE]
+        with result.noting(f"words of the codes of {head}"):
+            _add_words(state, head, codes.numpy(), agreement.texts)
 
 
-def _add_words(state: EvaluationState, head: str, codes: np.ndarray) -> None:
-    """The scores that need no label: words from training sentences, measured on the evaluated ones."""
+def _add_words(state: EvaluationState, head: str, codes: np.ndarray, generated: dict[str, list[str]]) -> None:
+    """The scores that need no label: words from training sentences, measured on the evaluated ones, and on those
+    generated under each code."""
     texts = texts_of(some_rows(state.train, NAMING, state.seed))
     naming = state.model.encode(texts).codes[head].numpy()
     scores = score_codes((texts, naming), (state.texts, codes), seed=state.seed)
@@ -95,6 +96,13 @@ def _add_words(state: EvaluationState, head: str, codes: np.ndarray) -> None:
         state.result.add(state.own(f"code_{name}", head), getattr(scores, name), len(codes))
     for name in ("coherence", "detection_f1"):
         state.result.add(state.own(f"permuted_code_{name}", head), getattr(chance, name), len(codes))
+    classes = state.model.heads[head].classes
+    asked = [classes.index(name) for name, own in generated.items() for _ in own]
+    words = names_from_words(texts, naming, len(classes))
+    written = [text for own in generated.values() for text in own]
+    loop = detection(words, written, asked, tfidf_judge(state.texts))
+    state.result.add(state.own("code_loop_auroc", head), loop.auroc, len(written))
+    state.result.add(state.own("code_loop_f1", head), loop.f1, len(written))
 
 
 def add_head_accuracies(state: EvaluationState, encoding: Encoding) -> None:

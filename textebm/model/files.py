@@ -97,10 +97,14 @@ def load(
             "its own name)"
         ) from error
     except ValidationError as error:
-        raise CheckpointError(f"{directory} comes from another version: {'; '.join(explain(error))}") from error
+        raise CheckpointError(
+            f"{directory} comes from another version: {'; '.join(explain(error))}. Train it again with this textebm, "
+            "or read it with the one that saved it"
+        ) from error
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{directory}: weights and config.json do not belong together, or come from another version: {error}"
+            f"{directory}: weights and config.json do not belong together, or come from another version: "
+            f"{' '.join(str(error).split())}"
         ) from error
     return model.eval()
 
@@ -285,8 +289,8 @@ def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
     return address
 
 
-def model_card(model: LatentTextModel, table: str | None = None) -> str:
-    """README.md of a saved model: what it is, how to use it, and the measured table if there is one."""
+def model_card(model: LatentTextModel, table: str | None = None, verdict: str = "") -> str:
+    """README.md of a saved model: a verdict on it if there is one, what it is, how to use it, and what was measured."""
     recipe = model.recipe or {}
     heads = "\n".join(
         f"- `{h.name}`: " + (f"{len(h.classes)} codes, found" if h.column is None else ", ".join(h.classes))
@@ -308,7 +312,7 @@ tags: [text-generation, vae, energy-based-model]
 # {recipe.get("name", "textebm model")}
 
 {recipe.get("description", "")}
-
+{chr(10) + verdict if verdict else ""}
 A sequence VAE with a `{recipe.get("prior", {}).get("kind", "?")}` prior ({model.prior.num_levels} learned levels,
 {model.prior.dim}-d latent), made by [textebm](recipe.yaml).{began}
 

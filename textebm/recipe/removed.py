@@ -24,6 +24,9 @@ REMOVED: dict[str, Removed] = {
     "prior.fused_chains": Removed(
         (False, True), "was removed: a chain has no kernel of its own any more; delete the line, draws stay the same"
     ),
+    "training.workers": Removed(
+        tuple(range(65)), "was removed: a thread prepares every batch in time; delete the line, batches stay the same"
+    ),
     "objective.cluster_sampling": Removed(
         (False,), "was removed: it trained a model on another distribution than it was measured on; delete the line"
     ),

@@ -126,8 +126,8 @@ class Objective(Part):
         "latent",
         "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
         "(answer), a text's content words (content), what a sentence encoder says of it (sentence), or several.",
-        "content, where codes should be subjects that people can name; answer, in dialogues whose codes should be "
-        "speech acts; both with cluster_start 0.",
+        "content, with cluster_weight 4, where codes should be subjects that people can name; answer, for "
+        "speech acts in dialogues; both with cluster_start 0.",
     )
     sentence_encoder: str | None = option(
         None,
@@ -209,12 +209,6 @@ class Training(Part):
         "memory is short.",
         ge=1,
     )
-    workers: int = option(
-        0,
-        "Processes that read and pad the same batches ahead; 0: a thread.",
-        "a fast GPU waits for text; 0 is faster for text in memory.",
-        ge=0,
-    )
     learning_rate: float = option(
         1e-3, "Of encoder and decoder.", "training diverges (lower it) or is slow (2e-3).", gt=0
     )
@@ -233,6 +227,13 @@ class Training(Part):
         "no",
         "bf16: bfloat16 products in the text's stages, where the hardware has them; else float32.",
         "speed matters: the shipped recipes use bf16.",
+    )
+    patience: int | None = option(
+        None,
+        "A text stage ends when so many health lines in a row had a worse validation bound than the best one, and the "
+        "best weights are kept; null: it runs to its end, and the last weights are kept.",
+        "text is little and training learns it by heart: 3.",
+        ge=1,
     )
     evaluate_every: int = option(500, "Steps between health lines.", "to see more or less of them.", ge=1)
     health_sentences: int = option(

@@ -16,7 +16,7 @@ from textebm.training.data import check_corpus, corpus_digest
 
 CHECKSUMS, FORMAT = "checksums.json", "textebm-run"
 RECIPE, METRICS, EVALUATION, PROJECTION = "recipe.yaml", "metrics.jsonl", "evaluation.json", "projection.json"
-CORPUS, DATA = "corpus.json", "data"  # what was trained on; files of a corpus that lay in memory
+CORPUS, VERDICT, DATA = "corpus.json", "verdict.json", "data"  # what was trained on, what is wrong, files kept
 # Options (a full stop: a section) that change neither the shape of anything saved nor the order of the data.
 CHANGEABLE = (
     "description",
@@ -29,7 +29,6 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
-    "training.workers",
 )
 
 # --- checksums --------------------------------------------------------------------------------------------------------

@@ -26,9 +26,11 @@ from textebm.model.files import model_card
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import EVALUATION, check_run_corpus, data_place, read_recorded, write_recorded
+from textebm.runs.doctor import judge, keep_verdict
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
+from textebm.text.finding import Verdict
 from textebm.text.history import histories_of, texts_of
 from textebm.text.tokenizer import train_word
 from textebm.training.data import shown_rows
@@ -87,7 +89,7 @@ def evaluate_run(
     )
     try:
         with RunLock(directory):
-            write_evaluation(evaluation, model, directory)
+            write_evaluation(evaluation, model, directory, corpus, recipe)
             unfinished.unlink(missing_ok=True)
             if suite is not None:
                 write_atomically(directory / "tables.md", field_tables(evaluation, recipe.data.corpus, recipe.name))
@@ -233,11 +235,17 @@ def other_texts(recipe: Recipe, data_dir: str | Path | None) -> dict[str, list[s
     return found
 
 
-def write_evaluation(evaluation: Evaluation, model: TextEBM, directory: Path) -> None:
-    """evaluation.json, samples.txt and the card's table, each replaced whole."""
+def write_evaluation(
+    evaluation: Evaluation, model: TextEBM, directory: Path, corpus: Mapping[str, Dataset], recipe: Recipe
+) -> Verdict:
+    """evaluation.json, samples.txt, verdict.json and the card, each replaced whole. Gives the verdict."""
+    verdict = judge(model, recipe, corpus, directory, evaluation)
+    keep_verdict(verdict, directory)
     write_recorded(directory, EVALUATION, evaluation.to_text())
     write_atomically(directory / "samples.txt", evaluation.samples_text().encode())
-    write_atomically(directory / "README.md", model_card(model.network, evaluation.markdown()).encode())
+    card = model_card(model.network, evaluation.markdown(), verdict.markdown())
+    write_atomically(directory / "README.md", card)
+    return verdict
 
 
 def _text(path: str | Path | None) -> Any:

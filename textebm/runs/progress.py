@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from textebm.errors import CheckpointError
 from textebm.files import append_line, finite, write_atomically
-from textebm.runs.directory import METRICS, write_recorded
+from textebm.runs.directory import METRICS, read_recorded, write_recorded
 from textebm.terminal import make_console
+
+logger = logging.getLogger(__name__)
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
 HEALTH = {
@@ -160,3 +164,14 @@ class Progress:
         """A line of its own, above the bar if there is one. The text is shown as it is, never read as markup."""
         self._printed = time.monotonic()
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def read_history(directory: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics. A last line cut short by a crash is passed over."""
+    if not (directory / METRICS).is_file():
+        return []
+    try:
+        read_recorded(directory, METRICS)
+    except CheckpointError as error:
+        logger.warning("%s; the report's curves may be wrong", error)
+    return MetricsLog(directory / METRICS).read()

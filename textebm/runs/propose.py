@@ -182,6 +182,7 @@ def _sections(
                 "batch_size": batch,
                 "learning_rate": 0.002,
                 "stages": [{"name": "autoencoder", "epochs": epochs}, {"name": "prior", "steps": 1500}],
+                "patience": 3,
                 "evaluate_every": 200,
                 "checkpoint_every": 400,
             },

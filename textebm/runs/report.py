@@ -26,20 +26,25 @@ from textebm.inspection.projection import Projection, find_umap
 from textebm.inspection.report import inspect_rows, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.model.build import build_corpus
+from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Evaluation as EvaluationOptions
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import (
     EVALUATION,
-    METRICS,
     PROJECTION,
+    RECIPE,
+    VERDICT,
     check_run_corpus,
     data_place,
     read_recorded,
     write_recorded,
 )
+from textebm.runs.doctor import judge
 from textebm.runs.evaluate import read_evaluation
 from textebm.runs.lock import RunLock
-from textebm.runs.progress import MetricsLog
+from textebm.runs.progress import read_history
+from textebm.runs.verdict import Facts, diagnose
+from textebm.text.finding import Verdict
 from textebm.text.history import histories_of
 
 logger = logging.getLogger(__name__)
@@ -102,8 +107,10 @@ def write_report(
     answering = model.answering(histories_of(rows.texts))
     found = inspect_rows(answering, rows, seed=seed, umap=umap, identity=_identity(directory), stored=stored)
     sizes = {name: len(corpus[name]) for name in corpus}
-    history = _history(directory)
-    facts = RunFacts(directory.resolve().name, __version__, split, sizes, _evaluation(directory), history)
+    history = read_history(directory)
+    facts = RunFacts(
+        directory.resolve().name, __version__, split, sizes, saved_evaluation(directory), history, _verdict(directory)
+    )
     say("writing the page")
     page = render(page_data(found, facts, model.recipe or {}), f"{facts.name} · textebm report")
     if found.projection is not stored and os.access(directory, os.W_OK):
@@ -124,6 +131,20 @@ def sentences_of(model: TextEBM) -> int:
 
 def _sentences(options: EvaluationOptions) -> int:
     return options.report_sentences or min(options.limit or SENTENCES, SENTENCES)
+
+
+def verdict_of_run(directory: str | Path, *, data_dir: str | Path | None = None) -> Verdict:
+    """What is wrong with a run, and what to turn; of one whose training did not end, by its curves alone.
+
+    Raises TextEBMError subclasses.
+    """
+    directory = Path(directory)
+    if not (directory / "config.json").is_file():
+        if not (directory / RECIPE).is_file():
+            raise CheckpointError(f"{str(directory)!r} is no run: it holds no recipe.yaml")
+        return diagnose(Facts(load_recipe(directory / RECIPE), read_history(directory)))
+    model, corpus = open_run(directory, data_dir)
+    return judge(model, parse_recipe(model.recipe or {}), corpus, directory, saved_evaluation(directory))
 
 
 def codes_of_run(
@@ -256,16 +277,13 @@ def _stored(directory: Path) -> Projection | None:
         return None
 
 
-def _evaluation(directory: Path) -> Evaluation | None:
+def saved_evaluation(directory: Path) -> Evaluation | None:
     return read_evaluation(directory) if (directory / EVALUATION).exists() else None
 
 
-def _history(directory: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics. A last line cut short by a crash is passed over."""
-    if not (directory / METRICS).is_file():
-        return []
+def _verdict(directory: Path) -> dict[str, Any]:
+    """What verdict.json holds, for the page; nothing where it is missing or damaged."""
     try:
-        read_recorded(directory, METRICS)
-    except CheckpointError as error:
-        logger.warning("%s; the report's curves may be wrong", error)
-    return MetricsLog(directory / METRICS).read()
+        return dict(parse_json(read_recorded(directory, VERDICT), VERDICT))
+    except (CheckpointError, FileError):
+        return {}

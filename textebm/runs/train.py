@@ -37,7 +37,9 @@ from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
 from textebm.training.data import known_labels, label_names, read_split, split_findings, words_of
 from textebm.training.features import found_in, named_heads
+from textebm.training.health import Health
 from textebm.training.loop import Step, Trainer
+from textebm.training.patience import Patience
 from textebm.use.codebook import load_codebook, name_codes, save_codebook
 
 __all__ = ["Run", "evaluate_run", "train"]
@@ -167,12 +169,15 @@ def _train(
     """All steps that are left. True when the last stage is done, False when a signal stopped it (and it was saved)."""
     main, options = trainer.accelerator.is_main_process, recipe.training
     metrics, timing = MetricsLog(directory / "metrics.jsonl"), MetricsLog(directory / "timing.jsonl")
-    found = checkpoint.latest(directory) if resume else None
+    found, patience = checkpoint.latest(directory) if resume else None, Patience(options.patience)
     if main and found is None:
         begin_recipe(directory, recipe)
     if found is not None:
         changes = resume_recipe(directory, recipe, found.state.get("recipe"), write=main)
-        trainer.restore({group: found.tensors(group) for group in found.groups}, found.state)
+        trainer.restore({group: found.tensors(group) for group in found.groups if group != "best"}, found.state)
+        if "patience" in found.state:
+            best = found.tensors("best") if "best" in found.groups else {}
+            patience.restore(found.state["patience"], best)
         for problem in found.problems:
             progress.message(f"warning: damaged checkpoint passed over: {problem}")
         changed = f", with {'; '.join(changes)}" if changes else ""
@@ -195,6 +200,9 @@ def _train(
             record(directory, METRICS)
             state["since_health"] = {"step": since, "totals": totals}
             state["recipe"] = recipe.model_dump(mode="json")
+            state["patience"] = patience.state()
+            if patience.weights:
+                tensors["best"] = patience.weights
             checkpoint.save(directory, trainer.number, tensors, state, keep=options.keep_checkpoints)
         trainer.accelerator.wait_for_everyone()
 
@@ -212,7 +220,6 @@ def _train(
         progress.update(step.stage_step, step.values, step.tokens)
         for callback in callbacks:
             callback(step)
-        last = step.number == trainer.total_steps
         if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
             health = trainer.health()
             if main:
@@ -224,6 +231,8 @@ def _train(
                 for warning in health.warnings:
                     progress.message(f"warning: {warning}")
             totals, since, began, tokens = {}, step.number, time.monotonic(), 0
+            _be_patient(patience, trainer, step, health, progress)
+        last = trainer.number == trainer.total_steps
         requested = _any(trainer, stop.requested)
         if last or requested or step.number % options.checkpoint_every == 0:
             save_checkpoint()
@@ -231,6 +240,22 @@ def _train(
             progress.message(f"stopped at step {step.number} of {trainer.total_steps} and saved; go on with --resume")
             return False
     return True
+
+
+def _be_patient(patience: Patience, trainer: Trainer, step: Step, health: Health, progress: Progress) -> None:
+    """End a text stage whose validation bound no longer falls; at a stage's end, put its best weights back."""
+    stage = step.stage
+    if stage.name == "prior":
+        return
+    settled = step.stage_step >= trainer.recipe.objective.kl_warmup * stage.steps  # the KL weight rises before
+    bound = health.values["reconstruction_nll"] + health.values["kl"]
+    if settled and patience.see(trainer.stage_index, bound, trainer.model) and step.stage_step < stage.steps:
+        progress.message(f"{stage.name}: ended at step {step.number}, the validation bound no longer falls")
+        trainer.end_stage()
+    if trainer.stage_step == stage.steps and patience.give_back(trainer.model):
+        progress.message(
+            f"{stage.name}: the best weights are kept, with a validation bound of {patience.best:.2f} nats"
+        )
 
 
 def _any(trainer: Trainer, requested: bool) -> bool:
@@ -268,7 +293,8 @@ def _conclude(
     except _StoppedError:
         progress.message("stopped while measuring; the model is trained and saved")
         return None
-    write_evaluation(evaluation, model, directory)
+    for line in write_evaluation(evaluation, model, directory, corpus, recipe).lines():
+        progress.message(line)
     _report(model, recipe, corpus, directory, data_dir, progress, stop)
     return evaluation
 

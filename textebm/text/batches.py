@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import queue
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict, TypeVar, cast
+from typing import NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from textebm.text.shuffle import Shuffle
@@ -214,25 +211,6 @@ def shards(rows: Rows, turns: int = 1, processes: int = 1, rank: int = 0) -> lis
     return [Shard(each if len(each) else rows[:1], len(each) / len(rows)) for each in own]
 
 
-@dataclass(frozen=True)
-class Collation:
-    """Makes batches from rows: what a loading thread or process does. Its items are those of one step."""
-
-    store: TokenStore
-    labels: Mapping[str, ArrayLike]
-    ids: SpecialIds
-    contexts: TokenStore | None = None
-
-    def __getitem__(self, step: Sequence[Shard]) -> list[tuple[TokenBatch, float]]:
-        for store in (self.store, self.contexts):
-            if store is not None:
-                store.release()  # a file's pages that were read stay mapped else, in the end all of them
-        return [(self.batch(rows), share) for rows, share in step]
-
-    def batch(self, rows: Rows) -> TokenBatch:
-        return collate(self.store, rows, self.labels, **self.ids, contexts=self.contexts)
-
-
 def load_batches(
     store: TokenStore,
     order: Iterable[Sequence[Shard]],
@@ -240,41 +218,14 @@ def load_batches(
     tokenizer: PreTrainedTokenizerFast,
     ahead: int = 2,
     contexts: TokenStore | None = None,
-    workers: int = 0,
 ) -> Iterator[list[tuple[TokenBatch, float]]]:
-    """The shards of each step of *order* with their shares, collated in a background thread, or in *workers* processes:
-    the same ones."""
-    collation = Collation(store, labels, special_ids(tokenizer), contexts)
-    if workers:
-        return _in_processes(collation, order, ahead, workers)
-    return prefetch((collation[step] for step in order), ahead)
+    """The shards of each step of *order* with their shares, collated in a background thread."""
+    ids = special_ids(tokenizer)
 
+    def collated(step: Sequence[Shard]) -> list[tuple[TokenBatch, float]]:
+        for each in (store, contexts):
+            if each is not None:
+                each.release()  # a file's pages that were read stay mapped else, in the end all of them
+        return [(collate(store, rows, labels, **ids, contexts=contexts), share) for rows, share in step]
 
-def _in_processes(
-    collation: Collation, order: Iterable[Sequence[Shard]], ahead: int, workers: int
-) -> Iterator[list[tuple[TokenBatch, float]]]:
-    loader = DataLoader(
-        cast("Dataset[list[tuple[TokenBatch, float]]]", collation),
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        prefetch_factor=max(1, ahead),
-        worker_init_fn=_leave_signals_to_the_parent,
-        generator=torch.Generator(),  # its seed for the workers, who draw nothing, is not taken from ours
-        # a fork shares the token store; nothing but NumPy runs in it
-        multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else None,
-    )
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals) if hasattr(signal, "pthread_sigmask") else None
-    try:
-        batches = iter(loader)  # starts its workers, which are deaf to these from their first moment
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    yield from batches  # which ends its workers when this generator is closed or dropped
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches the whole group: the parent finishes its step, saves and then ends the workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    return prefetch(map(collated, order), ahead)

@@ -128,6 +128,11 @@ class Trainer:
             self._finish(stage)
             self.stage_index, self.stage_step = self.stage_index + 1, 0
 
+    def end_stage(self) -> None:
+        """Leave out the other steps of this stage; they count as done. To be called between two steps."""
+        steps = self.plan[self.stage_index].steps
+        self.number, self.stage_step = self.number + steps - self.stage_step, steps
+
     def _epoch(self, stage: StagePlan) -> Iterator[Step]:
         """The rest of the epoch that the position lies in."""
         epoch, first = divmod(self.stage_step, stage.batches_per_epoch)
@@ -148,10 +153,11 @@ class Trainer:
             {},
             self.model.tokenizer,
             contexts=self.train.contexts,
-            workers=self.recipe.training.workers,
         )
         for step in loaded:
             yield self._step(stage, [(batch.to(self.device), share) for batch, share in step])
+            if self.stage_step >= stage.steps:  # also where `end_stage` was called meanwhile
+                return
 
     def _prior_epoch(self, stage: StagePlan, epoch: int, first: int, last: int) -> Iterator[Step]:
         """Steps *first* to *last* − 1 of an epoch on latents, encoded a stretch of sentences at a time: all, unless

@@ -12,6 +12,16 @@ const headline = (rows) => {
     el("dd", { class: "muted small" }, `${m.unit} ${arrow(m.higher_is_better)}`))));
 };
 
+// What is wrong with the run, or that nothing was found, and the figures beside their references.
+const verdict = () => {
+  if (!D.verdict) return null;
+  const { findings, references } = D.verdict;
+  return el("div", { class: "note" },
+    el("h3", {}, findings.length ? `Verdict: ${findings.length} finding${findings.length > 1 ? "s" : ""}` : "Verdict: nothing found wrong"),
+    findings.length ? el("ul", {}, findings.map((f) => el("li", { class: "warn", dir: "auto" }, `${f.evidence}: `, el("b", {}, f.option), `, ${f.effect}`))) : null,
+    el("ul", { class: "muted small" }, references.map((r) => el("li", { dir: "auto" }, `${r.name} ${r.value} (${r.beside})`))));
+};
+
 const overview = () => {
   const R = D.run, E = D.evaluation;
   const facts = el("dl", { class: "facts" }, R.facts.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", { dir: "auto" }, v))));
@@ -24,6 +34,7 @@ const overview = () => {
   const parts = [
     el("h1", { dir: "auto" }, R.name),
     R.description ? el("p", { class: "lead", dir: "auto" }, R.description) : null,
+    verdict(),
     E ? headline(E.rows) : null,
     facts,
     el("div", { class: "note" }, warnings.length ? [el("h3", {}, "Warnings that fired in training"), el("ul", {}, warnings)]
