@@ -222,6 +222,8 @@ def _heads(recipe: Recipe) -> Iterator[Contradiction]:
         if head.label_limit is not None and head.labels is None:
             message = "needs labels; a head with classes has no labels to limit"
             yield _problem(f"{here}.label_limit", message, *either)
+        if head.estimate_labels and head.labels is None:
+            yield _problem(f"{here}.estimate_labels", "needs labels; a head with classes has none to fill in", *either)
         if head.labels is not None and (missing := _no_column(head.labels, recipe)):
             yield _problem(f"{here}.labels", missing, "data.corpus", "data.label_columns")
 

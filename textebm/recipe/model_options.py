@@ -298,6 +298,12 @@ class Head(Part):
         "to see what few labels are worth.",
         ge=0,
     )
+    estimate_labels: bool = option(
+        False,
+        "Fill in the training labels that are missing, by naive Bayes fitted by EM to all training texts (Nigam et al. "
+        "2000), before training.",
+        "few texts have labels, and the words of a text tell its class.",
+    )
 
     @field_validator("classes", mode="before")
     @classmethod
