@@ -26,6 +26,7 @@ RECIPE = parse_recipe(
         "heads": [{"name": "y", "labels": "tense"}, {"name": "code", "classes": 6}],
     }
 )
+FAST = parse_recipe(RECIPE.model_dump(mode="json"), ["training.learning_rate=0.12"])
 FALLING = [30.0, 20.0, 15.0, 13.0, 12.5, 12.4, 12.35, 12.34]
 METRICS = {
     "ppl": 20.0,
