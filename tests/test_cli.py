@@ -748,3 +748,24 @@ def test_the_locale_does_not_matter(run_directory: str, here: Path) -> None:
     command = [sys.executable, "-c", code, "generate", run_directory, "-n", "1"]
     result = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert result.stdout == "café\n".encode()
+
+
+def test_allow_code_may_stand_anywhere_before_the_arguments_end(
+    recipe_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from textebm.recipe import implementation
+
+    seen: list[bool] = []
+
+    def train(*_: Any, **__: Any) -> Any:
+        seen.append(implementation._allowed.get())
+        raise TextEBMError("enough")
+
+    replace(monkeypatch, "textebm.runs.train", train=train)
+    for arguments in (
+        ("train", recipe_file),
+        ("train", recipe_file, "--allow-code"),
+        ("--allow-code", "train", recipe_file),
+    ):
+        assert fail(*arguments) == "enough"
+    assert seen == [False, True, True] and not implementation._allowed.get()

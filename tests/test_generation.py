@@ -199,8 +199,8 @@ MISTAKES: dict[str, tuple[Callable[[TextEBM], object], str]] = {
     "edit nothing": (lambda m: m.edit(["a"], {}), "at least one symbol"),
     "level 0": (lambda m: m.edit(["a"], {"code": 1}, level=0), "between 1 and 3"),
     "level 4": (lambda m: m.edit(["a"], {"code": 1}, level=4), "between 1 and 3"),
-    "n": (lambda m: m.generate(-1), "n=-1"),
-    "steps": (lambda m: m.generate(1, steps_factor=0), "steps_factor=0"),
+    "n": (lambda m: m.generate(-1), "n must be a whole number from 0 up"),
+    "steps": (lambda m: m.generate(1, steps_factor=0), "steps_factor must be a whole number from 1 up"),
     "strength": (lambda m: m.generate(1, symbols={"code": 1}, strength=float("nan")), "strength"),
     "decoding": (lambda m: m.generate(1, decoding="gredy"), "greedy, sample or beam"),  # type: ignore[arg-type]
     "temperature": (lambda m: m.generate(1, decoding="sample", temperature=0.0), "temperature must be above 0"),

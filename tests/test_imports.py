@@ -215,7 +215,7 @@ def test_importing_a_file_calls_nothing(path: Path) -> None:
 def test_files_are_short_and_finished(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     # the face has a signature and a description for each method, and no more
-    assert len(text.splitlines()) <= (600 if path.name == "api.py" else 450)
+    assert len(text.splitlines()) <= (650 if path.name == "api.py" else 450)
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
 
 

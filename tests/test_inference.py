@@ -209,7 +209,7 @@ def test_the_score_is_the_gradient_of_the_joint_density_without_dropout(kind: st
             log_prior = -0.5 * u.square().sum(-1)
         else:
             log_prior = model.prior.potential(u, level)
-        return log_prior - model.network.reconstruction_nll(batch, u)
+        return log_prior - model.reconstruction_nll(batch, u)
 
     model.train()
     u = torch.randn(3, 8, generator=seeded())

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import recipe, trained, trainer
+from tiny import recipe, save_trained, trained, trainer
 
 from textebm.errors import CheckpointError, DivergenceError, FileError, RecipeError
 from textebm.evaluation.metric import Evaluation
 from textebm.files import append_line, check_output, parse_json, read_bytes, text_output, write_atomically, write_output
-from textebm.model.files import save
+from textebm.model.files import _plain, save
 from textebm.runs import checkpoint
+from textebm.runs import evaluate as evaluations
 from textebm.runs import train as runs
 from textebm.runs.directory import begin_recipe, differences, read_recorded, record, resume_recipe, write_recorded
 from textebm.runs.evaluate import read_evaluation
@@ -168,6 +169,21 @@ def test_a_model_that_is_not_finite_is_not_saved_over_a_good_one(tmp_path: Path)
     with pytest.raises(CheckpointError, match=f"not saved: {name} holds 1 of"):
         save(model, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_was_measured_is_shown_where_it_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Evaluation(0)
+    measured.add("kl", 1.5, 3)
+    save_trained(tmp_path / "run")
+    monkeypatch.setattr(evaluations, "evaluate_model", lambda *_, **__: measured)
+    with RunLock(tmp_path / "run"):
+        found = evaluations.evaluate_run(tmp_path / "run")
+    assert found.metrics and any("not kept in the run directory" in note and "in use" in note for note in found.notes)
+    assert not (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_labels_cannot_write_markup_into_the_card() -> None:
+    assert _plain("<script>\n# a | `b`") == "\\<script\\> # a \\| \\`b\\`"
 
 
 # --- links and devices ------------------------------------------------------------------------------------------------

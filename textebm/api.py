@@ -14,21 +14,23 @@ from transformers import PreTrainedTokenizerFast
 
 from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
-from textebm.model.latent_text_model import Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.model.latent_text_model import Attribute, Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.networks.pretrained import cast_networks
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.recipe.implementation import code_allowed
 from textebm.text.history import History
-from textebm.use import attribution, editing, likelihood, reading, writing
+from textebm.use import attributes, attribution, editing, likelihood, reading, writing
 from textebm.use.arguments import checked
+from textebm.use.attributes import AttributeReport
 from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.inputs import as_latents, as_symbols, as_texts
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
-from textebm.use.steering import Steering, SymbolRequest
+from textebm.use.steering import Direction, Steering, SymbolRequest, classes_meant
+from textebm.use.writing import Twin
 
 
 @checked
@@ -77,6 +79,7 @@ class TextEBM:
         """
         with code_allowed(allow_code):
             network = files.load(name, revision=revision, token=token, cache_dir=cache_dir)
+        network.attributes = attributes.load_attributes(network, Path(name))
         if dtype is not None:
             cast_networks(network, dtype)
         book = load_codebook(Path(name)) if Path(name).is_dir() else None
@@ -86,6 +89,8 @@ class TextEBM:
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
         files.save(self.network, directory)
+        for attribute in self.attributes.values():
+            attributes.save_attribute(attribute, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError."""
@@ -102,6 +107,11 @@ class TextEBM:
     def heads(self) -> dict[str, SymbolHead]:
         """The symbols by name, with their classes."""
         return self.network.heads
+
+    @property
+    def attributes(self) -> dict[str, Attribute]:
+        """What it was given with `add_attribute`, by name."""
+        return self.network.attributes
 
     @property
     def prior(self) -> LatentPrior:
@@ -170,11 +180,14 @@ class TextEBM:
         max_tokens: int | None = None,
         contexts: Contexts | None = None,
         confidence: float | None = None,
+        direction: Direction | None = None,
+        prompt: str | None = None,
+        without: Sequence[str] = (),
     ) -> list[str]:
         """n new sentences: latents from the prior, tilted by *symbols* and *like* if given, then decoded.
 
-        symbols: head -> class (name or number), or a sequence of n of them; several heads compose as a product of
-        experts.
+        symbols: head or attribute -> class (name or number), ``"!name"`` (any other), a set or ``"a,b"`` (any of them),
+        or a sequence of n of these; several heads compose as a product of experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more).
         like: example sentences; all n shall be like each of them (a product of experts too), which composes with
         symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
@@ -188,19 +201,23 @@ class TextEBM:
         contexts: dialogue models: what each of the n sentences answers; see `respond`.
         confidence: draw again, at most 8 times, each sentence in which the encoder does not read every symbol asked
         with at least this probability; where no draw is so sure, the surest stays.
+        direction: a tilt beside the symbols: ``2 * model.direction(these, those) - model.symbol("tense", "past")``.
+        prompt: how each sentence begins; its latent is drawn given that. without: words that are not written.
         Raises TextEBMError for symbols the model does not have and options out of range.
         """
+        told_contexts = self._contexts(contexts, n)
         told, seed = seed is not None, secrets.randbelow(2**32) if seed is None else seed
         sentences = writing.generate(
             self.network,
             n,
-            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, self._contexts(contexts, n)),
-            self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens),
+            Steering(as_symbols(symbols), strength, as_texts(like), like_strength, told_contexts, direction),
+            self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens, without),
             seed=seed,
             steps_factor=steps_factor,
             resample_from_layer=resample_from_layer,
             latents=None if latents is None else as_latents(latents),
             confidence=confidence,
+            prompt=prompt,
         )
         if not told:
             print(f"seed {seed}", file=sys.stderr)
@@ -366,6 +383,56 @@ class TextEBM:
         a, b = as_texts([a, b])
         options = self._decoding(decoding)
         return writing.interpolate(self.network, a, b, steps, options, level=level, seed=seed, contexts=contexts)
+
+    def compare(
+        self,
+        symbols_a: SymbolRequest | None,
+        symbols_b: SymbolRequest | None,
+        n: int = 5,
+        *,
+        strength: float | None = None,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> list[Twin]:
+        """n pairs of sentences from the same noise under two requests: what a symbol changes, and what it leaves.
+
+        None asks nothing. Each pair has ``a``, ``b`` and ``changed``, the share of words that differ.
+        """
+        told = self._contexts(contexts, n)
+        a, b = (Steering(as_symbols(each), strength, contexts=told) for each in (symbols_a, symbols_b))
+        return writing.compare(self.network, a, b, n, self._decoding(), seed=seed)
+
+    # -- attributes ----------------------------------------------------------------------------------------------
+
+    def add_attribute(
+        self,
+        name: str,
+        texts: Sequence[str],
+        labels: Sequence[object],
+        *,
+        seed: int = 0,
+        contexts: Contexts | None = None,
+    ) -> AttributeReport:
+        """Teach the finished model an attribute from 10 or more labelled examples; it then works as a symbol does, in
+        `generate`, `edit`, `classify` and `encode`, and is saved with the model. Nothing else of the model changes.
+
+        Returns how well it reads held-out examples. Raises TextEBMError for fewer than 5 examples of a class.
+        """
+        texts = as_texts(texts)
+        attribute, report = attributes.fit_attribute(self.network, name, texts, labels, seed=seed, contexts=contexts)
+        self.network.attributes[name] = attribute
+        return report
+
+    def direction(self, positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Direction:
+        """From what the second texts say towards what the first do, as a value for ``generate(direction=…)``."""
+        texts, labels = as_texts([*positive, *negative]), ["positive"] * len(positive) + ["negative"] * len(negative)
+        attribute, _ = attributes.fit_attribute(self.network, "direction", texts, labels, seed=seed)
+        return Direction(((1.0, attribute, "positive"),))
+
+    def symbol(self, name: str, value: Any) -> Direction:
+        """A symbol or attribute as a direction. Raises TextEBMError for one that does not exist."""
+        classes_meant(self.network.head(name), value)
+        return Direction(((1.0, name, value),))
 
     # -- texts in ------------------------------------------------------------------------------------------------
 
@@ -535,9 +602,11 @@ class TextEBM:
         top_p: float = 1.0,
         num_beams: int = 4,
         max_tokens: int | None = None,
+        without: Sequence[str] = (),
     ) -> DecodingOptions:
         """These as one value, checked."""
         length = self.max_tokens if max_tokens is None else max_tokens
-        options = DecodingOptions(decoding, temperature, top_k, top_p, num_beams, length)
+        banned = writing.banned_tokens(self.network, without)
+        options = DecodingOptions(decoding, temperature, top_k, top_p, num_beams, length, banned=banned)
         options.check()
         return options

@@ -29,7 +29,7 @@ from textebm.evaluation.code_scores import diversity, names_from_words, npmi
 from textebm.model.build import build_corpus
 from textebm.recipe.read import load_recipe
 from textebm.runs.train import build_trainer
-from textebm.training.data import known_labels
+from textebm.training.data import shown_rows
 
 Rows = NDArray[Any]
 SPLITS = ("validation", "test")
@@ -111,9 +111,9 @@ def accuracy(data: str, labels: int, seed: int, overrides: list[str]) -> dict[st
     model = TextEBM(trainer.model.eval())
     seconds = time.process_time() - began
     texts = {split: list(corpus[split]["text"]) for split in corpus}
-    classes = np.asarray(known_labels(trainer.train, {head.name: head for head in recipe.heads}, recipe.seed)["topic"])
-    labelled = np.flatnonzero(classes >= 0)
-    told = baselines(texts, labelled, np.maximum(classes, 0))
+    classes = np.asarray(corpus["train"]["topic"])
+    labelled = np.asarray(shown_rows(classes, labels, recipe.seed))  # the others' classes are only masked, never read
+    told = baselines(texts, labelled, classes)
     encoded = {split: model.encode(texts[split]) for split in texts}
     means = {split: each.mean.numpy() for split, each in encoded.items()}
     posterior = logistic(means["train"], labelled, classes, c=1.0)

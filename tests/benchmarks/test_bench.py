@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from textebm.api import TextEBM
 from textebm.bench import suite, timing
 from textebm.bench.reference import PlainModel, Published
 from textebm.bench.setting import Sizes, build_setting, lengths
@@ -134,7 +135,7 @@ def test_both_sides_end_their_sentences_alike() -> None:
     size = Published(dim=6, levels=3, vocabulary=60, embedding=12, hidden=16)
     here = build_setting(Sizes(size, corpus=50, energy_width=8), CPU)
     z, tokenizer = torch.randn(300, 6), here.model.tokenizer
-    ours = [len(text.split()) for text in here.model.decode(z)]
+    ours = [len(text.split()) for text in TextEBM(here.model).decode(z)]
     plain = [len(row) for row in here.plain.eval().decode(z, tokenizer.bos_token_id, tokenizer.eos_token_id)]
     assert np.mean(ours) == pytest.approx(np.mean(plain), abs=1.5) and 10 < np.mean(plain) < 25
     assert np.std(plain) > 4

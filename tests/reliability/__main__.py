@@ -1,4 +1,4 @@
-"""`python -m tests.reliability [--count N] [--only WORD] [--share S]`: the promises at their stated counts, as a table.
+"""`python -m tests.reliability`: the promises at their stated counts, as a table.
 
 --count: so many attempts of each promise instead of the stated ones. --share: that share of the stated ones.
 """
@@ -25,6 +25,10 @@ def main() -> int:
     parser.add_argument("--count", type=int, help="attempts of each promise; the stated ones unless given")
     parser.add_argument("--share", type=float, default=1.0, help="share of the stated attempts")
     parser.add_argument("--only", default="", help="promises with this word in their name or text")
+    parser.add_argument("--skip", help="no promises with this word in their name or text")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="CPU seconds for each; then it is cut short"
+    )
     options = parser.parse_args()
     import torch
 
@@ -38,9 +42,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="textebm-reliability-") as folder:
         os.environ["TEXTEBM_CACHE"] = f"{folder}/cache"
         for number, each in enumerate(PROMISES):
-            if options.only in each.name or options.only in each.text:
+            told = f"{each.name} {each.text}"
+            if options.only in told and not (options.skip and options.skip in told):
                 count = options.count or max(1, round(each.stated * options.share))
-                outcomes.append(tried(each, count, Path(folder) / str(number)))
+                outcomes.append(tried(each, count, Path(folder) / str(number), seconds=options.seconds))
                 print(table(outcomes[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
                 for problem in outcomes[-1].problems[:10]:
                     print(f"    {problem}", file=sys.stderr, flush=True)

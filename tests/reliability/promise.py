@@ -47,15 +47,18 @@ def promise(name: str, text: str, *, stated: int, short: int) -> Callable[[Trial
     return enter
 
 
-def tried(chosen: Promise, count: int, folder: Path, seed: int = 0) -> Outcome:
-    """Try it about *count* times (some promises have a natural number of attempts above that)."""
+def tried(chosen: Promise, count: int, folder: Path, seed: int = 0, seconds: float = float("inf")) -> Outcome:
+    """Try it about *count* times (some promises have a natural number of attempts above that), or until *seconds* of
+    this process and its children are used."""
     outcome, began = Outcome(chosen), time.process_time() + sum(os.times()[2:4])
     folder.mkdir(parents=True, exist_ok=True)
     for problem in chosen.trial(count, folder, random.Random(seed)):
         outcome.tried += 1
         if problem is not None:
             outcome.problems.append(problem)
-    outcome.seconds = time.process_time() + sum(os.times()[2:4]) - began
+        outcome.seconds = time.process_time() + sum(os.times()[2:4]) - began
+        if outcome.seconds > seconds:
+            break
     return outcome
 
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from textebm import __version__
 from textebm.cli import (
+    attributes,
     audit,
     bench,
     codes,
@@ -140,5 +141,6 @@ def _main(
 for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
+app.add_typer(attributes.app, name="attribute")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")

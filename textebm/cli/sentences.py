@@ -71,10 +71,14 @@ def generate(
     top_k: TopKOption = None,
     top_p: TopPOption = None,
     beams: BeamsOption = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="How each sentence begins.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", metavar="WORD", help="A word that is not written; may be repeated.")
+    ] = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
-    """Write new sentences: freely, under chosen symbols, or like examples."""
+    """Write new sentences: freely, under chosen symbols, from a prompt, or like examples."""
     symbols = parse_symbols(symbol)
     options = decoding_options(decoding, temperature, top_k, top_p, beams)
     if strength is not None and not symbols:
@@ -85,6 +89,10 @@ def generate(
         options.update(like=like, like_strength=like_strength)
     if confidence is not None:
         options["confidence"] = confidence
+    if prompt is not None:
+        options["prompt"] = prompt
+    if without:
+        options["without"] = without
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
     model = load_model(run, device)

@@ -43,7 +43,11 @@ DataOption = Annotated[
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="The same seed gives the same result.")]
 SymbolOption = Annotated[
     list[str] | None,
-    typer.Option("--symbol", metavar="HEAD=CLASS", help="Such as sentiment=positive; give it once for each head."),
+    typer.Option(
+        "--symbol",
+        metavar="HEAD=CLASS",
+        help="sentiment=positive, sentiment=!negative (no such), topic=food,hotel (either); once a head.",
+    ),
 ]
 StrengthOption = Annotated[
     float | None, typer.Option("--strength", min=0.0, help="How strongly symbols steer; the recipe's unless given.")

@@ -142,8 +142,8 @@ def copied_share(samples: Sequence[str], training_texts: Iterable[str]) -> float
         raise UndefinedMetricError("there are no samples")
     normal = [" ".join(text.split()) for text in samples]
     wanted = set(normal) - {""}
-    found = {text for text in (" ".join(line.split()) for line in training_texts) if text in wanted}
-    return sum(text in found for text in normal) / len(normal)
+    seen = {text for text in (" ".join(line.split()) for line in training_texts) if text in wanted}
+    return sum(text in seen for text in normal) / len(normal)
 
 
 def empty_share(samples: Sequence[str]) -> float:

@@ -55,9 +55,9 @@ def mutual_information_xz(means: Tensor, stddevs: Tensor, *, seed: int = 0) -> f
     total = 0.0
     rows = max(1, CHUNK_ELEMENTS // n)
     for start in range(0, n, rows):
-        part = z[start : start + rows]
-        log_density = (part @ (mu * precision).T) - 0.5 * (part.square() @ precision.T) + constant
-        index = torch.arange(len(part))
+        chunk = z[start : start + rows]
+        log_density = (chunk @ (mu * precision).T) - 0.5 * (chunk.square() @ precision.T) + constant
+        index = torch.arange(len(chunk))
         log_density[index, start + index] = own[start : start + rows]  # exact where cancellation would hurt most
         log_aggregate = log_density.logsumexp(dim=1) - math.log(n)
         total += float((own[start : start + rows] - log_aggregate).sum())

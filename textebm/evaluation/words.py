@@ -61,7 +61,7 @@ def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
         total.update(own)
     classes, everything = max(1, len(counts)), sum(total.values())
     weight = everything / classes
-    found = []
+    classes_scores = []
     for own in counts:
         size, scores = sum(own.values()), {}
         for word, count in own.items():
@@ -71,8 +71,8 @@ def log_odds(counts: Sequence[Mapping[str, int]]) -> list[dict[str, float]]:
             # a corpus of one word has no others, and no odds
             odds = np.log(here / others) - np.log(there / rest) if others > 0 and rest > 0 else 0.0
             scores[word] = float(odds / (1 / here + 1 / there) ** 0.5)
-        found.append(scores)
-    return found
+        classes_scores.append(scores)
+    return classes_scores
 
 
 def top_words(
@@ -85,11 +85,11 @@ def top_words(
     all, and a single class all of its own.
     """
     counts = [Counter(word for text in texts for word in words(text)) for texts in classes]
-    found = []
+    best_words = []
     for own, scores, odds in zip(counts, c_tf_idf(counts), log_odds(counts), strict=True):
         marked = [word for word in own if odds[word] > MARKED and own[word] > 1]
         if len(marked) < 3:
             marked = [word for word in own if odds[word] > 1e-9] or list(own)
         best = sorted(marked, key=lambda word: (-scores[word], word))[:n]
-        found.append(tuple(Word(word, scores[word], own[word], odds[word]) for word in best))
-    return found
+        best_words.append(tuple(Word(word, scores[word], own[word], odds[word]) for word in best))
+    return best_words

@@ -67,50 +67,50 @@ class Inspection:
         return frames(self)
 
 
-def frames(found: Inspection) -> dict[str, pd.DataFrame]:
+def frames(inspection: Inspection) -> dict[str, pd.DataFrame]:
     """All tables by name; one without rows where the model has nothing of the kind."""
-    cards = [card for own in found.cards.values() for card in own]
+    cards = [card for own in inspection.cards.values() for card in own]
     words = [(c.head, c.name, w.text, w.score, w.count, w.z) for c in cards for w in c.words]
     labels = [(c.head, c.name, s.label, s.name, s.count, s.share, s.lift) for c in cards for s in c.labels]
-    control = [(each.head, s.strength, s.agreement, s.n) for each in found.control for s in each.sweep]
-    chains = [asdict(each) for each in found.chains]
+    control = [(each.head, s.strength, s.agreement, s.n) for each in inspection.control for s in each.sweep]
+    chains = [asdict(each) for each in inspection.chains]
     return {
-        "sentences": sentences(found),
-        "samples": samples(found),
+        "sentences": sentences(inspection),
+        "samples": samples(inspection),
         "codes": pd.DataFrame(to_rows(cards)),
         "words": pd.DataFrame(words, columns=["head", "code", "word", "score", "count", "z"]),
         "labels": pd.DataFrame(labels, columns=["head", "code", "label", "name", "count", "share", "lift"]),
         "control": pd.DataFrame(control, columns=["head", "strength", "agreement", "n"]),
         "chains": pd.DataFrame(chains) if chains else pd.DataFrame(columns=["level", "signal", "acceptance"]),
-        "energies": energies(found),
+        "energies": energies(inspection),
     }
 
 
-def sentences(found: Inspection) -> pd.DataFrame:
-    columns: dict[str, Any] = {"text": found.rows.texts}
-    for name, label in found.rows.labels.items():
+def sentences(inspection: Inspection) -> pd.DataFrame:
+    columns: dict[str, Any] = {"text": inspection.rows.texts}
+    for name, label in inspection.rows.labels.items():
         columns[name] = _names(label)
-    for head, cards in found.cards.items():
-        codes = found.encoding.codes[head]
+    for head, cards in inspection.cards.items():
+        codes = inspection.encoding.codes[head]
         taken = head if head not in columns else f"predicted {head}"
         columns[taken] = [cards[code].name for code in codes.tolist()]
-        columns[f"{head} confidence"] = found.encoding.probabilities[head].gather(1, codes[:, None])[:, 0].numpy()
-    columns |= {"energy": found.energies, "loss": found.losses}
-    for name, layout in found.projection.layouts.items():
+        columns[f"{head} confidence"] = inspection.encoding.probabilities[head].gather(1, codes[:, None])[:, 0].numpy()
+    columns |= {"energy": inspection.energies, "loss": inspection.losses}
+    for name, layout in inspection.projection.layouts.items():
         columns |= {f"{name} x": layout.points[:, 0], f"{name} y": layout.points[:, 1]}
     return pd.DataFrame(columns)
 
 
-def samples(found: Inspection) -> pd.DataFrame:
-    columns: dict[str, Any] = {"text": found.sample_texts, "energy": found.sample_energies}
-    for name, layout in found.projection.layouts.items():
+def samples(inspection: Inspection) -> pd.DataFrame:
+    columns: dict[str, Any] = {"text": inspection.sample_texts, "energy": inspection.sample_energies}
+    for name, layout in inspection.projection.layouts.items():
         columns |= {f"{name} x": layout.samples[:, 0], f"{name} y": layout.samples[:, 1]}
     return pd.DataFrame(columns)
 
 
-def energies(found: Inspection) -> pd.DataFrame:
+def energies(inspection: Inspection) -> pd.DataFrame:
     pieces = []
-    for each in found.energy_levels:
+    for each in inspection.energy_levels:
         edges = np.linspace(each.low, each.high, len(each.draws) + 1)
         pieces.append(
             pd.DataFrame(
@@ -128,10 +128,10 @@ def energies(found: Inspection) -> pd.DataFrame:
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
 
 
-def crosstab(found: Inspection, head: str, label: str) -> pd.DataFrame:
+def crosstab(inspection: Inspection, head: str, label: str) -> pd.DataFrame:
     """Counts of sentences, codes of *head* by classes of *label*. Raises KeyError for a name that is not there."""
-    cards, column = found.cards[head], found.rows.labels[label]
-    codes = found.encoding.codes[head].numpy()
+    cards, column = inspection.cards[head], inspection.rows.labels[label]
+    codes = inspection.encoding.codes[head].numpy()
     counts = [label_counts(column, np.flatnonzero(codes == card.code)) for card in cards]
     return pd.DataFrame(counts, index=[card.name for card in cards], columns=list(column.classes))
 

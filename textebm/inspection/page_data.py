@@ -44,18 +44,18 @@ class RunFacts:
     verdict: Mapping[str, Any] = field(default_factory=dict)
 
 
-def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """All of it as lists, dicts, strings and finite numbers (else None), for JSON."""
-    encoding, rows = found.encoding, found.rows
+    encoding, rows = inspection.encoding, inspection.rows
     data = {
-        "run": _overview(found, facts, recipe),
+        "run": _overview(inspection, facts, recipe),
         "evaluation": _measured(facts.evaluation),
         "curves": _curves(facts.history),
         "warnings": _warnings(facts.history),
         "verdict": dict(facts.verdict) or None,
         "heads": [
             {"name": name, "classes": [card.name for card in cards], "found": _is_found(name, recipe)}
-            for name, cards in found.cards.items()
+            for name, cards in inspection.cards.items()
         ],
         "labels": [{"name": name, "classes": list(column.classes)} for name, column in rows.labels.items()],
         "points": {
@@ -66,12 +66,12 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
                 for name, p in encoding.probabilities.items()
             },
             "label": {name: column.values.tolist() for name, column in rows.labels.items()},
-            "energy": _rounded(found.energies, 3) if _varies(found.energies) else None,
-            "loss": _rounded(found.losses, 2),
+            "energy": _rounded(inspection.energies, 3) if _varies(inspection.energies) else None,
+            "loss": _rounded(inspection.losses, 2),
         },
         "samples": {
-            "text": found.sample_texts,
-            "energy": _rounded(found.sample_energies, 3) if _varies(found.sample_energies) else None,
+            "text": inspection.sample_texts,
+            "energy": _rounded(inspection.sample_energies, 3) if _varies(inspection.sample_energies) else None,
         },
         "maps": [
             {
@@ -80,21 +80,21 @@ def page_data(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
                 "points": each.points.ravel().tolist(),
                 "samples": each.samples.ravel().tolist(),
             }
-            for name, each in found.projection.layouts.items()
+            for name, each in inspection.projection.layouts.items()
         ],
-        "cards": {name: [_card(card) for card in cards] for name, cards in found.cards.items()},
+        "cards": {name: [_card(card) for card in cards] for name, cards in inspection.cards.items()},
         "tables": {
             name: {label: _table(column, encoding.codes[name], len(cards)) for label, column in rows.labels.items()}
-            for name, cards in found.cards.items()
+            for name, cards in inspection.cards.items()
         },
-        "control": [asdict(each) for each in found.control],
-        "composition": asdict(found.composition) if found.composition else None,
-        "walks": found.walks,
-        "edits": [asdict(each) for each in found.edits],
-        "diffusions": [asdict(each) for each in found.diffusions],
-        "layers": asdict(found.layers) if found.layers else None,
-        "chains": [asdict(each) for each in found.chains],
-        "energyLevels": [_histograms(each) for each in found.energy_levels],
+        "control": [asdict(each) for each in inspection.control],
+        "composition": asdict(inspection.composition) if inspection.composition else None,
+        "walks": inspection.walks,
+        "edits": [asdict(each) for each in inspection.edits],
+        "diffusions": [asdict(each) for each in inspection.diffusions],
+        "layers": asdict(inspection.layers) if inspection.layers else None,
+        "chains": [asdict(each) for each in inspection.chains],
+        "energyLevels": [_histograms(each) for each in inspection.energy_levels],
     }
     return finite(data)
 
@@ -121,7 +121,7 @@ def _source(name: str) -> str:
     return PurePath(name).name if name.startswith(("/", ".", "~")) else name
 
 
-def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
         f"{stage['name']}, "
@@ -131,17 +131,17 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
     sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())
     heads = [
         f"{name} ({len(cards)} {'codes, found' if _is_found(name, recipe) else 'classes, taught'})"
-        for name, cards in found.cards.items()
+        for name, cards in inspection.cards.items()
     ]
     parts = f" in {latent['segments']} segments" if latent.get("segments", 1) > 1 else ""
     stated = [
         ("Corpus", f"{recipe.get('data', {}).get('corpus', '?')}: {sizes} sentences"),
         ("Prior", stated_prior(prior)),
-        ("Latent", f"{latent.get('dim', found.encoding.mean.shape[1])} dimensions{parts}"),
+        ("Latent", f"{latent.get('dim', inspection.encoding.mean.shape[1])} dimensions{parts}"),
         ("Text", stated_networks(recipe)),
         ("Symbols", "; ".join(heads) or "none"),
         ("Training", "; then ".join(stages) or "?"),
-        ("Shown here", f"{len(found.rows):,} of {found.rows.total:,} sentences of {facts.split}"),
+        ("Shown here", f"{len(inspection.rows):,} of {inspection.rows.total:,} sentences of {facts.split}"),
         ("Seed", str(recipe.get("seed", "?"))),
     ]
     return {
@@ -156,18 +156,18 @@ def _overview(found: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> 
 
 def _options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """The recipe's options by their dotted names. Of a path only the file's name: the page goes to other people."""
-    found: list[tuple[str, str]] = []
+    options: list[tuple[str, str]] = []
     for name, value in recipe.items():
         if isinstance(value, Mapping):
-            found += _options(value, f"{prefix}{name}.")
+            options += _options(value, f"{prefix}{name}.")
         elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
             parts = [value] if isinstance(value, str) else list(value)
-            found.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
+            options.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
         elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
-            found.append((f"{prefix}{name}", _source(value)))
+            options.append((f"{prefix}{name}", _source(value)))
         elif value is not None and name not in ("description",):
-            found.append((f"{prefix}{name}", str(value)))
-    return found
+            options.append((f"{prefix}{name}", str(value)))
+    return options
 
 
 def _measured(evaluation: Evaluation | None) -> dict[str, Any] | None:
@@ -204,14 +204,14 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _warnings(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each named warning once, as last worded: first and last step, how often, and whether the run ended with it."""
-    found: dict[str, dict[str, Any]] = {}
+    warnings: dict[str, dict[str, Any]] = {}
     lines = [line for line in history if isinstance(line.get("warnings"), list) and isinstance(line.get("step"), int)]
     for line in lines:
         for text in map(str, line["warnings"]):
             name = text.split(":")[0]
-            entry = found.setdefault(name, {"first": line["step"], "times": 0})
+            entry = warnings.setdefault(name, {"first": line["step"], "times": 0})
             entry.update(text=text, last=line["step"], times=entry["times"] + 1, at_end=line is lines[-1])
-    return list(found.values())
+    return list(warnings.values())
 
 
 def _card(card: CodeCard) -> dict[str, Any]:
@@ -235,8 +235,8 @@ def _table(column: LabelColumn, codes: torch.Tensor, count: int) -> list[list[in
     return [label_counts(column, (numbers == code).nonzero()[0]).tolist() for code in range(count)]
 
 
-def _histograms(found: sampler.Energies) -> dict[str, Any]:
-    plain = asdict(found)
+def _histograms(energies: sampler.Energies) -> dict[str, Any]:
+    plain = asdict(energies)
     return {**plain, **{name: _rounded(plain[name], 4) for name in ("means", "draws", "samples")}}
 
 

@@ -112,9 +112,9 @@ def sorted_heads(model: TextEBM) -> list[SymbolHead]:
 def own_agreement(model: TextEBM, head: str, texts: Sequence[str], wanted: Sequence[str]) -> list[bool]:
     """Whether the model's own classifier gives each text the class that was asked for; blank texts have none."""
     written = [i for i, text in enumerate(texts) if text.strip()]
-    found = model.classify([texts[i] for i in written], head).labels if written else []
+    labels = model.classify([texts[i] for i in written], head).labels if written else []
     agreed = [False] * len(texts)
-    for i, label in zip(written, found, strict=True):
+    for i, label in zip(written, labels, strict=True):
         agreed[i] = label == wanted[i]
     return agreed
 
@@ -123,12 +123,12 @@ def strength_sweep(model: TextEBM, head: str, *, seed: int = 0) -> list[Strength
     """Agreement at several strengths, classes asked equally often."""
     classes = model.heads[head].classes
     wanted = [classes[i % len(classes)] for i in range(max(SENTENCES_PER_STRENGTH, len(classes)))]
-    found = []
+    sweep = []
     for strength in STRENGTHS:
         texts = model.generate(len(wanted), symbols={head: wanted}, strength=strength, seed=seed)
         agreed = own_agreement(model, head, texts, wanted)
-        found.append(Strength(strength, sum(agreed) / len(agreed), len(agreed)))
-    return found
+        sweep.append(Strength(strength, sum(agreed) / len(agreed), len(agreed)))
+    return sweep
 
 
 def compose(model: TextEBM, *, seed: int = 0) -> Composition | None:
@@ -155,12 +155,9 @@ def compose(model: TextEBM, *, seed: int = 0) -> Composition | None:
 def walks(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[tuple[str, ...]]:
     """Interpolations between sentences drawn by the seed: the two sentences, with what is decoded between them."""
     drawn = np.random.default_rng(seed).permutation(len(rows))[: 2 * WALKS].tolist()
-    pairs = zip(drawn[::2], drawn[1::2], strict=False)
-    found = []
-    for a, b in pairs:
-        first, last = rows.texts[a], rows.texts[b]
-        found.append((first, *model.interpolate(first, last, WALK_STEPS), last))
-    return found
+    texts = [rows.texts[i] for i in drawn]
+    pairs = zip(texts[::2], texts[1::2], strict=False)
+    return [(first, *model.interpolate(first, last, WALK_STEPS), last) for first, last in pairs]
 
 
 def edits(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[Edit]:
@@ -210,13 +207,13 @@ def layers(model: TextEBM, rows: Rows, *, seed: int = 0) -> Layers | None:
     repeated = latents[:LAYERED].repeat_interleave(PER_LAYER, 0)
     heads = [head.name for head in sorted_heads(model) if len(head.classes) > 1]
     wanted = {head: _classes(model, head, texts) for head in heads}
-    found = []
+    resampled = []
     for number in range(1, len(sizes) + 1):
         both = torch.cat([latents, repeated])
         made = model.generate(len(both), resample_from_layer=number, latents=both, seed=seed)
         new, shown = made[: len(texts)], made[len(texts) :]
         agreed = {head: own_agreement(model, head, new, wanted[head]) for head in heads}
-        found.append(
+        resampled.append(
             Layer(
                 number,
                 sizes[-number],
@@ -227,13 +224,13 @@ def layers(model: TextEBM, rows: Rows, *, seed: int = 0) -> Layers | None:
                 tuple(tuple(shown[i : i + PER_LAYER]) for i in range(0, len(shown), PER_LAYER)),
             )
         )
-    return Layers(tuple(texts[:LAYERED]), tuple(heads), tuple(found))
+    return Layers(tuple(texts[:LAYERED]), tuple(heads), tuple(resampled))
 
 
-def _shared_words(given: Sequence[str], new: Sequence[str]) -> float:
-    """Share of the words of *given* that the new text has too, on average."""
+def _shared_words(texts: Sequence[str], new: Sequence[str]) -> float:
+    """Share of the words of *texts* that the new text has too, on average."""
     shares = []
-    for before, after in zip(given, new, strict=True):
+    for before, after in zip(texts, new, strict=True):
         words = set(words_of(before))
         shares.append(len(words & set(words_of(after))) / max(1, len(words)))
     return sum(shares) / max(1, len(shares))

@@ -34,7 +34,8 @@ Decoding = Literal["greedy", "sample", "beam"]
 @dataclass(frozen=True)
 class DecodingOptions:
     """How words are chosen. greedy: the most probable word each time; sample: by temperature, top-k and top-p; beam:
-    the best of num_beams by mean log-probability a word. max_tokens: the length at which a sentence is cut."""
+    the best of num_beams by mean log-probability a word. max_tokens: the length at which a sentence is cut.
+    prefix: token ids that each sentence begins with; banned: ids that are never chosen."""
 
     decoding: Decoding = "greedy"
     temperature: float = 1.0
@@ -42,6 +43,8 @@ class DecodingOptions:
     top_p: float = 1.0
     num_beams: int = 4
     max_tokens: int = 40
+    prefix: tuple[int, ...] = ()
+    banned: tuple[int, ...] = ()
 
     def check(self) -> None:
         """Raises TextEBMError for a value out of range."""
@@ -52,6 +55,8 @@ class DecodingOptions:
             "top_p must lie in (0, 1]": 0 < self.top_p <= 1,
             "num_beams must lie between 1 and 2000": 1 <= self.num_beams <= 2000,
             "max_tokens must be at least 1": self.max_tokens >= 1,
+            "a prompt goes with decoding greedy or sample": not self.prefix or self.decoding != "beam",
+            "the prompt must be shorter than max_tokens": not self.prefix or len(self.prefix) < self.max_tokens,
         }
         wrong = [rule for rule, holds in ranges.items() if not holds]
         if wrong:
@@ -103,7 +108,8 @@ def _writer(
 ) -> tuple[Advance, Choose]:
     """The next state with what the word is chosen from, and the choice, greedy or drawn; what stays the same over *n*
     sentences is done here."""
-    forbidden, warpers, greedy = forbidden_ids(tokenizer), _warpers(options), options.decoding == "greedy"
+    forbidden = [*forbidden_ids(tokenizer), *options.banned]
+    warpers, greedy = _warpers(options), options.decoding == "greedy"
     if isinstance(decoder, Advances) and (greedy or not (options.top_k or options.top_p < 1)):
         # as many steps as words pay for the product with all words; most sentences end half-way
         pays = n * options.max_tokens // 2 > 2 * len(tokenizer)
@@ -141,7 +147,10 @@ def _one_by_one(
     alive = torch.ones_like(rows, dtype=torch.bool)
     for position in range(options.max_tokens):
         found, state = advance(tokens, z, state)
-        tokens = torch.where(alive, choose(found, output[rows, :position]), eos)
+        if position < len(options.prefix):
+            tokens = torch.full_like(tokens, options.prefix[position])
+        else:
+            tokens = torch.where(alive, choose(found, output[rows, :position]), eos)
         output[rows, position] = tokens
         alive = alive & (tokens != eos)
         count = int(alive.sum())
@@ -156,7 +165,8 @@ def _one_by_one(
 
 def _beam(decoder: Decoder, z: Tensor, tokenizer: PreTrainedTokenizerFast, options: DecodingOptions) -> list[list[int]]:
     """Beam search; the winner has the highest log-probability a token, the end included."""
-    b, beams, eos, forbidden = len(z), options.num_beams, tokenizer.eos_token_id, forbidden_ids(tokenizer)
+    b, beams, eos = len(z), options.num_beams, tokenizer.eos_token_id
+    forbidden = [*forbidden_ids(tokenizer), *options.banned]
     z = z.repeat_interleave(beams, dim=0)  # (B·K, d)
     state = decoder.start(z)
     tokens = torch.full((b * beams,), tokenizer.bos_token_id, dtype=torch.long, device=z.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -293,7 +294,7 @@ def model_card(model: LatentTextModel, table: str | None = None, verdict: str = 
     """README.md of a saved model: a verdict on it if there is one, what it is, how to use it, and what was measured."""
     recipe = model.recipe or {}
     heads = "\n".join(
-        f"- `{h.name}`: " + (f"{len(h.classes)} codes, found" if h.column is None else ", ".join(h.classes))
+        f"- `{h.name}`: " + (f"{len(h.classes)} codes, found" if h.column is None else _plain(", ".join(h.classes)))
         for h in model.heads.values()
     )
     symbols = next((f"{{{h.name!r}: {h.classes[0]!r}}}" for h in model.heads.values()), "None")
@@ -326,6 +327,11 @@ model = textebm.TextEBM.from_pretrained(".")
 
 {heads or "none"}
 {measured}"""
+
+
+def _plain(text: str) -> str:
+    """Labels of a corpus as one line of Markdown that holds no markup."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _looks_like_hub_id(name: str) -> bool:

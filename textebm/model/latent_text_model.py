@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -54,6 +54,31 @@ class SymbolHead:
         raise TextEBMError(f"symbol {self.name!r} has no class {str(value)!r}{did_you_mean(str(value), self.classes)}")
 
 
+@dataclass(frozen=True)
+class Attribute:
+    """A reading of noisy latents that a finished model was given (`textebm.use.attributes`).
+
+        p(y | u, t) = softmax(W_t u + b_t)
+
+    slopes (T, K, d), offsets (T, K), on the CPU; facts: how well it reads, for people.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    slopes: Tensor
+    offsets: Tensor
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def head(self) -> SymbolHead:
+        """It is named and asked for as a head is."""
+        return SymbolHead(self.name, self.classes, self.name)
+
+    def probabilities(self, u: Tensor) -> Tensor:
+        """p(y | u) at level 0, (B, K). u (B, d)"""
+        return (u @ self.slopes[0].t() + self.offsets[0]).softmax(-1)
+
+
 class LatentTextModel(nn.Module):
     """Encoder, decoder, prior and symbol heads of one model, with the tokenizer whose ids they read and write.
 
@@ -94,6 +119,7 @@ class LatentTextModel(nn.Module):
         self.contrastive = contrastive
         self.refinement = refinement
         self.recipe = recipe
+        self.attributes: dict[str, Attribute] = {}
 
     @property
     def device(self) -> torch.device:
@@ -105,9 +131,12 @@ class LatentTextModel(nn.Module):
         return self.context_encoder is not None
 
     def head(self, name: str) -> SymbolHead:
-        """The symbol head of this name. Raises TextEBMError where there is none."""
+        """The symbol head or the attribute of this name. Raises TextEBMError where there is none."""
+        if name in self.attributes:
+            return self.attributes[name].head
         if name not in self.heads:
-            known = did_you_mean(name, self.heads) if self.heads else "; this model has none"
+            names = [*self.heads, *self.attributes]
+            known = did_you_mean(name, names) if names else "; this model has none"
             raise TextEBMError(f"unknown symbol {name!r}{known}")
         return self.heads[name]
 

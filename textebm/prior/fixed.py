@@ -22,14 +22,15 @@ from textebm.prior.transport import Identity
 class FixedPotential:
     """F(·, t) tilted by symbols. `sampler.potential_and_gradient` finds `with_gradient` and uses it.
 
-        F = Σ_h logsumexp f^h − log K + s Σ_h log p(y^h)        ∂F/∂f^h = (1 − s a_h) softmax f^h + s a_h onehot(y^h)
+        F = Σ_h logsumexp f^h − log K + s Σ_h log p(y^h ∈ S_h)
+        ∂F/∂f^h = (1 − s a_h) softmax f^h + s a_h softmax_S f^h
 
-    with a_h = 1 in the rows where head h is asked for something.
+    with a_h = 1 in the rows where head h is asked for something, and softmax_S the softmax over the classes asked for.
     """
 
     def __init__(self, net: EnergyNet, energy: FixedEnergy, asked: dict[int, tuple[Tensor, Tensor]]):
         self.net, self.energy = net, energy
-        self.asked = asked  # head's place -> class of each row (B, 1), and strength there (B, 1), 0 where it is free
+        self.asked = asked  # head's place -> classes not asked for (B, K), and strength (B, 1), 0 where a row is free
 
     def __call__(self, w: Tensor) -> Tensor:
         """w (B, d) -> (B,)"""
@@ -43,17 +44,26 @@ class FixedPotential:
         for place, found in enumerate(logits):
             gradient = found.softmax(-1)
             if place in self.asked:
-                classes, strength = self.asked[place]
-                gradient = ((1 - strength) * gradient).scatter_add_(1, classes, strength)
+                excluded, strength = self.asked[place]
+                within = found.masked_fill(excluded, -torch.inf).softmax(-1)
+                gradient = (1 - strength) * gradient + strength * within
             gradients.append(gradient)
         return self._value(logits), self.energy.pull_back(gradients, slopes)
 
     def _value(self, logits: list[Tensor]) -> Tensor:
         value = self.net.sum_heads(logits)
-        for place, (classes, strength) in self.asked.items():
-            chosen = logits[place].log_softmax(-1).gather(-1, classes)
-            value = value + (strength * chosen)[:, 0]
+        for place, (excluded, strength) in self.asked.items():
+            log_p = logits[place].log_softmax(-1).masked_fill(excluded, -torch.inf).logsumexp(-1)
+            value = value + strength[:, 0] * log_p
         return value
+
+
+def _excluded(asked: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The classes not asked for (B, K), none in free rows, and the rows that are asked for something (B,)."""
+    if asked.dtype == torch.bool:
+        return ~asked, ~asked.all(-1)
+    active = asked >= 0
+    return (torch.arange(size, device=asked.device) != asked[:, None]) & active[:, None], active
 
 
 def fixed_potential(
@@ -67,10 +77,11 @@ def fixed_potential(
         return lambda w: prior.potential(w, level, condition)
     names, asked = list(net.head_sizes), {}
     for head, classes in condition.symbols.items():
-        active = classes >= 0
+        excluded, active = _excluded(classes, net.head_sizes[head])
         if prior.symbol_levels == "first":
             active = active & (level == 0)
-        asked[names.index(head)] = (classes.clamp_min(0)[:, None], condition.strength * active[:, None].float())
+        weight = condition.weights.get(head, condition.strength)
+        asked[names.index(head)] = (excluded, weight * active[:, None].float())
     if len(level) > 1 and level.stride(0) == 0:  # one number for all rows (`sampling.sample`): they share biases too
         level = level[0]
     dtype = dtype or prior.chain.dtype

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from textebm.prior.condition import Condition
+from textebm.prior.condition import Condition, log_probability_of
 from textebm.prior.prior import LatentPrior
 
 
@@ -14,7 +14,8 @@ from textebm.prior.prior import LatentPrior
 def ascend(
     prior: LatentPrior, z: Tensor, condition: Condition, *, level: int, steps: int, length: float = 0.1
 ) -> Tensor:
-    """z (B, d) after *steps* of steepest ascent of Σ_h log p(y^h | u_t, t), each *length* long in every row.
+    """z (B, d) after *steps* of steepest ascent of Σ_h log p(y^h | u_t, t) and of the condition's tilts, each *length*
+    long in every row.
 
     The heads are asked at *level*, at ᾱ_t z, the mean of what diffusion makes of z: those of a noisy level change
     slowly along the way, so that their gradient still points somewhere when those of level 0 are sure.
@@ -25,10 +26,8 @@ def ascend(
         with torch.enable_grad():
             leaf = z.detach().requires_grad_(True)
             logits = prior.symbol_logits(alpha * leaf, levels, condition.context)
-            asked = [
-                -F.cross_entropy(logits[head], classes, ignore_index=-1, reduction="sum")
-                for head, classes in condition.symbols.items()
-            ]
+            asked = [log_probability_of(logits[head], each).sum() for head, each in condition.symbols.items()]
+            asked += [tilt.value(alpha * leaf, levels).sum() for tilt in condition.tilts]
             (gradient,) = torch.autograd.grad(torch.stack(asked).sum(), leaf)
         z = z + length * F.normalize(gradient, dim=-1)
     return z

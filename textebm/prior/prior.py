@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from textebm.networks.energy import EnergyNet, LayeredEnergyNet
-from textebm.prior.condition import FREE, Condition
+from textebm.prior.condition import FREE, Condition, log_probability_of
 from textebm.prior.explicit import GaussianMixture, StandardNormal, standard_normal_log_prob
 from textebm.prior.noise import NoiseSchedule
 from textebm.prior.sampler import potential_and_gradient
@@ -115,12 +115,13 @@ class LatentPrior(nn.Module):
         logits, view = self.energy.logits_and_view(self.transport(u), level, condition.context)
         value = self.untilted(u, logits)
         named = dict(zip(self.energy.head_sizes, logits, strict=False))
-        for head, classes in condition.symbols.items():
-            chosen = named[head].log_softmax(-1).gather(-1, classes.clamp_min(0)[:, None])[:, 0]
-            active = classes >= 0
+        for head, asked in condition.symbols.items():
+            log_p = log_probability_of(named[head], asked)
             if self.symbol_levels == "first":
-                active = active & (level == 0)
-            value = value + condition.strength * torch.where(active, chosen, torch.zeros_like(chosen))
+                log_p = torch.where(level == 0, log_p, 0.0)
+            value = value + condition.weights.get(head, condition.strength) * log_p
+        for tilt in condition.tilts:
+            value = value + tilt.value(u, level)
         if condition.like is not None:
             assert view is not None
             kappa = concentration(self.view_cosine, self.energy.view_size)[level]

@@ -126,8 +126,8 @@ class Objective(Part):
         "latent",
         "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
         "(answer), a text's content words (content), what a sentence encoder says of it (sentence), or several.",
-        "content, where codes should be subjects that people can name; answer, in dialogues whose codes should be "
-        "speech acts; both with cluster_start 0.",
+        "content, with cluster_weight 4, where codes should be subjects that people can name; answer, for "
+        "speech acts in dialogues; both with cluster_start 0.",
     )
     sentence_encoder: str | None = option(
         None,

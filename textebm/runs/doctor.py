@@ -18,7 +18,8 @@ from textebm.evaluation.metric import Evaluation
 from textebm.recipe.schema import Recipe
 from textebm.runs.directory import VERDICT, write_recorded
 from textebm.runs.progress import read_history
-from textebm.runs.verdict import Facts, Verdict, diagnose
+from textebm.runs.verdict import Facts, diagnose
+from textebm.text.finding import Verdict
 from textebm.text.history import histories_of, texts_of
 from textebm.text.statistics import text_digest
 from textebm.text.words import split_words

@@ -28,9 +28,9 @@ from textebm.recipe.schema import Recipe
 from textebm.runs.directory import EVALUATION, check_run_corpus, data_place, read_recorded, write_recorded
 from textebm.runs.doctor import judge, keep_verdict
 from textebm.runs.lock import RunLock
-from textebm.runs.verdict import Verdict
 from textebm.text import grammar
 from textebm.text.corpora import FILES, load_corpus
+from textebm.text.finding import Verdict
 from textebm.text.history import histories_of, texts_of
 from textebm.text.tokenizer import train_word
 from textebm.training.data import shown_rows

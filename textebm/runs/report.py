@@ -43,7 +43,8 @@ from textebm.runs.doctor import judge
 from textebm.runs.evaluate import read_evaluation
 from textebm.runs.lock import RunLock
 from textebm.runs.progress import read_history
-from textebm.runs.verdict import Facts, Verdict, diagnose
+from textebm.runs.verdict import Facts, diagnose
+from textebm.text.finding import Verdict
 from textebm.text.history import histories_of
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from textebm.recipe.schema import Recipe
-from textebm.text.finding import Finding
+from textebm.text.finding import Finding, Verdict
 from textebm.training.health import COLLAPSED
 
 LITTLE_TEXT = 500  # training texts; below, a generator repeats them
@@ -45,32 +45,6 @@ class Facts:
     form: float = 0.0
     code_names: Mapping[str, str] = field(default_factory=dict)
     text_findings: Sequence[Finding] = ()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """findings: none where nothing was found wrong. references: (what, value, what to read beside it)."""
-
-    findings: tuple[Finding, ...]
-    references: tuple[tuple[str, str, str], ...]
-
-    def lines(self) -> list[str]:
-        """For a log or a card: the findings, then the figures beside their references."""
-        count = len(self.findings)
-        head = f"verdict: {count} finding{'s' if count != 1 else ''}" if count else "verdict: nothing found wrong"
-        told = [f"- {finding}" for finding in self.findings]
-        return [head, *told, *(f"  {name} {value} ({beside})" for name, value, beside in self.references)]
-
-    def markdown(self) -> str:
-        """For a model card."""
-        lines = [f"- {finding}" for finding in self.findings] or ["Nothing was found wrong."]
-        beside = [f"- {name} {value} ({reference})" for name, value, reference in self.references]
-        return "\n".join(["## Verdict", "", *lines, "", *beside]).replace("<", "&lt;").rstrip() + "\n"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        references = [{"name": name, "value": value, "beside": beside} for name, value, beside in self.references]
-        return {"findings": [finding.to_dict() for finding in self.findings], "references": references}
 
 
 def diagnose(facts: Facts) -> Verdict:

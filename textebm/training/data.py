@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import CorpusError
+from textebm.objective.semi_supervised import bag_of_tokens, estimate_labels
 from textebm.recipe.schema import Head
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.finding import Finding
@@ -177,7 +178,8 @@ def split_findings(
 
 
 def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str, NDArray[np.integer]]:
-    """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed."""
+    """What each supervised head may see: its column, with all but `label_limit` labels hidden (−1), chosen by seed;
+    or estimated from the others and the texts, where it says `estimate_labels`."""
     known = {}
     for name, head in heads.items():
         if head.labels is None:
@@ -187,5 +189,8 @@ def known_labels(split: Split, heads: Mapping[str, Head], seed: int) -> dict[str
             shown, all_labels = shown_rows(labels, head.label_limit, seed), labels
             labels = np.full_like(all_labels, -1)
             labels[shown] = all_labels[shown]
+        if head.estimate_labels:
+            counts = bag_of_tokens(split.store.tokens, split.store.offsets)
+            labels = estimate_labels(counts, labels, int(split.labels[head.labels].max(initial=0)) + 1)
         known[name] = labels
     return known

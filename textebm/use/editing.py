@@ -13,7 +13,7 @@ place, and none is written where there was none.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 import torch
@@ -32,7 +32,7 @@ from textebm.text.tokenizer import decode as decode_ids
 from textebm.text.tokenizer import restore_words, unknown_words
 from textebm.use.contexts import Contexts, contexts_of_texts
 from textebm.use.reading import certainty, encode
-from textebm.use.steering import Steering, SymbolRequest, condition_of
+from textebm.use.steering import Steering, SymbolRequest, asked_of, condition_of
 from textebm.use.writing import decode, denoise
 
 KEEP = 6.0
@@ -66,6 +66,7 @@ def edit(
             model,
             texts,
             condition,
+            asked_of(model, symbols, len(texts)),
             keep=KEEP if keep is None else keep,
             seed=seed,
             contexts=histories,
@@ -111,6 +112,7 @@ def edit_nearest(
     model: LatentTextModel,
     texts: Sequence[str],
     condition: Condition,
+    symbols: Mapping[str, Tensor],
     *,
     keep: float = KEEP,
     confidence: float = CONFIDENCE,
@@ -119,14 +121,15 @@ def edit_nearest(
     contexts: Contexts | None = None,
     batch_size: int = 512,
 ) -> list[str]:
-    """Each text with the least change after which the encoder gives every symbol of *condition* the probability
-    *confidence*; where none does, the surest version. A text that reads so already comes back as it is."""
+    """Each text with the least change, upwards in *condition*, after which the encoder gives every one of *symbols*
+    (`steering.asked_of`) the probability *confidence*; where none does, the surest version. A text that reads so
+    already comes back as it is."""
     generator = torch.Generator(model.device).manual_seed(seed)
     z = encode(model, texts, contexts=contexts).mean.to(model.device)
     level = model.prior.num_levels // 2 if model.prior.symbol_levels == "all" else 0
     best, current = list(texts), list(texts)
     unknown = [unknown_words(model.tokenizer, text, model.max_tokens) for text in texts]
-    surest = certainty(model, texts, condition.symbols, contexts=contexts)
+    surest = certainty(model, texts, symbols, contexts=contexts)
     waiting = torch.nonzero(surest < confidence)[:, 0]
     for _ in range(ROUNDS):
         if not len(waiting):
@@ -141,8 +144,8 @@ def edit_nearest(
             for i, row in zip(rows.tolist(), ids, strict=True):
                 current[i] = restore_words(model.tokenizer, decode_ids(model.tokenizer, row), unknown[i])
         histories = None if contexts is None else [contexts[i] for i in waiting]
-        symbols = condition.chosen(waiting.to(model.device)).symbols
-        read = certainty(model, [current[i] for i in waiting], symbols, contexts=histories)
+        asked_here = {name: each[waiting.to(model.device)] for name, each in symbols.items()}
+        read = certainty(model, [current[i] for i in waiting], asked_here, contexts=histories)
         for i, value in zip(waiting.tolist(), read.tolist(), strict=True):
             if value > surest[i]:
                 best[i], surest[i] = current[i], value

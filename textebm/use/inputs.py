@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from textebm.errors import TextEBMError
+from textebm.use.steering import SINGLE
 
 
 def as_texts(texts: Iterable[str], what: str = "texts") -> list[str]:
@@ -54,8 +55,8 @@ def _values(values: Any, what: str) -> list[Any]:
     return list(values)
 
 
-def as_symbols(symbols: Mapping[str, Any] | None) -> dict[str, str | int | list[str | int]] | None:
-    """The classes asked of each head: a name or number, or a list of them in the order of its rows."""
+def as_symbols(symbols: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The classes asked of each head: one value (`steering.classes_meant`), or a list of them in its rows' order."""
     if symbols is None:
         return None
     if not isinstance(symbols, Mapping):
@@ -65,9 +66,11 @@ def as_symbols(symbols: Mapping[str, Any] | None) -> dict[str, str | int | list[
     return {name: _classes(name, value) for name, value in symbols.items()}
 
 
-def _classes(name: str, value: Any) -> str | int | list[str | int]:
+def _classes(name: str, value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, SINGLE):
+        return value
     if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
         value = value.item()
     if isinstance(value, int):
@@ -75,7 +78,7 @@ def _classes(name: str, value: Any) -> str | int | list[str | int]:
     rows = _values(value, f"symbol {name!r}")
     plain: list[Any] = [row.item() if isinstance(row, Tensor | np.generic) and row.ndim == 0 else row for row in rows]
     for place, row in enumerate(plain):
-        if not isinstance(row, str | int) or isinstance(row, bool):
+        if not isinstance(row, SINGLE) or isinstance(row, bool):
             raise TextEBMError(f"symbol {name!r}: row {place} is {type(row).__name__}, no class name or number")
     return plain
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
-from textebm.prior.condition import Condition
+from textebm.prior.condition import Condition, log_probability_of
 from textebm.prior.likelihood import log_prob_bound
 from textebm.text.batches import TokenBatch, collate_texts
 from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts, read_contexts
@@ -135,7 +135,8 @@ def symbol_probabilities(model: LatentTextModel, z: Tensor, *, contexts: Context
 
 def _symbol_probabilities(model: LatentTextModel, z: Tensor, context: DialogueContext | None) -> dict[str, Tensor]:
     logits = model.prior.symbol_logits(z.to(model.device), context=None if context is None else context.vectors)
-    return {name: f.softmax(-1).cpu() for name, f in logits.items()}
+    heads = {name: f.softmax(-1).cpu() for name, f in logits.items()}
+    return heads | {name: attribute.probabilities(z.cpu()) for name, attribute in model.attributes.items()}
 
 
 @torch.no_grad()
@@ -158,13 +159,11 @@ def views(model: LatentTextModel, texts: Sequence[str], *, batch_size: int = BAT
 def certainty(
     model: LatentTextModel, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
 ) -> Tensor:
-    """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of each
-    text; −1 asks nothing."""
+    """(n,) the least probability that the encoder gives, over the heads of *symbols*, to what is asked of each text: a
+    class (n,), −1 asks nothing, or any of several classes (n, K)."""
     probabilities, least = encode(model, texts, contexts=contexts).probabilities, torch.ones(len(texts))
-    for name, classes in symbols.items():
-        wanted = classes.cpu()
-        read = probabilities[name].gather(-1, wanted.clamp_min(0)[:, None])[:, 0]
-        least = torch.where(wanted >= 0, torch.minimum(least, read), least)
+    for name, asked in symbols.items():
+        least = torch.minimum(least, log_probability_of(probabilities[name].log(), asked.cpu()).exp())
     return least
 
 

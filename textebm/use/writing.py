@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -14,12 +16,17 @@ from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
+from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
 from textebm.use.reading import certainty, check_width, encode
-from textebm.use.steering import Steering, condition_of
+from textebm.use.steering import Steering, asked_of, condition_of
+
+logger = logging.getLogger(__name__)
 
 DRAWS = 8  # of a sentence, until it is read as asked
+PROMPT_DRAWS = 32  # of a latent, one of which is chosen by the likelihood of the prompt
+FEW_DRAWS = 1.5  # effective ones below which a prompt is said to fit nothing that was drawn
 
 
 def generate(
@@ -33,8 +40,13 @@ def generate(
     resample_from_layer: int | None = None,
     latents: Tensor | None = None,
     confidence: float | None = None,
+    prompt: str | None = None,
 ) -> list[str]:
     """n new sentences; see `textebm.TextEBM.generate`."""
+    if prompt is not None:
+        decoding = replace(decoding, prefix=prompt_tokens(model, prompt))
+        if resample_from_layer is not None or latents is not None:
+            raise TextEBMError("a prompt goes with latents drawn for it; leave resample_from_layer and latents out")
     if confidence is not None and (not steering.symbols or latents is not None or not 0 < confidence < 1):
         raise TextEBMError(
             f"confidence must lie between 0 and 1 and goes with symbols, without latents; got {confidence}"
@@ -43,6 +55,9 @@ def generate(
         latents = sample_latents(model, min(n, 1), steering.rows(range(min(n, 1))), seed=seed)
 
     def write(asked: Steering, number: int, seed: int) -> list[str]:
+        if decoding.prefix:
+            u = prompted_latents(model, number, asked, decoding.prefix, seed=seed, steps_factor=steps_factor)
+            return decode(model, u, decoding, seed=seed, contexts=asked.contexts)
         u = sample_latents(
             model,
             number,
@@ -56,7 +71,7 @@ def generate(
 
     if confidence is None:
         return write(steering, n, seed)
-    classes = condition_of(model, steering, n)[0].symbols
+    classes = asked_of(model, steering.symbols, n)
     return surest_draws(
         lambda rows, seed: write(
             steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
@@ -103,12 +118,7 @@ def respond(
     if not model.reads_context:
         read_contexts(model, contexts, 0)  # says why not
     histories = parse_contexts(contexts)
-    symbols = {
-        name: value if isinstance(value, str | int) else [each for each in value for _ in range(n)]
-        for name, value in (steering.symbols or {}).items()
-    }
-    repeated = [history for history in histories for _ in range(n)]
-    asked = replace(steering, symbols=symbols, contexts=repeated)
+    asked = steering.repeated(n, [history for history in histories for _ in range(n)])
     texts = generate(model, n * len(histories), asked, decoding, seed=seed)
     return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 
@@ -172,6 +182,85 @@ def _held_layers(
     if latents.ndim != 2 or latents.shape[1] != dim or len(latents) not in (min(n, 1), n):
         raise TextEBMError(f"expected latents of shape (1, {dim}) or ({n}, {dim}), got {tuple(latents.shape)}")
     return latents[:, : sum(layers[: len(layers) - layer])].to(model.device).expand(n, -1)
+
+
+def prompt_tokens(model: LatentTextModel, prompt: str) -> tuple[int, ...]:
+    """The token ids of the beginning of a sentence. Raises TextEBMError where there are none, or words are unknown."""
+    if unknown := unknown_words(model.tokenizer, prompt, model.max_tokens):
+        raise TextEBMError(f"the prompt has words that the model does not know: {', '.join(unknown)}")
+    ids = TokenStore.build([prompt], model.tokenizer, model.max_tokens)[0]
+    if not len(ids):
+        raise TextEBMError("the prompt has no words; leave it out")
+    return tuple(ids.tolist())
+
+
+@torch.no_grad()
+def prompted_latents(
+    model: LatentTextModel, n: int, steering: Steering, prefix: Sequence[int], *, seed: int = 0, steps_factor: int = 1
+) -> Tensor:
+    """(n, d) draws of the tilted prior given that the sentence begins with *prefix*, p(u) p(prefix | u), on the CPU.
+
+    Each is chosen among 32 draws with p(prefix | u) as its weight (sampling-importance resampling, Rubin 1987). Where
+    hardly more than one of them counts, a warning gives the effective number.
+    """
+    rows = [i for i in range(n) for _ in range(PROMPT_DRAWS)]
+    u = sample_latents(model, len(rows), steering.rows(rows), seed=seed, steps_factor=steps_factor)
+    context = read_contexts(model, steering.contexts, n)
+    tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix], device=model.device)
+    likelihoods = []
+    with model.evaluating():
+        for start in range(0, len(u), 1024):
+            chosen = u[start : start + 1024].to(model.device)
+            vectors = None if context is None else context.vectors[rows[start : start + 1024]]
+            z = model.decoder_input(chosen, vectors)
+            hidden = model.decoder.hidden(tokens[:-1].expand(len(z), -1), z)  # (B, L, E)
+            nll = model.decoder.nll(hidden.flatten(0, 1), tokens[1:].repeat(len(z)))
+            likelihoods.append(-nll.view(len(z), -1).sum(-1).float().cpu())
+    weights = torch.cat([torch.zeros(0), *likelihoods]).view(n, PROMPT_DRAWS).softmax(-1)
+    if n > 0 and (effective := float((1 / weights.square().sum(-1)).mean())) < FEW_DRAWS:
+        logger.warning(
+            "the prompt fits few latents: of %d draws %.1f count on average; control and variety may suffer",
+            PROMPT_DRAWS,
+            effective,
+        )
+    if n == 0:
+        return u
+    picked = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+    return u[torch.arange(n) * PROMPT_DRAWS + picked]
+
+
+def banned_tokens(model: LatentTextModel, words: Sequence[str]) -> tuple[int, ...]:
+    """The token ids of words that shall not be written. Raises TextEBMError for one that is several tokens."""
+    banned: list[int] = []
+    for word in words:
+        ids = TokenStore.build([word], model.tokenizer, model.max_tokens)[0].tolist()
+        if len(ids) != 1:
+            raise TextEBMError(
+                f"without: {word!r} is {len(ids)} tokens of this model; only single ones can be left out"
+            )
+        if ids[0] != model.tokenizer.unk_token_id:  # an unknown word is never written
+            banned.append(ids[0])
+    return tuple(banned)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Two sentences from the same noise under two requests; changed: the share of words that differ, 0 … 1."""
+
+    a: str
+    b: str
+    changed: float
+
+
+def compare(
+    model: LatentTextModel, a: Steering, b: Steering, n: int, decoding: DecodingOptions, *, seed: int = 0
+) -> list[Twin]:
+    """n counterfactual twins; see `textebm.TextEBM.compare`."""
+    pairs = zip(*(generate(model, n, each, decoding, seed=seed) for each in (a, b)), strict=True)
+    return [
+        Twin(one, two, 1 - SequenceMatcher(None, one.split(), two.split(), autojunk=False).ratio())
+        for one, two in pairs
+    ]
 
 
 @torch.no_grad()
