@@ -185,6 +185,17 @@ def test_only_build_asks_for_a_kind(path: Path) -> None:
             assert not ("kind" in names and constant), f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_what_is_caught_is_named(path: Path) -> None:
+    """`except Exception` turns a bug into a message: only where libraries raise many kinds, and those alone."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ExceptHandler):
+            caught = "everything" if node.type is None else ast.unparse(node.type)
+            if caught in ("everything", "Exception", "BaseException"):
+                first = ast.unparse(node.body[0])
+                assert first.startswith("if not refused_by_library(error)"), f"{path}:{node.lineno}: catches {caught}"
+
+
 def bound(name: ast.Name) -> bool:
     return isinstance(name.ctx, ast.Store)
 
