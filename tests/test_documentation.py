@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from textebm.text import grammar
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -27,3 +29,9 @@ def test_every_page_of_the_site_is_in_its_menu() -> None:
     menu = (ROOT / ".ci" / "mkdocs.yml").read_text(encoding="utf-8")
     missing = [page for page in PAGES if "docs" in page.parts and str(page.relative_to(ROOT / "docs")) not in menu]
     assert not missing
+
+
+def test_the_sentences_of_the_first_page_are_in_the_embedded_grammar() -> None:
+    """What a newcomer edits first is a sentence of the language that quickstart learns."""
+    quoted = re.findall(r'\["([^"\]]+ \.)"\]', (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert quoted and all(grammar.parse(sentence) is not None for sentence in quoted)

@@ -44,7 +44,7 @@ class TextEBM:
 
         model = TextEBM.from_pretrained("runs/quickstart")
         model.generate(5, symbols={"sentiment": "positive"}, seed=0)
-        model.encode(["the pizza was bland ."]).codes["code"]
+        model.encode(["i hated the sauce of this pizza ."]).codes["code"]
 
     network: the `LatentTextModel` itself, for those who train or take it apart. codes: what people call its codes
     (`textebm.use.codebook`), empty where nobody said. Texts are lists of strings, or columns of pandas, numpy or
