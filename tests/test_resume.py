@@ -61,7 +61,7 @@ def job(directory: Path, overrides: Sequence[str], resume: bool, death: Any, env
     torch.set_num_threads(1)
     log = open(directory.parent / f"{directory.name}.log", "a")
     with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
-        runs._conclude = lambda model, _recipe, _corpus, where, *_: save(model, where)  # no evaluation
+        runs._conclude = lambda model, _recipe, _corpus, where, *_: save(model.network, where)  # no evaluation
         if death is not None:
             arrange(death, Trainer, runs)
         try:

@@ -120,7 +120,7 @@ def test_a_damaged_recipe_is_one_line_and_put_back(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_conclude", lambda model, _recipe, _corpus, where, *_: save(model, where))
+    monkeypatch.setattr(runs, "_conclude", lambda model, _recipe, _corpus, where, *_: save(model.network, where))
 
 
 SHORT = ("training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 6}]", "training.checkpoint_every=3")
