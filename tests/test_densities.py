@@ -195,6 +195,7 @@ def test_the_same_seed_leaves_torchs_random_state_alone() -> None:
         ("energy", {"start": "tweedy"}, "did you mean 'tweedie'"),
         ("energy", {"acceptance": "1"}, "acceptance must lie between 0 and 1"),
         ("diffusion_energy", {"log_snr_max": "-9"}, "log_snr_max must be greater"),
+        ("diffusion_energy", {"input_scale": "0"}, "input_scale must be greater than 0"),
     ],
 )
 def test_mistakes_are_named(prior: str, changes: dict[str, str], words: str) -> None:
@@ -205,6 +206,19 @@ def test_mistakes_are_named(prior: str, changes: dict[str, str], words: str) -> 
 def test_changes_are_read() -> None:
     setting = setting_of("energy", {"steps": "3", "metropolis": "false", "start": "reference", "step_size": "0.2"})
     assert (setting.steps, setting.metropolis, setting.start, setting.step_size) == (3, False, "reference", 0.2)
+
+
+def test_the_releases_network_has_one_hidden_layer_and_its_own_classes() -> None:
+    net = build_prior(setting_of("energy-release"), target_of("release-pinwheel"), smoothing=0.03).energy
+    assert [tuple(p.shape) for name, p in net.named_parameters() if "weight" in name and "level" not in name] == [
+        (200, 2),
+        (8, 200),
+    ]
+    plain, wide = (
+        build_prior(setting_of("energy", {"input_scale": scale}), circle(2), smoothing=0.03).energy
+        for scale in ("1", "4")
+    )
+    torch.testing.assert_close(wide.inputs.weight, 4 * plain.inputs.weight)
 
 
 def test_exact_needs_a_mixture() -> None:

@@ -26,6 +26,7 @@ RECIPE = parse_recipe(
         "heads": [{"name": "y", "labels": "tense"}, {"name": "code", "classes": 6}],
     }
 )
+FAST = parse_recipe(RECIPE.model_dump(mode="json"), ["training.learning_rate=0.12"])
 FALLING = [30.0, 20.0, 15.0, 13.0, 12.5, 12.4, 12.35, 12.34]
 METRICS = {
     "ppl": 20.0,
@@ -93,6 +94,12 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "one_class": (replace(HEALTHY, class_rows={"y": {"past": 5000}}), "head y was shown 1 class"),
     "few_labels": (replace(HEALTHY, class_rows={"y": {"past": 500, "future": 7}}), "'future' 7"),
     "worse_than_unigrams": (changed(ppl=400.0), "a token has perplexity 400.0; counting tokens alone has 90.0"),
+    "learning_rate": (
+        replace(
+            changed(ppl=45.0), recipe=parse_recipe(RECIPE.model_dump(mode="json"), ["training.learning_rate=0.12"])
+        ),
+        "at a learning rate of 0.12 (recipes have .0005 to .004) a token has perplexity 45.0",
+    ),
     "undertrained": (
         replace(HEALTHY, history=lines([30, 28, 26, 24, 22, 20])),
         "from 31.5 to 29.5 nats over the last 100 steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from datasets import Dataset
 import textebm
 from tests.tiny import trained
 from textebm.errors import TextEBMError
-from textebm.use.inputs import as_symbols, as_texts
+from textebm.use.inputs import as_symbols, as_texts, lost_in_reading
 
 TEXTS = ["the pizza was bland .", "i loved the film .", "the car will be noisy ."]
 FRAME = pd.DataFrame({"text": TEXTS, "y": [0, 1, 2]}).iloc[[2, 0, 1]]  # as sample, sort_values or a split leave it
@@ -106,3 +107,17 @@ def test_without_a_seed_sentences_differ_and_the_seed_is_told(capsys: pytest.Cap
     seed = int(capsys.readouterr().err.split()[1])
     assert model.generate(8, decoding="sample", seed=seed) == first
     assert model.generate(8, decoding="sample") != first
+
+
+def test_unknown_words_and_cut_ends_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = textebm.TextEBM(trained().network)
+    model.encode(TEXTS[1:2])
+    assert lost_in_reading(["the <unk> was"], model.tokenizer, 16) == "", "it stands there as it is"
+    strange = ["zyzzyva qwxz the", "the " * 40]
+    with caplog.at_level(logging.WARNING):
+        model.encode(strange)
+        model.classify(strange, "sentiment")
+    said = [record.getMessage() for record in caplog.records if record.name == "textebm.api"]
+    assert len(said) <= 1
+    lost = lost_in_reading(strange, model.tokenizer, model.max_tokens)
+    assert "2 of 20 words are unknown" in lost and "1 of 2 texts have more than 16 tokens" in lost

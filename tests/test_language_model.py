@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from textebm.errors import RecipeError
 from textebm.networks.language_model import PretrainedDecoder
 from textebm.networks.pretrained import Tuning, pretrained_parameters, resting_names
 
@@ -135,3 +137,10 @@ def test_nothing_drops_out_in_training() -> None:
     assert any(isinstance(each, nn.Dropout) and each.p > 0 for each in decoder.network.modules())
     tokens, z = torch.randint(WORDS, (3, 9)), torch.randn(3, 8)
     assert torch.equal(decoder.hidden(tokens, z), decoder.hidden(tokens, z))
+
+
+def test_without_peft_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(RecipeError, match=r"lora needs the library peft; install it with pip install 'textebm\[pretr"):
+        decoder_of(network("gpt2"), "lora")
+    assert decoder_of(network("gpt2"), "rest")

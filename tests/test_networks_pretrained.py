@@ -146,7 +146,7 @@ def test_what_is_tuned_in_full_has_a_rate_of_its_own_and_the_rest_rests(zoo: Pat
     )
     reader, decoder = parts_of(worker.model)
     rates = [group["lr"] for group in worker.optimizer.param_groups]
-    assert rates[2:] == ([1e-4] if tune == "full" else [])
+    assert rates[2:] == {"rest": [], "lora": [1e-3], "full": [1e-4]}[tune]
     counted = [id(each) for group in worker.optimizer.param_groups for each in group["params"]]
     wanted = [id(each) for each in worker.model.parameters() if each.requires_grad]
     assert sorted(counted) == sorted(wanted) and len(set(counted)) == len(counted)

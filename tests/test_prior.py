@@ -149,16 +149,16 @@ def test_training_learns_the_spread_of_each_level(reference: Reference) -> None:
     potential = gaussian_potential(schedule, 0.3, variance)
     net = HandSet(4, 5, {}, lambda u, t: potential(u, t).sum(-1, keepdim=True))
     prior = LatentPrior(4, net, schedule, chain=ChainSettings(steps=4, metropolis=True))
-    for _ in range(300):
+    for _ in range(220):
         mean = 0.3 + (variance - 0.01) ** 0.5 * torch.empty(200, 4).normal_(generator=noise)
         score_matching(prior, Posterior(mean, torch.full_like(mean, 0.1)), noise)
-    calibrate(prior, n=1000, generator=noise)
+    calibrate(prior, n=400, generator=noise)
     v = schedule.alpha_bar.square() * variance + 1 - schedule.alpha_bar.square()
     a, sigma = schedule.step_a[:-1], schedule.step_sigma[:-1]
     exact = v[:-1] * sigma**2 / (a**2 * v[:-1] + sigma**2)
     learned = prior.spread[:-1].mean(-1) * schedule.reverse_stddev[:-1] ** 2
     torch.testing.assert_close(learned, exact, atol=0, rtol=0.05)
-    drawn = sample(prior, 20_000, generator=generator(1))
+    drawn = sample(prior, 10_000, generator=generator(1))
     assert drawn.z.var().item() == pytest.approx(variance, rel=0.04 if reference == "stationary" else 0.12)
 
 
@@ -207,9 +207,19 @@ def by_rejection(prior: LatentPrior, symbols: dict[str, int], strength: float, n
     return u[:, 0]
 
 
-@pytest.mark.parametrize("levels", [1, 3])
-@pytest.mark.parametrize("symbol_levels", ["all", "first"])
-@pytest.mark.parametrize("symbols, strength", [({}, 1.0), ({"a": 0}, 1.0), ({"a": 0, "b": 1}, 1.0), ({"b": 2}, 3.0)])
+@pytest.mark.parametrize(
+    "levels, symbol_levels, symbols, strength",
+    [  # every pair of values of the four
+        (1, "all", {}, 1.0),
+        (3, "first", {}, 1.0),
+        (3, "all", {"a": 0}, 1.0),
+        (1, "first", {"a": 0}, 1.0),
+        (3, "all", {"a": 0, "b": 1}, 1.0),
+        (1, "first", {"a": 0, "b": 1}, 1.0),
+        (3, "first", {"b": 2}, 3.0),
+        (1, "all", {"b": 2}, 3.0),
+    ],
+)
 def test_conditional_samples_equal_rejection(
     levels: int, symbol_levels: Literal["all", "first"], symbols: dict[str, int], strength: float
 ) -> None:
@@ -370,7 +380,7 @@ def test_a_single_draw_is_resampled_among_its_own_candidates() -> None:
 # -- learning ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim, reference", [(1, "stationary"), (1, "flat"), (2, "stationary")])
+@pytest.mark.parametrize("dim, reference", [(1, "flat"), (2, "stationary")])
 def test_score_matching_learns_the_diffused_mixture(dim: int, reference: Reference) -> None:
     """Two modes in the first dimension, N(0, .5²) in the others; the score of every level is in closed form."""
     torch.manual_seed(0)
@@ -481,13 +491,12 @@ def exact_bound(schedule: NoiseSchedule, theta: Tensor, z: float) -> tuple[Tenso
     return positive - partition, positive
 
 
-@pytest.mark.parametrize("levels", [1, 3])
-@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("levels, reference", [(1, "stationary"), (3, "stationary"), (3, "flat")])
 def test_recovery_gradients_equal_those_of_the_exact_bound(levels: int, reference: Reference) -> None:
     schedule = NoiseSchedule(log_snr_ladder(levels, 1.0, -1.0), reference)
     theta = nn.Parameter(torch.tensor([1.2, -0.8, 0.9])[:levels].clone())
     net = HandSet(1, levels, {}, lambda u, t: theta[t][:, None] * torch.sin(2 * u))
-    n, point, h = 60_000, 0.6, 1e-3
+    n, point, h = 40_000, 0.6, 1e-3
 
     def finite_differences(which: int) -> float:
         up, down = (exact_bound(schedule, theta.detach().double(), point + sign * h)[which] for sign in (1, -1))

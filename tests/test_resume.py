@@ -54,14 +54,13 @@ def job(directory: Path, overrides: Sequence[str], resume: bool, death: Any, env
     os.environ.update(environment)
     import torch
 
-    from textebm.model.files import save
     from textebm.runs import train as runs
     from textebm.training.loop import Trainer
 
     torch.set_num_threads(1)
     log = open(directory.parent / f"{directory.name}.log", "a")
     with contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
-        runs._conclude = lambda model, _recipe, _corpus, where, *_: save(model.network, where)  # no evaluation
+        runs._conclude = lambda model, _recipe, _corpus, where, *_: model.save_pretrained(where)  # no evaluation
         if death is not None:
             arrange(death, Trainer, runs)
         try:
@@ -163,14 +162,22 @@ def remains(directory: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, bytes]]:
-    found = {}
-    for overrides in (PLAIN, RECOVERY, LAYERS, SHORT_RUN, REFINED):
-        directory = tmp_path_factory.mktemp("unbroken") / "run"
+class Unbroken(dict[tuple[str, ...], dict[str, bytes]]):
+    """What a run with these overrides leaves that nothing stopped; each is trained when it is asked for first."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __missing__(self, overrides: tuple[str, ...]) -> dict[str, bytes]:
+        directory = self.folder / str(len(self))
         assert child(directory, overrides) == [0], log_of(directory)
-        found[overrides] = remains(directory)
-    return found
+        self[overrides] = remains(directory)
+        return self[overrides]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    return Unbroken(tmp_path_factory.mktemp("unbroken"))
 
 
 DEATHS = {
@@ -185,9 +192,7 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("name", DEATHS)
-def test_killed_and_resumed_is_the_unbroken_run(
-    name: str, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, bytes]]
-) -> None:
+def test_killed_and_resumed_is_the_unbroken_run(name: str, tmp_path: Path, unbroken: Unbroken) -> None:
     overrides, deaths = DEATHS[name]
     directory = tmp_path / "run"
     for attempt, (where, step) in enumerate(deaths):
@@ -201,9 +206,7 @@ def test_killed_and_resumed_is_the_unbroken_run(
     assert hidden == [], "a later save clears what a dead process left"
 
 
-def test_stopped_by_signals_and_resumed_is_the_unbroken_run(
-    tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, bytes]]
-) -> None:
+def test_stopped_by_signals_and_resumed_is_the_unbroken_run(tmp_path: Path, unbroken: Unbroken) -> None:
     directory = tmp_path / "run"
     for attempt, (number, step) in enumerate([(signal.SIGTERM, 2), (signal.SIGINT, 13), (signal.SIGTERM, 30)]):
         assert child(directory, PLAIN, resume=attempt > 0, death=("step", step, number)) == [0], log_of(directory)
@@ -215,9 +218,7 @@ def test_stopped_by_signals_and_resumed_is_the_unbroken_run(
 
 
 @pytest.mark.parametrize("file", ["process_0.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_passed_over(
-    file: str, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, bytes]]
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over(file: str, tmp_path: Path, unbroken: Unbroken) -> None:
     directory = tmp_path / "run"
     assert child(directory, PLAIN, death=("step", 23, signal.SIGKILL)) == [-signal.SIGKILL]
     newest = sorted((directory / "checkpoints").iterdir())[-1]

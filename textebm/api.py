@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,11 +27,13 @@ from textebm.use.attributes import AttributeReport
 from textebm.use.attribution import Attribution
 from textebm.use.codebook import Codebook, load_codebook, name_codes
 from textebm.use.contexts import Contexts, parse_contexts
-from textebm.use.inputs import as_latents, as_symbols, as_texts
+from textebm.use.inputs import as_latents, as_symbols, as_texts, lost_in_reading
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Direction, Steering, SymbolRequest, classes_meant
 from textebm.use.writing import Twin
+
+logger = logging.getLogger(__name__)
 
 
 @checked
@@ -56,6 +59,7 @@ class TextEBM:
         self.network = network
         self.codes = codes or Codebook()
         self._answering = answering
+        self._told = False  # that words were unknown or texts cut
 
     # -- files and places ----------------------------------------------------------------------------------------
 
@@ -324,7 +328,9 @@ class TextEBM:
     ) -> list[str]:
         """Decode the posterior mean of each text; refine: as in `encode`."""
         options = self._decoding(decoding, num_beams=num_beams)
-        return writing.reconstruct(self.network, as_texts(texts), options, seed=seed, refine=refine, contexts=contexts)
+        return writing.reconstruct(
+            self.network, self._read(texts), options, seed=seed, refine=refine, contexts=contexts
+        )
 
     def edit(
         self,
@@ -352,7 +358,7 @@ class TextEBM:
         """
         return editing.edit(
             self.network,
-            as_texts(texts),
+            self._read(texts),
             as_symbols(symbols) or {},
             method=method,
             keep=keep,
@@ -450,13 +456,13 @@ class TextEBM:
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
         """
-        texts = as_texts(texts)
+        texts = self._read(texts)
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
         """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
         ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
-        found = reading.classify(self.network, as_texts(texts), head, contexts=contexts)
+        found = reading.classify(self.network, self._read(texts), head, contexts=contexts)
         return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
 
     def attribute(
@@ -589,6 +595,14 @@ class TextEBM:
     def answered(self, rows: Sequence[int]) -> list[History] | None:
         """The histories that these rows answer; None for a model that was told of none (`answering`)."""
         return [self._answering[i % len(self._answering)] for i in rows] if self._answering else None
+
+    def _read(self, texts: Iterable[str]) -> list[str]:
+        """`as_texts`; what of them this model cannot read is said once."""
+        rows = as_texts(texts)
+        if not self._told and (lost := lost_in_reading(rows, self.tokenizer, self.max_tokens)):
+            self._told = True
+            logger.warning("%s", lost)
+        return rows
 
     def _contexts(self, contexts: Contexts | None, n: int) -> Contexts | None:
         """The contexts of n rows: those named, or those that the model was told to answer."""

@@ -40,3 +40,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"{hint} Known: {', '.join(names)}"
+
+
+LIBRARIES = ("huggingface_hub", "safetensors", "tokenizers", "datasets", "pyarrow", "httpx", "httpcore", "requests")
+
+
+def refused_by_library(error: Exception) -> bool:
+    """Whether *error* is how the libraries that load published files say what is wrong with one, or with the way to it:
+    their own kinds, what Python says of files and values, and the plain Exception of tokenizers. Other kinds are bugs.
+    """
+    usual = (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError)
+    return type(error) is Exception or isinstance(error, usual) or type(error).__module__.split(".")[0] in LIBRARIES

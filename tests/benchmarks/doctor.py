@@ -116,7 +116,9 @@ CASES = {
     "other heads": Case({"heads": [{"name": "tense", "labels": "tense"}, {"name": "code", "classes": 8}]}),
     "reviews": Case({**REVIEWS, EPOCHS: 9}, rows=reviews(4000)),
     "more reviews": Case({**REVIEWS, EPOCHS: 7}, rows=reviews(6000)),
-    "learning rate x 30": Case({"training.learning_rate": 0.12}, frozenset({"worse_than_unigrams", "diverging"})),
+    "learning rate x 30": Case(
+        {"training.learning_rate": 0.12}, frozenset({"learning_rate", "worse_than_unigrams", "diverging"})
+    ),
     "one epoch": Case({EPOCHS: 1, "training.evaluate_every": 8}, frozenset({"undertrained"})),
     "cap too low": Case({"latent.max_stddev": 0.1}, frozenset({"posterior_cap"})),
     "shuffled labels": Case({}, frozenset({"unreadable_labels"}), shuffled),

@@ -44,6 +44,7 @@ class Setting:
     hidden_size: int = 128
     num_blocks: int = 2
     classes: int = 1  # of the one symbol whose logsumexp is F
+    input_scale: float = 1.0  # of the network's first weights
     spectral_norm: bool = False
     potential_penalty: float = 1e-3
     learning_rate: float = 3e-3
@@ -109,8 +110,10 @@ def setting_of(name: str, changes: Mapping[str, str] | None = None) -> Setting:
     for option, least in {"num_levels": 1, "steps": 1, "hidden_size": 1, "classes": 1, "num_blocks": 0}.items():
         if getattr(setting, option) < least:
             raise TextEBMError(f"{option} must be at least {least}, got {getattr(setting, option)}")
-    if not 0 < setting.acceptance < 1 or setting.step_size <= 0 or setting.learning_rate <= 0:
-        raise TextEBMError("acceptance must lie between 0 and 1; step_size and learning_rate must be greater than 0")
+    if not 0 < setting.acceptance < 1 or min(setting.step_size, setting.learning_rate, setting.input_scale) <= 0:
+        raise TextEBMError(
+            "acceptance must lie between 0 and 1; step_size, learning_rate and input_scale must be greater than 0"
+        )
     if setting.schedule == "log_snr" and setting.num_levels > 2 and setting.log_snr_max <= setting.log_snr_min:
         raise TextEBMError("log_snr_max must be greater than log_snr_min")
     return setting
@@ -178,6 +181,7 @@ def build_prior(setting: Setting, target: Target, *, smoothing: float, seed: int
                 target.dim,
                 setting.num_levels,
                 {"code": setting.classes} if setting.classes > 1 else {},
+                input_scale=setting.input_scale,
                 hidden_size=setting.hidden_size,
                 num_blocks=setting.num_blocks,
                 spectral_norm=setting.spectral_norm,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.errors import CheckpointError, DivergenceError, FileError, RecipeError
+from textebm.errors import CheckpointError, DivergenceError, FileError, RecipeError, refused_by_library
 from textebm.files import (
     check_finite,
     checksum,
@@ -263,9 +263,7 @@ def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTo
                 (Path(folder) / name).write_bytes(files[name])
             tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        # The tokenizers library raises plain Exception for a file of another version; other kinds are bugs.
-        known = OSError | ValueError | KeyError | TypeError | FileError
-        if type(error) is not Exception and not isinstance(error, known):
+        if not refused_by_library(error) and not isinstance(error, FileError):
             raise
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
     tokenizer.name_or_path = str(directory)

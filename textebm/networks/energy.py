@@ -23,6 +23,8 @@ class EnergyNet(nn.Module):
     guidance (`objective.contrastive`).
 
     context_size: width of a context that F is also a function of, F(u, t | c): it is added to the input layer.
+    input_scale: factor of the first layer's initial weights. A density of narrow modes is learned much faster with 4
+    (`prior/README.md`).
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class EnergyNet(nn.Module):
         spectral_norm: bool = False,
         view_size: int = 0,
         context_size: int = 0,
+        input_scale: float = 1.0,
     ):
         super().__init__()
         self.head_sizes = dict(head_sizes)
@@ -51,6 +54,8 @@ class EnergyNet(nn.Module):
         ]
         self.blocks = cast("Sequence[tuple[nn.Linear, nn.Linear]]", nn.ModuleList(blocks))
         self.outputs = nn.Linear(hidden_size, sum(sizes))
+        with torch.no_grad():
+            self.inputs.weight.mul_(input_scale)
         nn.init.normal_(self.level.weight, std=0.1)
         nn.init.zeros_(self.outputs.weight)
         nn.init.zeros_(self.outputs.bias)

@@ -122,6 +122,12 @@ def pretrained_parameters(model: nn.Module) -> list[nn.Parameter]:
     return list(tuned)
 
 
+def adapter_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The adapters of low rank of *model*'s pretrained networks."""
+    named = (pair for _, module in pretrained_modules(model) for pair in module.network.named_parameters())
+    return list(dict.fromkeys(parameter for name, parameter in named if ".lora_" in name))
+
+
 def cast_networks(model: nn.Module, dtype: torch.dtype) -> None:
     """Let the pretrained networks of *model*, and they alone, compute in *dtype*."""
     for _, module in pretrained_modules(model):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from textebm.errors import RecipeError
+from textebm.errors import RecipeError, refused_by_library
 from textebm.networks.pretrained import load_encoder
 
 ROWS, TOKENS = 256, 8192  # at most, of a batch
@@ -28,6 +28,8 @@ class SentenceEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
         except Exception as error:  # not found, offline, gated, malformed: transformers raises many kinds
+            if not refused_by_library(error):
+                raise
             told = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             raise RecipeError(f"{option}: {source!r} has no tokenizer that can be loaded: {told}") from error
         self.tokenizer: PreTrainedTokenizerBase = tokenizer

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from textebm.errors import RecipeError, did_you_mean
 from textebm.recipe import yaml_text
-from textebm.recipe.checks import contradictions, dotted, explain
+from textebm.recipe.checks import dotted, explain
+from textebm.recipe.contradictions import contradictions
 from textebm.recipe.options import Path as OptionPath
 from textebm.recipe.options import plain
 from textebm.recipe.schema import Part, Recipe

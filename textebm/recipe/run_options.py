@@ -218,6 +218,9 @@ class Training(Part):
         "Save the weights of a pretrained network at rest, too, not only its name, revision and SHA-256.",
         "the model should load where that network is not.",
     )
+    adapter_learning_rate: float = option(
+        1e-3, "Of the adapters of encoder.tune or decoder.tune = lora.", "sentences are not fluent (lower it).", gt=0
+    )
     pretrained_learning_rate: float = option(
         5e-5, "Of what encoder.pretrained or decoder.pretrained names.", "its knowledge is lost (lower it).", gt=0
     )

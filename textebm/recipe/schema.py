@@ -15,11 +15,11 @@ from textebm.recipe.model_options import (
     Inference,
     Latent,
     Part,
-    Prior,
     Tokenizer,
     layer_sizes,
     option,
 )
+from textebm.recipe.prior_options import Prior
 from textebm.recipe.removed import without_removed
 from textebm.recipe.run_options import Data, Evaluation, LanguageModel, Objective, Stage, Training
 

@@ -17,6 +17,7 @@ from textebm.training.health import COLLAPSED
 LITTLE_TEXT = 500  # training texts; below, a generator repeats them
 FEW_LABELS = 20  # rows of a class
 FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
+HIGH_RATE = 0.02  # a learning rate that no recipe has
 RISEN = 0.03  # share by which the validation bound lies above its best
 
 
@@ -158,14 +159,21 @@ def _course(facts: Facts) -> Iterator[Finding]:
 
 def _worse_than_counting(facts: Facts) -> Iterator[Finding]:
     own, unigram = facts.metrics.get("ppl"), facts.metrics.get("unigram_ppl")
-    lines = _text_lines(facts)
+    lines, rate = _text_lines(facts), facts.recipe.training.learning_rate
     if own is not None and unigram is not None and own > unigram:
-        rate = facts.recipe.training.learning_rate
         yield Finding(
             "worse_than_unigrams",
             f"a token has perplexity {own:.1f}; counting tokens alone has {unigram:.1f}",
             f"training.learning_rate={rate / 10:g}" if rate > 0.003 else "more epochs, or a smaller model",
             "the model has learned less than the tokens' frequencies",
+        )
+    elif own is not None and own > facts.metrics.get("bigram_ppl", math.inf) and rate >= HIGH_RATE:
+        yield Finding(
+            "learning_rate",
+            f"at a learning rate of {rate:g} (recipes have .0005 to .004) a token has perplexity {own:.1f}; counting "
+            f"pairs has {facts.metrics['bigram_ppl']:.1f}",
+            f"training.learning_rate={rate / 30:.1g}",
+            "steps become small enough to arrive",
         )
     elif not facts.metrics and len(lines) > 1 and _bound(lines[-1]) > 1.5 * _bound(lines[0]):
         yield Finding(

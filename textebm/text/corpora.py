@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset, load_dataset_builder
 
-from textebm.errors import CorpusError, did_you_mean
+from textebm.errors import CorpusError, did_you_mean, refused_by_library
 from textebm.text import agnews, grammar, kvret, published, readers
 from textebm.text.cache import SplitWriter, cache_root, cached, content_hashes, write_split
 from textebm.text.history import COLUMN, parse_history
@@ -313,6 +313,8 @@ def _hub(options: _Options) -> DatasetDict:
     except CorpusError:
         raise
     except Exception as error:  # `datasets` raises many kinds: not found, offline, gated, a script, unreadable files
+        if not refused_by_library(error):
+            raise
         raise CorpusError(f"data set {options.name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     splits = {HUB_SPLITS[split]: rows for split, rows in loaded.items() if split in HUB_SPLITS}
     if "train" not in splits:

@@ -7,9 +7,15 @@ from typing import Any
 
 from textebm.errors import CorpusError
 from textebm.text import grammar
-from textebm.text.corpora import FILES, SOURCES, find_corpus
+from textebm.text.corpora import FILES, SOURCES, find_corpus, load_corpus
 
-LABELS = {"ptb": (), "dailydialog": ("act", "emotion"), "yelp": ("sentiment",)}
+LABELS = {
+    "ptb": (),
+    "dailydialog": ("act", "emotion"),
+    "yelp": ("sentiment",),
+    "agnews": ("topic",),
+    "smd": ("domain", "speaker"),
+}
 
 
 def list_corpora(data_dir: str | Path | None = None) -> list[dict[str, Any]]:
@@ -38,5 +44,7 @@ def _count(name: str, folder: Path) -> int:
     """Training sentences, counted as the readers do."""
     if name == "dailydialog":
         return len((folder / "train" / "dialogues_act_train.txt").read_bytes().split())
+    if name in ("agnews", "smd"):  # which rows are trained on depends on which files are here
+        return len(load_corpus(name, data_dir=folder.parent)["train"])
     paths = {"ptb": ["ptb.train.txt"], "yelp": ["sentiment.train.0", "sentiment.train.1"]}[name]
     return sum(sum(1 for line in (folder / path).open("rb") if line.strip()) for path in paths)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from textebm.errors import RecipeError
+from textebm.errors import RecipeError, refused_by_library
 from textebm.text.natural import detokenize, tokenize
 
 PAD = "<pad>"
@@ -156,6 +156,8 @@ def load_own(name: str, revision: str | None = None, option: str = "tokenizer.na
             name, use_fast=True, trust_remote_code=False, revision=revision or "main"
         )
     except Exception as error:  # not found, offline, gated, malformed: transformers and tokenizers raise many kinds
+        if not refused_by_library(error):
+            raise
         told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise RecipeError(f"{option}: {name!r} cannot be loaded: {told[:300]}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

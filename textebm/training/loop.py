@@ -26,7 +26,7 @@ from textebm.model.build import build_weights
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.model.objective import LatentBatch, Objective, StageName, TrainingObjective
 from textebm.networks.hardware import Precision, autocast
-from textebm.networks.pretrained import pretrained_parameters
+from textebm.networks.pretrained import adapter_parameters, pretrained_parameters
 from textebm.objective.schedules import Weights, learning_rate_factor
 from textebm.prior.sampling import calibrate
 from textebm.recipe.schema import Recipe, Stage
@@ -75,13 +75,14 @@ class Trainer:
         self.wrapped = self.accelerator.prepare_model(TrainingObjective(self.model))
         readers = [model.encoder, model.decoder, *([model.context_encoder] if model.context_encoder else [])]
         text = dict.fromkeys(parameter for module in readers for parameter in module.parameters())  # a tied one once
-        tuned = pretrained_parameters(model)
-        for parameter in tuned:
+        tuned, adapters = pretrained_parameters(model), adapter_parameters(model)
+        for parameter in (*tuned, *adapters):
             del text[parameter]
         groups = [
             {"params": [each for each in text if each.requires_grad], "lr": options.learning_rate},
             {"params": list(model.prior.parameters()), "lr": options.prior_learning_rate},
             *([{"params": tuned, "lr": options.pretrained_learning_rate}] if tuned else []),
+            *([{"params": adapters, "lr": options.adapter_learning_rate}] if adapters else []),
         ]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]

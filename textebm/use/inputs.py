@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
+from textebm.text.tokenizer import TokenStore
 from textebm.use.steering import SINGLE
 
 
@@ -95,3 +97,22 @@ def as_latents(latents: Tensor | Sequence[Any] | np.ndarray[Any, Any], what: str
     if not bool(torch.isfinite(tensor).all()):
         raise TextEBMError(f"{what}: they hold numbers that are not finite (NaN or infinity); nothing can be decoded")
     return tensor
+
+
+LOOKED_AT = 1000  # texts in which lost words are counted
+
+
+def lost_in_reading(texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> str:
+    """What of the texts (the first thousand) their tokens do not say: words read as <unk>, ends that are cut; "" where
+    nothing is lost."""
+    some = texts[:LOOKED_AT]
+    store = TokenStore.build(list(some), tokenizer, max_tokens + 1)
+    written = sum(text.count(str(tokenizer.unk_token)) for text in some)
+    unknown = int((store.tokens == tokenizer.unk_token_id).sum()) - written
+    cut = int((store.lengths > max_tokens).sum())
+    said = []
+    if unknown > 0:
+        said.append(f"{unknown:,} of {len(store.tokens):,} words are unknown to this model and are read as <unk>")
+    if cut:
+        said.append(f"{cut:,} of {len(some):,} texts have more than {max_tokens} tokens and lose their end")
+    return "; ".join(said)
