@@ -321,4 +321,6 @@ def test_closed_or_full_standard_output_is_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_trained_model_is_finite() -> None:
-    assert all(bool(value.isfinite().all()) for value in trained().state_dict().values() if value.is_floating_point())
+    assert all(
+        bool(value.isfinite().all()) for value in trained().network.state_dict().values() if value.is_floating_point()
+    )
