@@ -120,7 +120,7 @@ def test_a_damaged_recipe_is_one_line_and_put_back(tmp_path: Path) -> None:
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_conclude", lambda model, _recipe, _corpus, where, *_: save(model, where))
+    monkeypatch.setattr(runs, "_conclude", lambda model, _recipe, _corpus, where, *_: save(model.network, where))
 
 
 SHORT = ("training.stages=[{name: autoencoder, steps: 6}, {name: prior, steps: 6}]", "training.checkpoint_every=3")
@@ -321,4 +321,6 @@ def test_closed_or_full_standard_output_is_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_trained_model_is_finite() -> None:
-    assert all(bool(value.isfinite().all()) for value in trained().state_dict().values() if value.is_floating_point())
+    assert all(
+        bool(value.isfinite().all()) for value in trained().network.state_dict().values() if value.is_floating_point()
+    )
