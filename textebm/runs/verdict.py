@@ -196,7 +196,7 @@ def _latent(facts: Facts) -> Iterator[Finding]:
     least = 0.0
     if latent.standardize and latent.max_stddev is not None and facts.recipe.inference.kind == "amortized":
         least = latent.dim * (latent.max_stddev**2 - math.log(latent.max_stddev**2)) / 2
-    capped = least > 0 and kl < 1.03 * least
+    capped = least > 0 and 0.97 * least < kl < 1.03 * least
     weight = facts.recipe.objective.kl_weight
     if reliance < COLLAPSED:
         yield Finding(
