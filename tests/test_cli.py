@@ -722,7 +722,7 @@ def test_a_closed_pipe_ends_quietly(run_directory: str, n: str) -> None:
     os.close(read_end)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
-        [sys.executable, "-c", STAND_IN, "generate", run_directory, "-n", n],
+        [sys.executable, "-c", STAND_IN, "generate", run_directory, "-n", n, "--seed", "0"],
         stdout=write_end,
         stderr=subprocess.PIPE,
         env=environment,

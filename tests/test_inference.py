@@ -286,7 +286,7 @@ def test_refining_is_uphill_and_an_amortized_model_can_do_it_too() -> None:
 
     assert log_joint(0) < log_joint(3) < log_joint(20)
     assert torch.equal(model.encode(texts, refine=3).stddev, model.encode(texts).stddev)
-    with pytest.raises(TextEBMError, match="refine is a number of steps, 0 or more, got -1"):
+    with pytest.raises(TextEBMError, match="refine must be a whole number from 0 up"):
         model.encode(texts, refine=-1)
 
 
