@@ -14,6 +14,10 @@ class RecipeError(TextEBMError):
     """A recipe or an override that cannot be used."""
 
 
+class CodeNotAllowedError(RecipeError):
+    """A class outside textebm that a recipe names, and that nobody allowed to run."""
+
+
 class CorpusError(TextEBMError):
     """A corpus that is missing, empty, unreadable or lacks a column."""
 

@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from textebm.errors import CheckpointError, DivergenceError, FileError, RecipeError, refused_by_library
+from textebm.errors import (
+    CheckpointError,
+    CodeNotAllowedError,
+    DivergenceError,
+    FileError,
+    RecipeError,
+    refused_by_library,
+)
 from textebm.files import (
     check_finite,
     checksum,
@@ -92,6 +99,8 @@ def load(
     try:
         model = rebuild_model(saved.config, tokenizer, directory)
         load_stored(model, saved.tensors)
+    except CodeNotAllowedError:
+        raise
     except RecipeError as error:
         raise CheckpointError(
             f"{directory}: what it was built on is not there: {error} (it may also lie in the model's directory, under "

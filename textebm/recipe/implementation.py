@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-from textebm.errors import RecipeError, did_you_mean
+from textebm.errors import CodeNotAllowedError, RecipeError, did_you_mean
 
 PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -32,7 +32,7 @@ def code_allowed(allow: bool = True) -> Iterator[None]:
 def import_class(option: str, name: str) -> Any:
     """The class that *option* names. Raises RecipeError without permission, and where there is no such class."""
     if not _allowed.get():
-        raise RecipeError(
+        raise CodeNotAllowedError(
             f"{option}: {name!r} is code outside textebm, which would be run; if you trust it, allow it with "
             "--allow-code (in Python: allow_code=True)"
         )
