@@ -67,7 +67,7 @@ def test_list_without_corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEXTEBM_DATA", raising=False)
     listed = {entry["name"]: entry for entry in list_corpora(tmp_path)}
-    assert list(listed) == ["grammar", "ptb", "dailydialog", "yelp"]
+    assert list(listed) == ["grammar", "ptb", "dailydialog", "yelp", "agnews", "smd"]
     assert listed["grammar"]["found"] == "embedded" and listed["ptb"]["found"] is None
 
 
