@@ -230,7 +230,7 @@ def test_batches_of_any_size_estimate_the_same() -> None:
     large = model.nll_interval(texts, draws=8, seed=3, batch_size=4096)
     assert float(small.upper.mean()) == pytest.approx(float(large.upper.mean()), abs=0.6)
     assert model.nll_interval([], draws=2).upper.shape == (0,)
-    with pytest.raises(TextEBMError, match="at least 1"):
+    with pytest.raises(TextEBMError, match="draws must be a whole number from 1 up"):
         model.nll_interval(texts, draws=0)
 
 
@@ -289,8 +289,9 @@ def test_each_texts_own_q_finds_the_posterior_of_a_linear_gaussian_decoder(expli
 
 @pytest.mark.parametrize("kind", ["diffusion_energy", "joint_energy"])
 def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
-    """A posterior trained far too narrow: its bound gains by scaling and by steps on each text, most by both; what the
-    texts are encoded to does not change, nor does the model."""
+    """A posterior trained far too narrow: its bound gains by scaling and by steps on each text. A width that is wrong in
+    the same way for all texts is scaling's to mend: the steps alone reach less, and after it they change little. What
+    the texts are encoded to does not change, nor does the model."""
     extra = ("prior.num_levels=null",) if kind == "joint_energy" else ()
     model = trained(f"prior.kind={kind}", "objective.kl_weight=0.02", *extra)
     texts = list(sentences(40))
@@ -298,15 +299,16 @@ def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
     weights = [(each.clone(), each.requires_grad, each.grad is None) for each in model.network.parameters()]
 
     def upper(scaling_texts: Sequence[str] = (), q_steps: int = 0) -> float:
-        found = model.nll_interval(texts[:20], draws=1, seed=0, scaling_texts=scaling_texts, q_steps=q_steps)
+        found = model.nll_interval(texts[:20], draws=4, seed=0, scaling_texts=scaling_texts, q_steps=q_steps)
         return float(found.upper.mean())
 
     plain, scaled, own, both = upper(), upper(texts[20:]), upper((), 40), upper(texts[20:], 40)
-    assert scaled < plain - 0.5 and own < plain - 0.5 and both < scaled - 0.03, (plain, scaled, own, both)
+    assert scaled < plain - 0.5 and own < plain - 0.5, (plain, scaled, own, both)
+    assert both < own - 0.2 and abs(both - scaled) < 0.5, (plain, scaled, own, both)
     assert torch.equal(model.encode(texts).mean, before)
     for (value, *state), now in zip(weights, model.network.parameters(), strict=True):
         assert torch.equal(value, now) and state == [now.requires_grad, now.grad is None]
-    with pytest.raises(TextEBMError, match="q_steps must not be negative, got -1"):
+    with pytest.raises(TextEBMError, match="q_steps must be a whole number from 0 up"):
         upper((), -1)
 
 

@@ -351,8 +351,8 @@ def test_generating_from_a_layer_down(kind: str) -> None:
         assert len(model.generate(2, resample_from_layer=layer, latents=mean[:1])) == 2
         assert model.sample_latents(0, resample_from_layer=layer).shape == (0, 8)
     assert len(free.unique(dim=0)) == 4
-    for layer in (0, 4):
-        with pytest.raises(TextEBMError, match=f"between 1 and 3 for this model, got {layer}"):
+    for layer, message in ((0, "from 1 up, got int 0"), (4, "between 1 and 3 for this model, got 4")):
+        with pytest.raises(TextEBMError, match=message):
             model.generate(1, resample_from_layer=layer)
     with pytest.raises(TextEBMError, match="they need resample_from_layer"):
         model.generate(4, latents=mean)
