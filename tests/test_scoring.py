@@ -289,9 +289,9 @@ def test_each_texts_own_q_finds_the_posterior_of_a_linear_gaussian_decoder(expli
 
 @pytest.mark.parametrize("kind", ["diffusion_energy", "joint_energy"])
 def test_a_fitted_q_gives_a_tighter_bound_and_is_only_a_q(kind: str) -> None:
-    """A posterior trained far too narrow: its bound gains by scaling and by steps on each text. A width that is wrong in
-    the same way for all texts is scaling's to mend: the steps alone reach less, and after it they change little. What
-    the texts are encoded to does not change, nor does the model."""
+    """A posterior trained far too narrow: its bound gains by scaling and by steps on each text. A width that is wrong
+    in the same way for all texts is scaling's to mend: the steps alone reach less, and after it they change little.
+    What the texts are encoded to does not change, nor does the model."""
     extra = ("prior.num_levels=null",) if kind == "joint_energy" else ()
     model = trained(f"prior.kind={kind}", "objective.kl_weight=0.02", *extra)
     texts = list(sentences(40))
