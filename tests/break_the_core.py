@@ -108,13 +108,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     chosen = [each for each in FAULTS if options.only in f"{each.file} {each.right}"]
+    missed = 0
     with ThreadPoolExecutor(options.jobs) as pool:
-        answers = list(pool.map(tried, chosen))
-    for fault, problem in zip(chosen, answers, strict=True):
-        print(
-            f"{'caught ' if problem is None else 'MISSED '} {fault.file}: {fault.right.splitlines()[0]} {problem or ''}"
-        )
-    missed = sum(each is not None for each in answers)
+        for fault, problem in zip(chosen, pool.map(tried, chosen), strict=True):
+            word = "caught" if problem is None else "MISSED"
+            print(f"{word}  {fault.file}: {fault.right.splitlines()[0]} {problem or ''}", flush=True)
+            missed += problem is not None
     print(f"{len(chosen) - missed} of {len(chosen)} faults were caught")
     return 1 if missed else 0
 
