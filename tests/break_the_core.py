@@ -58,7 +58,7 @@ FAULTS = (
     Fault("prior/condition.py", "log_p.masked_fill(~asked", "log_p.masked_fill(asked", STEERING),
     Fault("prior/condition.py", "return self.weight * log_probability_of", "return log_probability_of", STEERING),
     Fault("prior/fixed.py", "(1 - strength) * gradient + strength * within", "gradient + strength * within", STEERING),
-    Fault("prior/nearest.py", "symbol_logits(alpha * leaf", "symbol_logits(leaf", "tests/test_rewriting.py"),
+    Fault("prior/nearest.py", "symbol_logits(alpha * leaf", "symbol_logits(leaf", STEERING),
     # the objective
     Fault("objective/bottleneck.py", "marginal_entropy - conditional_entropy", "conditional_entropy", OBJECTIVE),
     Fault(
@@ -76,7 +76,7 @@ FAULTS = (
     Fault("model/auxiliary_terms.py", "loss - weights.mutual_information", "loss + weights.mutual_information", MODEL),
     # use
     Fault("use/editing.py", "logits[unknown, unk] = 0.0", "pass", EDITING),
-    Fault("use/editing.py", "torch.where(own == pad, 0.0, keep)", "torch.where(own == pad, keep, keep)", EDITING),
+    Fault("use/editing.py", "logits[rows, own] += keep", "logits[rows, own] += 0", EDITING),
     Fault("use/writing.py", "best[i], surest[i] = text, value", "best[i] = text", EDITING),
     Fault("use/writing.py", "nll.view(len(z), -1).sum(-1)", "nll.view(-1, len(z)).sum(0)", STEERING),
     Fault("use/attributes.py", "[-slope / 2, slope / 2]", "[slope / 2, -slope / 2]", STEERING),

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 from tiny import network, sentences, trained, untrained
+from torch import Tensor
 
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, TextEBMError
 from textebm.model.latent_text_model import Attribute
 from textebm.prior.condition import Condition, Tilt, log_probability_of
 from textebm.prior.fixed import fixed_potential
+from textebm.prior.nearest import ascend
 from textebm.prior.sampler import potential_and_gradient
 from textebm.use.attributes import calibration_error, remove_attribute
 from textebm.use.steering import Direction, Others, Steering, classes_meant
-from textebm.use.writing import sample_latents
+from textebm.use.writing import prompt_tokens, prompted_latents, sample_latents
 
 TEXTS = list(sentences(40))
 
@@ -46,6 +48,48 @@ def test_a_request_names_classes_in_every_form() -> None:
         classes_meant(head, "!nothing")
     with pytest.raises(TextEBMError, match="nothing is left to be"):
         classes_meant(head, Others(set(head.classes)))
+
+
+def test_a_tilt_by_hand() -> None:
+    """weight · log p(y ∈ asked): classes with logits u and −u at u = 1, at the second of two levels."""
+    slopes, offsets = torch.zeros(2, 2, 1), torch.zeros(2, 2)
+    slopes[1, :, 0] = torch.tensor([1.0, -1.0])
+    u, level = torch.ones(2, 1), torch.tensor([1, 0])
+    value = Tilt(slopes, offsets, torch.tensor([0, 0]), 2.5).value(u, level)
+    expected = 2.5 * torch.tensor([1 / (1 + np.exp(-2)), 0.5]).log()
+    torch.testing.assert_close(value, expected.to(value.dtype))
+
+
+def test_an_ascent_asks_the_noisy_heads_where_diffusion_leads() -> None:
+    """One step at level t goes along ∇_z log p(y | ᾱ_t z, t), and not along the gradient at z itself."""
+    prior = untrained().prior
+    z, asked = torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), {"code": torch.tensor([0, 1, 2, 3, 4])}
+    moved = ascend(prior, z, Condition(asked), level=2, steps=1, length=0.1)
+    leaf, levels = z.clone().requires_grad_(True), torch.full((5,), 2)
+    for alpha, same in ((float(prior.schedule.alpha_bar[2]), True), (1.0, False)):
+        log_p = prior.symbol_logits(alpha * leaf, levels)["code"].log_softmax(-1)
+        (gradient,) = torch.autograd.grad(log_p.diagonal().sum(), leaf)
+        expected = z + 0.1 * torch.nn.functional.normalize(gradient, dim=-1)
+        assert torch.allclose(moved, expected, atol=1e-6) is same
+
+
+def test_a_prompts_latents_are_those_that_would_write_it() -> None:
+    """Chosen by p(prefix | u): their mean log-likelihood of the prefix is above that of as many plain draws."""
+    model = trained().network
+    prefix = prompt_tokens(model, "they will find the")
+    tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix])
+
+    def log_likelihood(u: Tensor) -> Tensor:
+        state, total, z = model.decoder.start(model.decoder_input(u)), torch.zeros(len(u)), model.decoder_input(u)
+        for word, following in zip(tokens[:-1], tokens[1:], strict=True):
+            logits, state = model.decoder.step(word.expand(len(u)), z, state)
+            total += logits.float().log_softmax(-1)[:, following]
+        return total
+
+    with torch.no_grad():
+        chosen = log_likelihood(prompted_latents(model, 300, Steering(), prefix, seed=0))
+        plain = log_likelihood(sample_latents(model, 300, Steering(), seed=1))
+    assert float(chosen.mean() - plain.mean()) > 3 * float(plain.std()) / 300**0.5
 
 
 @pytest.mark.parametrize("tilted", [False, True])

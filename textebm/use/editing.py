@@ -169,7 +169,7 @@ def decode_near(
     z (B, d); inputs (B, T) with <bos>, <eos> and padding. A sentence ends where it did, or within T places more.
     """
     n, width = inputs.shape
-    pad, eos, unk = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id
+    eos, unk = tokenizer.eos_token_id, tokenizer.unk_token_id
     forbidden = [*forbidden_ids(tokenizer), unk]
     rows, state, tokens = torch.arange(n, device=z.device), decoder.start(z), inputs[:, 0]
     written, ended = [], torch.zeros(n, dtype=torch.bool, device=z.device)
@@ -179,7 +179,7 @@ def decode_near(
         logits[:, forbidden] = -torch.inf
         if place < width:
             own = inputs[:, place]
-            logits[rows, own] += torch.where(own == pad, 0.0, keep)
+            logits[rows, own] += keep  # after the end that is <pad>, which stays forbidden
             unknown = own == unk
             logits[unknown] = -torch.inf
             logits[unknown, unk] = 0.0
