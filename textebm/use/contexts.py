@@ -56,7 +56,12 @@ def read_contexts(model: LatentTextModel, contexts: Contexts | None, n: int) -> 
 def contexts_of_texts(
     model: LatentTextModel, texts: Sequence[str], contexts: Contexts | None
 ) -> DialogueContext | None:
-    """The contexts of texts: those named, or those that the texts know; None for a model that reads none."""
+    """The contexts of texts, read: those named, or those that the texts know; None for a model that reads none."""
+    return read_contexts(model, named_contexts(model, texts, contexts), len(texts))
+
+
+def named_contexts(model: LatentTextModel, texts: Sequence[str], contexts: Contexts | None) -> Contexts | None:
+    """The contexts of texts, not yet read."""
     check_list(texts)
     if model.reads_context and contexts is None:
         if not all(isinstance(text, Turn) for text in texts):
@@ -64,8 +69,8 @@ def contexts_of_texts(
                 "this model reads each text in its dialogue: give contexts, one list of turns for each text "
                 "([] where nothing was said before)"
             )
-        contexts = [text.history for text in texts if isinstance(text, Turn)]
-    return read_contexts(model, contexts, len(texts))
+        return [text.history for text in texts if isinstance(text, Turn)]
+    return contexts
 
 
 def parse_contexts(contexts: Contexts) -> list[History]:

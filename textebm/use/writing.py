@@ -18,7 +18,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
-from textebm.use.contexts import Contexts, contexts_of_texts, parse_contexts, read_contexts
+from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import certainty, check_width, encode
 from textebm.use.steering import Steering, asked_of, condition_of
 
@@ -323,10 +323,9 @@ def reconstruct(
     contexts: Contexts | None = None,
 ) -> list[str]:
     """The sentence that the posterior mean of each text is decoded to."""
-    context = contexts_of_texts(model, texts, contexts)
-    histories = None if context is None else context.histories
-    mean = encode(model, texts, refine=refine, seed=seed, contexts=histories).mean
-    return decode(model, mean, decoding, seed=seed, contexts=histories)
+    contexts = named_contexts(model, texts, contexts)
+    mean = encode(model, texts, refine=refine, seed=seed, contexts=contexts).mean
+    return decode(model, mean, decoding, seed=seed, contexts=contexts)
 
 
 @torch.no_grad()
