@@ -16,7 +16,7 @@ Where a label has a head's name, the head's column is `predicted <head>`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class Inspection:
     acceptance: list[float | None]
     chains: list[sampler.Chain]
     energy_levels: list[sampler.Energies]
+    attributes: list[paths.Added] = field(default_factory=list)
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables as pandas frames, by name: one without rows where the model has nothing of the kind."""
