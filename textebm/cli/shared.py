@@ -49,8 +49,23 @@ SymbolOption = Annotated[
         help="sentiment=positive, sentiment=!negative (no such), topic=food,hotel (either); once a head.",
     ),
 ]
+
+
+def _strength(text: str) -> float | str:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a number or auto, got {text!r}") from None
+
+
 StrengthOption = Annotated[
-    float | None, typer.Option("--strength", min=0.0, help="How strongly symbols steer; the recipe's unless given.")
+    Any,
+    typer.Option(
+        "--strength",
+        parser=_strength,
+        metavar="NUMBER|auto",
+        help="How strongly symbols steer; the recipe's unless given. auto: found for the share --confidence (.95).",
+    ),
 ]
 DecodingOption = Annotated[
     Literal["greedy", "sample", "beam"] | None, typer.Option("--decoding", help="How words are chosen (greedy).")
