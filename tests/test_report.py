@@ -23,10 +23,11 @@ from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
-from textebm.inspection.page_data import RunFacts, page_data, recipe_options, stated_networks, stated_prior
+from textebm.inspection.page_data import RunFacts, page_data, recipe_options
 from textebm.inspection.paths import layers
 from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.recipe.stated import stated_networks, stated_prior
 from textebm.runs import report as reports
 from textebm.runs import train as runs
 from textebm.runs.interrupt import GracefulStop

@@ -19,6 +19,7 @@ from textebm.inspection.measured import headline, judged, measured
 from textebm.inspection.names import by_shown_names
 from textebm.inspection.projection import nearest
 from textebm.inspection.rows import LabelColumn
+from textebm.recipe.stated import stated_networks, stated_prior, stated_source
 
 NEAREST = 8  # neighbours of a sentence; some say the same
 CURVES = (
@@ -112,28 +113,6 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
     return finite(data)
 
 
-def stated_prior(prior: Mapping[str, Any]) -> str:
-    """A recipe's prior in a few words."""
-    kind = str(prior.get("kind", "?"))
-    levels = f", {prior['num_levels']} levels" if "diffusion" in kind and prior.get("num_levels") else ""
-    return f"{kind.replace('_', ' ')}{levels}"
-
-
-def stated_networks(recipe: Mapping[str, Any]) -> str:
-    """`gru encoder on bert, transformer decoder`."""
-    encoder, decoder = recipe.get("encoder", {}), recipe.get("decoder", {})
-    reads = f"{encoder.get('kind', '?')} encoder"
-    if encoder.get("pretrained"):
-        reads += f" on {_source(encoder['pretrained'])}"
-    writer = decoder.get("pretrained")
-    return f"{reads}, {_source(writer) if writer else decoder.get('kind', '?')} decoder"
-
-
-def _source(name: str) -> str:
-    """A Hub id, or of a path only the last part."""
-    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
-
-
 def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
@@ -177,7 +156,7 @@ def recipe_options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[st
             parts = [value] if isinstance(value, str) else list(value)
             options.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
         elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
-            options.append((f"{prefix}{name}", _source(value)))
+            options.append((f"{prefix}{name}", stated_source(value)))
         elif value is not None and name not in ("description",):
             options.append((f"{prefix}{name}", str(value)))
     return options
