@@ -51,7 +51,8 @@ def generate(
         float | None,
         typer.Option(
             "--confidence",
-            help="Draw again (at most 8 times) what the encoder does not read as asked with this probability.",
+            help="Draw again (at most 8 times) what the encoder does not read as asked with this probability; with "
+            "--strength auto the share of sentences that are read as asked.",
         ),
     ] = None,
     seed: Annotated[
