@@ -51,6 +51,7 @@ ALLOWED["runs"] = {
 # the doors
 ALLOWED["densities"] = {"errors", "networks", "objective", "prior"}  # no text at all: the prior on its own
 ALLOWED["bench"] = {*ALLOWED["runs"]}
+ALLOWED["sklearn"] = {*ALLOWED["runs"], "runs"}  # estimators, which train
 ALLOWED["cli"] = {*ALLOWED["runs"], "runs", "densities", "bench"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {*ALLOWED["cli"], "cli"} - {"cli"}
