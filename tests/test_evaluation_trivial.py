@@ -17,6 +17,7 @@ from test_evaluation_suite import SENTIMENT, SMALL, FakeModel, Head, all_rows, p
 from test_evaluation_suite import corpus as made_up
 
 from textebm.evaluation import baselines, language, suite
+from textebm.evaluation.calibration import ASKED
 from textebm.evaluation.language_model import TextScores
 from textebm.evaluation.metric import Evaluation, MetricValue, UndefinedMetricError
 from textebm.evaluation.state import Effort
@@ -225,6 +226,29 @@ def test_checked_control_is_checked_and_diverse_control_is_chosen_on_other_draws
     assert {each["n"] for each in searched} == {2 * 6} and len(searched) == 12
     reported = [each for each in model.asked if each.get("temperature") == 0.9 and each["seed"] < SEARCH_SEED]
     assert [each["n"] for each in reported] == [2 * 24]
+
+
+class Frank(FakeModel):
+    """Of the sentences asked for with a confidence of p, the share p has the class, a twelfth less above .9."""
+
+    def generate(self, n: int, *, symbols: Any = None, seed: int = 0, **options: Any) -> list[str]:
+        if options.get("strength") != "auto":
+            return super().generate(n, symbols=symbols, seed=seed, **options)
+        wanted = [SENTIMENT.classes.index(each) for each in symbols["sentiment"]]
+        share = options["confidence"] - (1 / 12 if options["confidence"] > 0.9 else 0)
+        own = len(wanted) // 2  # of each of the two classes
+        return [sentence(0, k if i % own < round(share * own) else 1 - k) for i, k in enumerate(wanted)]
+
+
+def test_calibration_error_is_the_mean_distance_from_what_was_asked(
+    stubbed: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Frank(heads={"sentiment": SENTIMENT})
+    found = suite_of(model, "calibration", monkeypatch)
+    judged = {share: found.metrics[f"judged_{share:g}_sentiment"].value for share in ASKED}
+    assert judged[0.5] == 0.5 and judged[0.8] == pytest.approx(0.8, abs=0.5 / 12)
+    error = sum(abs(value - share) for share, value in judged.items()) / len(ASKED)
+    assert error > 2 / 12 / 8 and found.metrics["calibration_error_sentiment"].value == pytest.approx(error)
 
 
 def test_real_sentences_beside_control_are_a_seeded_choice(

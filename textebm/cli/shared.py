@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from rich.text import Text
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
 from textebm.files import finite
+from textebm.notebook import duration, progress_to
 from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from textebm.api import TextEBM
 
 T = TypeVar("T")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # files whose sentences stand in a column
 BATCH = 256  # sentences given to the model at once: enough to be fast, little enough that a pipe keeps flowing
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.")]
@@ -32,6 +37,17 @@ RefineOption = Annotated[
 DeviceOption = Annotated[
     Literal["cpu", "cuda"],
     typer.Option("--device", help="Where the model runs; a GPU (cuda) pays for thousands of sentences."),
+]
+SentencesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SENTENCE... | FILE | -]",
+        help="Sentences; or one file of them (txt, csv, tsv, jsonl, parquet); or - (as when nothing is given): stdin, "
+        "one a line.",
+    ),
+]
+TextOption = Annotated[
+    str, typer.Option("--text", metavar="COLUMN", help="The column with the sentences, of a file that has columns.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
@@ -49,8 +65,23 @@ SymbolOption = Annotated[
         help="sentiment=positive, sentiment=!negative (no such), topic=food,hotel (either); once a head.",
     ),
 ]
+
+
+def _strength(text: str) -> float | str:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected a number or auto, got {text!r}") from None
+
+
 StrengthOption = Annotated[
-    float | None, typer.Option("--strength", min=0.0, help="How strongly symbols steer; the recipe's unless given.")
+    Any,
+    typer.Option(
+        "--strength",
+        parser=_strength,
+        metavar="NUMBER|auto",
+        help="How strongly symbols steer; the recipe's unless given. auto: found for the share --confidence (.95).",
+    ),
 ]
 DecodingOption = Annotated[
     Literal["greedy", "sample", "beam"] | None, typer.Option("--decoding", help="How words are chosen (greedy).")
@@ -86,7 +117,6 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             print("\t".join(row))
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
@@ -103,14 +133,31 @@ def stdout_kept_clean() -> Iterator[None]:
 
 @contextlib.contextmanager
 def spinner(title: str) -> Iterator[Callable[[str], None] | None]:
-    """On a terminal, a spinner that the function it gives renames as the parts of the work begin; else nothing."""
+    """On a terminal, a spinner that the function it gives renames as the parts of the work begin, and that says how
+    long a part will take; else nothing."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.markup import escape
+    told = _Told(title)
+    with make_console(stderr=True).status(told), progress_to(told.track):
+        yield told.begin
 
-    with make_console(stderr=True).status(title) as status:
-        yield lambda part: status.update(f"{title}: {escape(part)}")
+
+class _Told:
+    """The line beside a spinner: what is done, how far it is, and since when."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.part, self.progress, self.begun = title, "", "", time.monotonic()
+
+    def begin(self, part: str) -> None:
+        self.part, self.progress = part, ""
+
+    def track(self, text: str) -> None:
+        self.progress = text
+
+    def __rich__(self) -> Text:
+        parts = [self.title, self.part, self.progress, f"{duration(time.monotonic() - self.begun)} so far"]
+        return Text(" · ".join(filter(None, parts)))
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -137,8 +184,11 @@ def load_model(directory: Path, device: str = "cpu") -> TextEBM:
     check_run(directory)
     with stdout_kept_clean():
         check_device(device)
-        from textebm.api import TextEBM
-
+        gc.disable()  # libraries make many objects that stay: looking through them costs a tenth of the start
+        try:
+            from textebm.api import TextEBM
+        finally:
+            gc.enable()
         return TextEBM.from_pretrained(directory).to(device)
 
 
@@ -185,6 +235,34 @@ def decoding_options(
 
 
 # --- sentences in -----------------------------------------------------------------------------------------------------
+
+
+def given_file(given: Sequence[str] | None) -> Path | None:
+    """The file that a command was given instead of sentences, if it was. Raises CorpusError for one that is missing."""
+    if given is None or len(given) != 1 or given[0] == "-":
+        return None
+    path = Path(given[0])
+    if path.is_file():
+        return path
+    if path.suffix.lower() in TABLES or path.suffix.lower() == ".txt":
+        raise CorpusError(f"no such file: {given[0]!r}")
+    return None
+
+
+def given_sentences(given: Sequence[str] | None, column: str = "text") -> Iterator[str]:
+    """The sentences that a command was given: as arguments, as one file, or, where there are none or "-", from stdin.
+
+    column: of a csv, tsv, jsonl or parquet file. Raises CorpusError.
+    """
+    file = given_file(given)
+    if file is not None and file.suffix.lower() in TABLES:
+        from textebm.text.readers import file_rows
+
+        yield from (row["text"] for _, row in file_rows(file, column))
+    elif file is None and given and list(given) != ["-"]:
+        yield from given
+    else:
+        yield from read_sentences(file)
 
 
 def read_sentences(file: Path | None = None) -> Iterator[str]:

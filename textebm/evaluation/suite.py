@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from textebm.errors import CorpusError, did_you_mean
 from textebm.evaluation import (
     baselines,
+    calibration,
     control,
     core,
     editing,
@@ -49,6 +50,7 @@ SECTIONS: dict[str, Section] = {
     "language": language.add_language_model,
     "baselines": baselines.add_kmeans_baselines,
     "steering": steering.add_control_cost,
+    "calibration": calibration.add_calibration,
     "editing": editing.add_edits,
     "few_labels": few_labels.add_few_labels,
     "outliers": outliers.add_outliers,
@@ -56,10 +58,17 @@ SECTIONS: dict[str, Section] = {
 SUITES: dict[str, tuple[str, ...]] = {
     "ptb": ("intervals", "language", "outliers"),
     "dailydialog": ("intervals", "language", "baselines", "few_labels", "outliers"),
-    "yelp": ("intervals", "language", "steering", "editing", "few_labels", "outliers"),
+    "yelp": ("intervals", "language", "steering", "calibration", "editing", "few_labels", "outliers"),
     "all": tuple(SECTIONS),
 }
-SINGLE_SENTENCES = ("intervals", "language", "steering", "editing", "outliers")  # not for models that read a history
+SINGLE_SENTENCES = (
+    "intervals",
+    "language",
+    "steering",
+    "calibration",
+    "editing",
+    "outliers",
+)  # not for models that read a history
 
 
 def evaluate(

@@ -57,6 +57,8 @@ def _argument(name: str, value: Any) -> Any:
             return value
         raise TextEBMError(f"{name}: expected text, got {_short(value)}")
     if name in REAL:
+        if name == "strength" and isinstance(value, str) and value == "auto":
+            return value
         if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
         raise TextEBMError(f"{name} must be a finite number, got {_short(value)}")

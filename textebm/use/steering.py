@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -61,12 +61,12 @@ class Steering:
 
     symbols: head or attribute -> what it shall be (`SymbolValue`), for all draws or, in a sequence, for each; several
     compose as a product of experts. strength: how strongly log p(y|z) tilts the prior (1 = Bayes), None for the model's
-    own. like: example sentences; like_strength as strength. contexts: for models of dialogues, what each draw answers.
-    direction: a tilt beside the symbols.
+    own; "auto" is found by `writing.generate` (`textebm.use.calibration`). like: example sentences; like_strength as
+    strength. contexts: for models of dialogues, what each draw answers. direction: a tilt beside the symbols.
     """
 
     symbols: SymbolRequest | None = None
-    strength: float | None = None
+    strength: float | Literal["auto"] | None = None
     like: Sequence[str] = ()
     like_strength: float | None = None
     contexts: Contexts | None = None
@@ -140,6 +140,8 @@ def condition_of(
 ) -> tuple[Condition, DialogueContext | None]:
     """The condition of n draws and their contexts, which are read here unless *context* has them. Raises TextEBMError
     for what the model does not know."""
+    if steering.strength == "auto":
+        raise TextEBMError("strength='auto' is found for generate and respond alone; give a number here")
     for option, number in (("strength", steering.strength), ("like_strength", steering.like_strength)):
         if number is not None and not 0 <= number < math.inf:
             raise TextEBMError(f"{option} must be a number from 0 up, got {number}")

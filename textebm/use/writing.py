@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -14,17 +14,18 @@ from textebm.errors import TextEBMError
 from textebm.model.decoding import DecodingOptions, decode_tokens
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.hardware import rows_at_once
+from textebm.notebook import track
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
+from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
-from textebm.use.reading import certainty, check_width, encode
-from textebm.use.steering import Steering, asked_of, condition_of
+from textebm.use.reading import BATCH_SIZE, check_width, encode
+from textebm.use.steering import Steering, condition_of
 
 logger = logging.getLogger(__name__)
 
-DRAWS = 8  # of a sentence, until it is read as asked
 PROMPT_DRAWS = 32  # of a latent, one of which is chosen by the likelihood of the prompt
 FEW_DRAWS = 1.5  # effective ones below which a prompt is said to fit nothing that was drawn
 
@@ -41,8 +42,9 @@ def generate(
     latents: Tensor | None = None,
     confidence: float | None = None,
     prompt: str | None = None,
+    curves: dict[object, Curve] | None = None,
 ) -> list[str]:
-    """n new sentences; see `textebm.TextEBM.generate`."""
+    """n new sentences; see `textebm.TextEBM.generate`. curves: what pilot draws told before, by request; added to."""
     if prompt is not None:
         decoding = replace(decoding, prefix=prompt_tokens(model, prompt))
         if resample_from_layer is not None or latents is not None:
@@ -69,48 +71,29 @@ def generate(
         )
         return decode(model, u, decoding, seed=seed, contexts=asked.contexts)
 
+    if steering.strength == "auto":
+        if latents is not None or resample_from_layer is not None:
+            raise TextEBMError(
+                "strength='auto' goes with latents drawn for it; leave resample_from_layer and latents out"
+            )
+        share = CONFIDENCE if confidence is None else confidence
+        return calibrated(
+            model, n, steering, write, share, {} if curves is None else curves, (decoding, steps_factor), seed
+        )
     if confidence is None:
         return write(steering, n, seed)
-    classes = asked_of(model, steering.symbols, n)
-    return surest_draws(
-        lambda rows, seed: write(
-            steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
-        ),
-        n,
-        lambda rows, texts: certainty(model, texts, {name: each[rows] for name, each in classes.items()}),
-        confidence,
-        seed,
-    )
-
-
-def surest_draws(
-    write: Callable[[list[int] | None, int], list[str]],
-    n: int,
-    read: Callable[[list[int], list[str]], Tensor],
-    confidence: float,
-    seed: int,
-) -> list[str]:
-    """n sentences, each drawn again, at most `DRAWS` times, until it is read as asked; else the surest of its draws.
-
-    write(rows, seed): new sentences for these rows (None: all); read(rows, texts) (len(rows),): how surely they read as
-    asked.
-    """
-    best = write(None, seed)
-    waiting, surest, texts = list(range(n)), [-1.0] * n, best
-    for attempt in range(DRAWS):
-        values = read(waiting, texts).tolist() if waiting else []
-        for i, text, value in zip(waiting, texts, values, strict=True):
-            if value > surest[i]:
-                best[i], surest[i] = text, value
-        waiting = [i for i in waiting if surest[i] < confidence]
-        if not waiting or attempt == DRAWS - 1:
-            break
-        texts = write(waiting, seed + 104_729 * (attempt + 1))
-    return best
+    return read_back(model, n, steering, write, confidence, seed)
 
 
 def respond(
-    model: LatentTextModel, contexts: Contexts, n: int, steering: Steering, decoding: DecodingOptions, *, seed: int = 0
+    model: LatentTextModel,
+    contexts: Contexts,
+    n: int,
+    steering: Steering,
+    decoding: DecodingOptions,
+    *,
+    confidence: float | None = None,
+    seed: int = 0,
 ) -> list[list[str]]:
     """n answers to each history; see `textebm.TextEBM.respond`."""
     if n < 0:
@@ -119,7 +102,7 @@ def respond(
         read_contexts(model, contexts, 0)  # says why not
     histories = parse_contexts(contexts)
     asked = steering.repeated(n, [history for history in histories for _ in range(n)])
-    texts = generate(model, n * len(histories), asked, decoding, seed=seed)
+    texts = generate(model, n * len(histories), asked, decoding, confidence=confidence, seed=seed)
     return [texts[i * n : (i + 1) * n] for i in range(len(histories))]
 
 
@@ -145,7 +128,7 @@ def sample_latents(
     held = _held_layers(model, n, resample_from_layer, latents, condition, generator)
     pieces, rows = [torch.zeros(0, model.prior.dim)], batch_size or rows_at_once(model.device, 1024)
     with model.evaluating():
-        for start in range(0, n, rows):
+        for start in track(range(0, n, rows), "drawing latents"):
             stop = min(start + rows, n)
             drawn = sample(
                 model.prior,
@@ -321,11 +304,12 @@ def reconstruct(
     seed: int = 0,
     refine: int = 0,
     contexts: Contexts | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """The sentence that the posterior mean of each text is decoded to."""
     contexts = named_contexts(model, texts, contexts)
-    mean = encode(model, texts, refine=refine, seed=seed, contexts=contexts).mean
-    return decode(model, mean, decoding, seed=seed, contexts=contexts)
+    mean = encode(model, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts).mean
+    return decode(model, mean, decoding, seed=seed, batch_size=batch_size, contexts=contexts)
 
 
 @torch.no_grad()

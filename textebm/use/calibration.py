@@ -1,0 +1,178 @@
+"""Ask for p, get p: the strength at which that share of the sentences is read as asked.
+
+The share grows with the strength, in every model differently. It is measured here on pilot draws of the very request,
+at strengths between 0 and the model's own, and made monotone (isotonic regression, Barlow et al. 1972); the strength of
+a share is read off that curve. What the model's own strength does not reach is drawn again. Pilot draws are read by the
+model's own encoder; `textebm.evaluation.calibration` tells what a judge without part in this says.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textebm.errors import TextEBMError
+from textebm.model.latent_text_model import LatentTextModel
+from textebm.use.reading import certainty, encode
+from textebm.use.steering import Steering, asked_of
+
+logger = logging.getLogger(__name__)
+
+SHARES = (0.0, 0.02, 0.04, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)  # of the model's own strength: what is tried
+PILOT = 400  # sentences at each
+CONFIDENCE = 0.95  # where nobody says one
+DRAWS = 8  # of a sentence, until it is read as asked
+READ = 0.95  # how surely, where no strength gives the share asked
+
+Write = Callable[[Steering, int, int], list[str]]  # what is asked, how many sentences, seed
+
+
+@dataclass(frozen=True)
+class Curve:
+    """strengths (k,), rising, and the share of sentences (k,) that are read as asked under each, never falling."""
+
+    strengths: tuple[float, ...]
+    shares: tuple[float, ...]
+
+    def strength_of(self, share: float) -> tuple[float, float]:
+        """The least strength at which *share* is read as asked, and which share of the sentences must be drawn again
+        until they are, because no strength reaches it: (strength, share drawn again)."""
+        if share <= self.shares[0]:
+            return self.strengths[0], 0.0
+        if share > self.shares[-1]:
+            return self.strengths[-1], (share - self.shares[-1]) / (1 - self.shares[-1])
+        above = int(np.argmax(np.array(self.shares) >= share))
+        low, high = self.shares[above - 1], self.shares[above]
+        between = (share - low) / (high - low)
+        return float(np.interp(between, (0, 1), self.strengths[above - 1 : above + 1])), 0.0
+
+
+def monotone(strengths: Sequence[float], shares: Sequence[float]) -> Curve:
+    """The non-decreasing curve nearest to *shares*, measured on equally many sentences each."""
+    from sklearn.isotonic import IsotonicRegression  # scikit-learn takes a second to load
+
+    fitted = IsotonicRegression(y_min=0, y_max=1).fit_transform(strengths, shares)
+    return Curve(tuple(map(float, strengths)), tuple(map(float, fitted)))
+
+
+def measure(model: LatentTextModel, steering: Steering, n: int, write: Write, *, seed: int) -> Curve:
+    """The curve of what *steering* asks of n draws."""
+    rows = [i % n for i in range(PILOT)]
+    asked = asked_of(model, steering.rows(rows).symbols, PILOT)
+    strengths = [share * model.prior.strength for share in SHARES]
+    shares = []
+    for number, strength in enumerate(strengths):
+        texts = write(replace(steering.rows(rows), strength=strength), PILOT, seed + 7_919 * (number + 1))
+        shares.append(float(read_as_asked(model, texts, asked).float().mean()))
+    return monotone(strengths, shares)
+
+
+def read_as_asked(model: LatentTextModel, texts: Sequence[str], asked: dict[str, Tensor]) -> Tensor:
+    """(n,) whether the most probable class of every head asked is one of those that may be (`steering.asked_of`)."""
+    codes, right = encode(model, texts).codes, torch.ones(len(texts), dtype=torch.bool)
+    for name, classes in asked.items():
+        read, may = codes[name], classes.cpu()
+        if may.dtype == torch.bool:
+            right &= may.gather(-1, read[:, None])[:, 0]
+        else:
+            right &= (read == may) | (may < 0)
+    return right
+
+
+def requests(model: LatentTextModel, steering: Steering, n: int) -> dict[tuple[object, ...], list[int]]:
+    """The rows (n) that are asked the same, by what that is."""
+    asked = asked_of(model, steering.symbols, n)
+    if not asked:
+        raise TextEBMError("strength='auto' has no effect without symbols; ask for one, such as {'sentiment': 1}")
+    groups = dict[tuple[object, ...], list[int]]()
+    for row in range(n):
+        groups.setdefault(tuple((name, str(each[row].tolist())) for name, each in asked.items()), []).append(row)
+    return groups
+
+
+def calibrated(
+    model: LatentTextModel,
+    n: int,
+    steering: Steering,
+    write: Write,
+    share: float,
+    curves: dict[object, Curve],
+    options: tuple[object, ...],
+    seed: int,
+) -> list[str]:
+    """n sentences of which *share* are read as asked, in each group of rows that are asked the same."""
+    texts = [""] * n
+    single = steering.contexts is None and not steering.like and steering.direction is None
+    for number, (request, rows) in enumerate(requests(model, steering, n).items()):
+        own, own_seed = steering.rows(rows), seed + 15_485_863 * number
+        key = (request, options)
+        curve = curves.get(key) if single else None
+        if curve is None:
+            curve = measure(model, own, len(rows), write, seed=own_seed)
+            if single:
+                curves[key] = curve
+        strength, again = curve.strength_of(share)
+        asked = replace(own, strength=strength)
+        logger.info("strength %.3g for %s; %.0f %% drawn again until read so", strength, request, 100 * again)
+        drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(own_seed)) < again
+        written = read_back(model, len(rows), asked, write, READ, own_seed, drawn.nonzero()[:, 0].tolist())
+        for row, text in zip(rows, written, strict=True):
+            texts[row] = text
+    return texts
+
+
+def read_back(
+    model: LatentTextModel,
+    n: int,
+    steering: Steering,
+    write: Write,
+    confidence: float,
+    seed: int,
+    rows: list[int] | None = None,
+) -> list[str]:
+    """n sentences, of which *rows* (default: all) are drawn again until the encoder reads them as asked."""
+    classes = asked_of(model, steering.symbols, n)
+    return surest_draws(
+        lambda rows, seed: write(
+            steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
+        ),
+        n,
+        lambda rows, texts: certainty(model, texts, {name: each[rows] for name, each in classes.items()}),
+        confidence,
+        seed,
+        rows,
+    )
+
+
+def surest_draws(
+    write: Callable[[list[int] | None, int], list[str]],
+    n: int,
+    read: Callable[[list[int], list[str]], Tensor],
+    confidence: float,
+    seed: int,
+    rows: list[int] | None = None,
+) -> list[str]:
+    """n sentences, each of *rows* (default: all) drawn again, at most `DRAWS` times, until it is read as asked; else
+    the surest of its draws.
+
+    write(rows, seed): new sentences for these rows (None: all); read(rows, texts) (len(rows),): how surely they read as
+    asked.
+    """
+    best = write(None, seed)
+    waiting = list(range(n)) if rows is None else rows
+    surest, texts = [-1.0] * n, [best[i] for i in waiting]
+    for attempt in range(DRAWS):
+        values = read(waiting, texts).tolist() if waiting else []
+        for i, text, value in zip(waiting, texts, values, strict=True):
+            if value > surest[i]:
+                best[i], surest[i] = text, value
+        waiting = [i for i in waiting if surest[i] < confidence]
+        if not waiting or attempt == DRAWS - 1:
+            break
+        texts = write(waiting, seed + 104_729 * (attempt + 1))
+    return best
