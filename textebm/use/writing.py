@@ -221,7 +221,7 @@ def banned_tokens(model: LatentTextModel, words: Sequence[str]) -> tuple[int, ..
             raise TextEBMError(
                 f"without: {word!r} is {len(ids)} tokens of this model; only single ones can be left out"
             )
-        if ids[0] != model.tokenizer.unk_token_id:  # an unknown word is never written
+        if ids[0] != model.tokenizer.unk_token_id or word == model.tokenizer.unk_token:  # else no word is meant
             banned.append(ids[0])
     return tuple(banned)
 
