@@ -49,6 +49,8 @@ class Browser:
         os.close(theirs_out)
         self.count, self.buffer, self.session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
+        self.downloads = Path(self.profile) / "downloads"
+        self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(self.downloads))
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -73,8 +75,8 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Open a report and wait until it says that it is drawn."""
+    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, address: str = "") -> None:
+        """Open a report and wait until it says that it is drawn. address: what stands behind the # of its address."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [
@@ -82,7 +84,9 @@ class Browser:
             {"name": "prefers-reduced-motion", "value": "reduce"},
         ]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=path.as_uri())
+        if address:
+            self.call("Page.navigate", url="about:blank")  # else only the fragment would change
+        self.call("Page.navigate", url=path.as_uri() + address)
         end = time.monotonic() + 20
         while self.js("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < end, f"the page is not ready: {self.problems()}"
@@ -111,6 +115,14 @@ class Browser:
     def requests(self) -> set[str]:
         asked = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
         return {event["params"]["request"]["url"] for event in asked}
+
+    def downloaded(self, name: str) -> bytes:
+        """A file that the page saved, once it is there."""
+        path, end = self.downloads / name, time.monotonic() + 10
+        while not path.exists():
+            assert time.monotonic() < end, f"{name} was not saved: {[*self.downloads.glob('*')]}"
+            time.sleep(0.05)
+        return path.read_bytes()
 
     def screenshot(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "terminal": set(),  # what a terminal is shown
     "files": {"errors"},  # what is written, is written whole
+    "notebook": set(),  # progress of long work, and values as short tables
     # the parts
     "text": {"errors", "files"},
     "networks": {"errors", "files"},
@@ -31,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "recipe": {"errors", "files"},
     "prior": {"errors", "networks"},
     # the model: encoder, decoder, prior, and the objective that trains them
-    "model": {"errors", "files", "recipe", "text", "networks", "objective", "prior"},
+    "model": {"errors", "files", "notebook", "recipe", "text", "networks", "objective", "prior"},
 }
 ALLOWED["use"] = {*ALLOWED["model"], "model"}  # what one does with a trained model
 ALLOWED["api"] = {*ALLOWED["use"], "use"}  # the face of all that
@@ -227,8 +228,7 @@ def test_importing_a_file_calls_nothing(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_are_short_and_finished(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    # the face has a signature and a description for each method, and no more
-    assert len(text.splitlines()) <= (650 if path.name == "api.py" else 450)
+    assert len(text.splitlines()) <= (720 if path.name == "api.py" else 450)  # signature, words, example
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
 
 

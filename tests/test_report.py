@@ -23,10 +23,11 @@ from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.page import embed, render
-from textebm.inspection.page_data import RunFacts, _options, page_data, stated_networks, stated_prior
+from textebm.inspection.page_data import RunFacts, page_data, recipe_options
 from textebm.inspection.paths import layers
 from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
+from textebm.recipe.stated import stated_networks, stated_prior
 from textebm.runs import report as reports
 from textebm.runs import train as runs
 from textebm.runs.interrupt import GracefulStop
@@ -187,6 +188,10 @@ def hostile(turn: int = 0) -> tuple[dict[str, Any], str]:
             for values in part.values():
                 values += [0] * extra
         data["points"]["loss"] += [1.0] * extra
+        data["points"]["near"] += [[0, 1]] * extra
+        for added in data["attributes"]:
+            added["codes"] += [0] * extra
+            added["confidence"] += [1.0] * extra
         data["points"]["energy"] += [1.0] * extra
         for layout in data["maps"]:
             layout["points"] += [i / 7 % 13 for i in range(2 * extra)]
@@ -261,7 +266,7 @@ def test_the_networks_are_stated_without_anyones_paths(page: Path) -> None:
         "decoder": {"kind": "gru", "pretrained": "a/gpt"},
     }
     assert stated_networks(recipe) == "gru encoder on bert, a/gpt decoder"
-    assert dict(_options(recipe))["encoder.pretrained"] == "bert"
+    assert dict(recipe_options(recipe))["encoder.pretrained"] == "bert"
 
 
 def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) -> None:
@@ -329,7 +334,7 @@ def test_the_page_in_a_browser(browser: Browser, page: Path, width: int, dark: b
     data = json.loads(read(page.read_text(encoding="utf-8")).texts["data"])
     assert browser.js("document.documentElement.scrollWidth") == width  # nothing sticks out
     assert browser.js("[...document.querySelectorAll('#nav a')].map(a => a.textContent).join()") == (
-        "Overview,Map,Codes,Labels,Control,Paths,Sampler"
+        "Overview,Map,Codes,Control,Paths,Labels,Training,Sampler,Measured"
     )
     assert browser.js("document.querySelectorAll('.card').length") == 5
     sizes = [card["size"] for card in data["cards"]["code"]]

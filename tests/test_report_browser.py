@@ -15,6 +15,7 @@ from browser import Browser, started
 from tiny import RECIPE, sentences, trained, untrained
 
 from textebm.inspection.frames import Inspection
+from textebm.inspection.measured import judged
 from textebm.inspection.page import render
 from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.report import inspect_rows
@@ -224,7 +225,7 @@ def test_other_scripts(browser: Browser, tmp_path: Path, texts: tuple[str, ...])
     }
     said = opened(browser, data_of(replace(found, cards=written)), tmp_path / "page.html")
     assert all(text in said for text in texts)
-    direction = "getComputedStyle(document.querySelector('.sentences .text')).direction"
+    direction = "getComputedStyle(document.querySelector('#codes .sentences .text')).direction"
     assert browser.js(direction) == ("rtl" if texts is ARABIC else "ltr")
 
 
@@ -260,6 +261,7 @@ def many(data: dict[str, Any], n: int, codes: int) -> dict[str, Any]:
             "label": {"act": rng.integers(3, size=n).tolist()},
             "energy": rng.normal(size=n).round(3).tolist(),
             "loss": (rng.random(n) * 50).round(2).tolist(),
+            "near": rng.integers(n, size=(n, 8)).tolist(),
         },
         "maps": [
             {"name": name, "note": "", "points": place.ravel().tolist(), "samples": samples}
@@ -267,7 +269,9 @@ def many(data: dict[str, Any], n: int, codes: int) -> dict[str, Any]:
         ],
         "cards": {"code": cards},
         "tables": {"code": {"act": np.bincount(3 * code, minlength=3 * codes).reshape(codes, 3).tolist()}},
-        "control": [{"head": "code", "agreement": [0.5] * codes, "sweep": []}],
+        "control": [
+            {"head": "code", "agreement": [0.5] * codes, "sweep": [], "judged": judged(None, "code", [""] * codes)}
+        ],
         "composition": None,
         "edits": [],
     }

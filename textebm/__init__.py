@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from textebm.errors import TextEBMError
     from textebm.evaluation.suite import evaluate
     from textebm.inspection.report import inspect
+    from textebm.notebook import show_progress
     from textebm.recipe.read import load_recipe
     from textebm.recipe.schema import Recipe
     from textebm.runs.train import Run, train
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Encoding", "Recipe", "Run", "TextEBM", "TextEBMError", "evaluate", "inspect", "load_recipe", "train"]
+__all__ = [
+    "Encoding",
+    "Recipe",
+    "Run",
+    "TextEBM",
+    "TextEBMError",
+    "evaluate",
+    "inspect",
+    "load_recipe",
+    "show_progress",
+    "train",
+]
 
 _HOME = {
     "Encoding": "textebm.use.reading",
@@ -31,6 +43,7 @@ _HOME = {
     "TextEBMError": "textebm.errors",
     "evaluate": "textebm.evaluation.suite",
     "load_recipe": "textebm.recipe.read",
+    "show_progress": "textebm.notebook",
     "train": "textebm.runs.train",
 }
 

@@ -17,9 +17,11 @@ from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import Attribute, Decoder, Encoder, LatentTextModel, SymbolHead
 from textebm.networks.pretrained import cast_networks
+from textebm.notebook import html_table
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampling import LatentSample
 from textebm.recipe.implementation import code_allowed
+from textebm.recipe.stated import stated_networks, stated_prior
 from textebm.text.history import History
 from textebm.use import attributes, attribution, editing, likelihood, reading, writing
 from textebm.use.arguments import checked
@@ -63,6 +65,23 @@ class TextEBM:
         self._told = False  # that words were unknown or texts cut
         self._curves = dict[object, Curve]()  # what share of sentences is read as asked, by strength
 
+    def __repr__(self) -> str:
+        return f"TextEBM({'; '.join(f'{name} {value}' for name, value in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"TextEBM {(self.recipe or {}).get('name', '')}", self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What it is made of, in a few words."""
+        recipe, heads = self.recipe or {}, [*self.heads.values(), *(each.head for each in self.attributes.values())]
+        weights = sum(each.numel() for each in self.network.parameters())
+        return [
+            ("text", stated_networks(recipe)),
+            ("prior", f"{stated_prior(recipe.get('prior', {}))}, {self.prior.dim} dimensions"),
+            ("symbols", ", ".join(f"{head.name} ({len(head.classes)})" for head in heads) or "none"),
+            ("weights", f"{weights:,} on {self.device}"),
+        ]
+
     # -- files and places ----------------------------------------------------------------------------------------
 
     @classmethod
@@ -82,6 +101,7 @@ class TextEBM:
         revision, token, cache_dir: of the Hub. dtype: in which pretrained networks compute, if not in float32; the rest
         of the model stays as it is. allow_code: import the classes that its recipe names as package.module:Class
         (docs/extending.md).
+        Example: ``TextEBM.from_pretrained("runs/quickstart", device="cuda")``.
         """
         with code_allowed(allow_code):
             network = files.load(name, revision=revision, token=token, cache_dir=cache_dir)
@@ -93,17 +113,23 @@ class TextEBM:
         return cls(network.to(device), codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError."""
+        """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError.
+        Example: ``model.save_pretrained("my-model")``.
+        """
         files.save(self.network, directory)
         for attribute in self.attributes.values():
             attributes.save_attribute(attribute, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError."""
+        """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError.
+        Example: ``model.push_to_hub("me/my-model", private=True)``.
+        """
         return files.push(self.network, repo_id, private=private)
 
     def to(self, device: str | torch.device) -> TextEBM:
-        """Move the network to a device; returns the model itself."""
+        """Move the network to a device; returns the model itself.
+        Example: ``model.to("cuda")``.
+        """
         self.network.to(device)
         return self
 
@@ -213,6 +239,7 @@ class TextEBM:
         direction: a tilt beside the symbols: ``2 * model.direction(these, those) - model.symbol("tense", "past")``.
         prompt: how each sentence begins; its latent is drawn given that. without: words that are not written.
         Raises TextEBMError for symbols the model does not have and options out of range.
+        Example: ``model.generate(5, symbols={"sentiment": "positive"}, strength=3.0, seed=0)``.
         """
         told_contexts = self._contexts(contexts, n)
         told, seed = seed is not None, secrets.randbelow(2**32) if seed is None else seed
@@ -256,6 +283,7 @@ class TextEBM:
         contexts: histories, each a list of turns (oldest first) or one text; [] begins a dialogue. symbols: head ->
         class, or a sequence with a class for each history. The rest, with strength="auto" and confidence, as in
         `generate`.
+        Example: ``model.respond([["where is it ?"]], symbols={"act": "inform"}, n=3)``.
         """
         steering = Steering(as_symbols(symbols), strength, as_texts(like), like_strength)
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
@@ -277,7 +305,9 @@ class TextEBM:
         contexts: Contexts | None = None,
     ) -> Tensor:
         """(n, d) draws of the (tilted) prior, on the CPU. Arguments as in `generate`; batch_size rows at a time, by
-        default 1,024, on a GPU 8,192."""
+        default 1,024, on a GPU 8,192.
+        Example: ``model.sample_latents(100, symbols={"sentiment": "positive"}).std()``.
+        """
         return writing.sample_latents(
             self.network,
             n,
@@ -298,7 +328,9 @@ class TextEBM:
         seed: int = 0,
         contexts: Contexts | None = None,
     ) -> LatentSample:
-        """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
+        """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last.
+        Example: ``model.decode(model.sample_path(1).path[:, 0])``.
+        """
         steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
         return writing.sample_path(self.network, n, steering, seed=seed)
 
@@ -318,7 +350,9 @@ class TextEBM:
     ) -> list[str]:
         """Sentences of the latents (n, d). greedy: the most probable word each time; sample: by temperature, top-k
         and top-p; beam: the best of num_beams by mean log-probability a word. With contexts they are `Turn`s.
-        batch_size rows at a time, by default 512, on a GPU 4,096."""
+        batch_size rows at a time, by default 512, on a GPU 4,096.
+        Example: ``model.decode(model.encode(texts).mean, decoding="beam")``.
+        """
         options = self._decoding(decoding, temperature, top_k, top_p, num_beams, max_tokens)
         latents = as_latents(latents)
         contexts = self._contexts(contexts, len(latents))
@@ -333,11 +367,14 @@ class TextEBM:
         num_beams: int = 4,
         refine: int = 0,
         contexts: Contexts | None = None,
+        batch_size: int = reading.BATCH_SIZE,
     ) -> list[str]:
-        """Decode the posterior mean of each text; refine: as in `encode`."""
+        """Decode the posterior mean of each text; refine: as in `encode`.
+        Example: ``model.reconstruct(["the soup was cold ."])``.
+        """
         options = self._decoding(decoding, num_beams=num_beams)
         return writing.reconstruct(
-            self.network, self._read(texts), options, seed=seed, refine=refine, contexts=contexts
+            self.network, self._read(texts), options, seed=seed, refine=refine, contexts=contexts, batch_size=batch_size
         )
 
     def edit(
@@ -363,6 +400,7 @@ class TextEBM:
         (figures: recipes/README.md). A prior with fewer than two levels has no ladder to climb: there the level-0 chain
         moves the posterior mean instead, and *level* must be left out.
         Raises TextEBMError for options of both ways, or out of range.
+        Example: ``model.edit(["i hated the sauce ."], {"sentiment": "positive"})``.
         """
         return editing.edit(
             self.network,
@@ -393,6 +431,7 @@ class TextEBM:
 
         With *level*, each point is diffused to that level and denoised, which draws it towards the data.
         contexts: of a and of b, in a dialogue; their vectors are mixed in step with the way.
+        Example: ``model.interpolate("the soup was cold .", "we will return .", steps=5)``.
         """
         a, b = as_texts([a, b])
         options = self._decoding(decoding)
@@ -411,6 +450,7 @@ class TextEBM:
         """n pairs of sentences from the same noise under two requests: what a symbol changes, and what it leaves.
 
         None asks nothing. Each pair has ``a``, ``b`` and ``changed``, the share of words that differ.
+        Example: ``model.compare({"tense": "past"}, {"tense": "future"}, n=3)``.
         """
         told = self._contexts(contexts, n)
         a, b = (Steering(as_symbols(each), strength, contexts=told) for each in (symbols_a, symbols_b))
@@ -431,6 +471,7 @@ class TextEBM:
         `generate`, `edit`, `classify` and `encode`, and is saved with the model. Nothing else of the model changes.
 
         Returns how well it reads held-out examples. Raises TextEBMError for fewer than 5 examples of a class.
+        Example: ``print(model.add_attribute("formal", texts, labels))``.
         """
         texts = as_texts(texts)
         attribute, report = attributes.fit_attribute(self.network, name, texts, labels, seed=seed, contexts=contexts)
@@ -439,13 +480,17 @@ class TextEBM:
         return report
 
     def direction(self, positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Direction:
-        """From what the second texts say towards what the first do, as a value for ``generate(direction=…)``."""
+        """From what the second texts say towards what the first do, as a value for ``generate(direction=…)``.
+        Example: ``model.generate(5, direction=2 * model.direction(these, those))``.
+        """
         texts, labels = as_texts([*positive, *negative]), ["positive"] * len(positive) + ["negative"] * len(negative)
         attribute, _ = attributes.fit_attribute(self.network, "direction", texts, labels, seed=seed)
         return Direction(((1.0, attribute, "positive"),))
 
     def symbol(self, name: str, value: Any) -> Direction:
-        """A symbol or attribute as a direction. Raises TextEBMError for one that does not exist."""
+        """A symbol or attribute as a direction. Raises TextEBMError for one that does not exist.
+        Example: ``model.generate(5, direction=model.symbol("tense", "past") - model.symbol("code", 3))``.
+        """
         classes_meant(self.network.head(name), value)
         return Direction(((1.0, name, value),))
 
@@ -464,14 +509,19 @@ class TextEBM:
 
         refine: move each mean by so many gradient steps on log p(x|z) + log p(z); a step costs a pass of the decoder
         and its gradient. seed: of the chains of a model without an encoder; a text's do not depend on its batch.
+        Example: ``model.encode(texts).frame()``.
         """
         texts = self._read(texts)
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
-    def classify(self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None) -> Classification:
+    def classify(
+        self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None, batch_size: int = reading.BATCH_SIZE
+    ) -> Classification:
         """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
-        ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head."""
-        found = reading.classify(self.network, self._read(texts), head, contexts=contexts)
+        ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head.
+        Example: ``model.classify(["i loved it ."], "sentiment").labels``.
+        """
+        found = reading.classify(self.network, self._read(texts), head, contexts=contexts, batch_size=batch_size)
         return Classification(self.codes.labels(head, found.probabilities) or found.labels, found.probabilities)
 
     def attribute(
@@ -486,6 +536,7 @@ class TextEBM:
 
         integrated_gradients: parts that add up to what the words change against a text of unknown words. leave_one_out:
         what log p loses without the word. Raises TextEBMError for an unknown head.
+        Example: ``model.attribute(["i loved it ."], "sentiment")[0].parts``.
         """
         return attribution.attribute(self.network, texts, head, method=method, contexts=contexts)
 
@@ -497,24 +548,32 @@ class TextEBM:
         seed: int = 0,
         batch_size: int = reading.BATCH_SIZE,
     ) -> Tensor:
-        """One draw of q(u|x) for each text, (n, d) on the CPU."""
+        """One draw of q(u|x) for each text, (n, d) on the CPU.
+        Example: ``model.decode(model.posterior_draws(texts, seed=1))``.
+        """
         texts = as_texts(texts)
         return reading.posterior_draws(self.network, texts, contexts=contexts, seed=seed, batch_size=batch_size)
 
     def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
-        """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)"""
+        """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)
+        Example: ``model.symbol_probabilities(model.sample_latents(10))["code"]``.
+        """
         z = as_latents(z)
         return reading.symbol_probabilities(self.network, z, contexts=self._contexts(contexts, len(z)))
 
     def views(self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE) -> Tensor:
-        """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
+        """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance.
+        Example: ``model.views(texts).shape``.
+        """
         return reading.views(self.network, as_texts(texts), batch_size=batch_size)
 
     def certainty(
         self, texts: Sequence[str], symbols: Mapping[str, Tensor], *, contexts: Contexts | None = None
     ) -> Tensor:
         """(n,) the least probability that the encoder gives, over the heads of *symbols*, to the class (n,) asked of
-        each text; −1 asks nothing."""
+        each text; −1 asks nothing.
+        Example: ``model.certainty(texts, {"sentiment": torch.ones(len(texts), dtype=torch.long)})``.
+        """
         return reading.certainty(self.network, as_texts(texts), symbols, contexts=contexts)
 
     def elbo_terms(
@@ -533,6 +592,7 @@ class TextEBM:
         is too high rather than too low, by what ten temperatures leave (about .1 nats where F is a good log-density).
         The top level's normaliser is one number a model, so that a text's KL does not depend on the other texts.
         refine: of q moved as in `encode`, its standard deviation kept; the bound of another, still valid q.
+        Example: ``terms = model.elbo_terms(texts); (terms.reconstruction_nll + terms.kl).mean()``.
         """
         return reading.elbo_terms(
             self.network, as_texts(texts), seed=seed, batch_size=batch_size, refine=refine, contexts=contexts
@@ -558,6 +618,7 @@ class TextEBM:
         scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first: worth much
         where the model was trained with a KL weight below 1. q_steps: gradient steps on each text's own q, about as
         dear as a training step each; worth more again.
+        Example: ``model.nll_interval(texts, draws=64).upper.mean()``.
         """
         return likelihood.nll_interval(
             self.network,
@@ -581,14 +642,18 @@ class TextEBM:
         latents: Tensor | None = None,
         contexts: Contexts | None = None,
     ) -> Tensor:
-        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""
+        """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU.
+        Example: ``model.reconstruction_losses(texts).argmax()``.
+        """
         latents = None if latents is None else as_latents(latents)
         return reading.reconstruction_losses(
             self.network, as_texts(texts), latents=latents, batch_size=batch_size, contexts=contexts
         )
 
     def energies(self, z: Tensor, level: int = 0, *, contexts: Contexts | None = None) -> Tensor:
-        """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)"""
+        """−F(z, t) at level t, (n,) on the CPU: low where the prior finds z likely (beyond its reference). z (n, d)
+        Example: ``model.energies(model.encode(texts).mean)``.
+        """
         z = as_latents(z)
         return reading.energies(self.network, z, level, contexts=self._contexts(contexts, len(z)))
 
@@ -596,7 +661,9 @@ class TextEBM:
 
     def answering(self, contexts: Contexts) -> TextEBM:
         """The same model, of which what is written without contexts answers these: the i-th row the i-th one, and so
-        on round, as an evaluation wants it. A model that reads no context is given back as it is."""
+        on round, as an evaluation wants it. A model that reads no context is given back as it is.
+        Example: ``model.answering(contexts).generate(len(contexts))``.
+        """
         return (
             TextEBM(self.network, answering=parse_contexts(contexts), codes=self.codes) if self.reads_context else self
         )

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from textebm.cli.shared import DataOption, RunArgument, SeedOption, check_run, spinner, stdout_kept_clean
+from textebm.errors import TextEBMError
 
 SplitOption = Annotated[str, typer.Option("--split", help="Whose sentences: train, validation or test.")]
 
 
 def report(
-    run: RunArgument,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run directory; several are compared.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The page; report.html in the run unless given.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page; report.html in the run, or comparison.html here."),
     ] = None,
     limit: Annotated[
         int | None,
@@ -30,14 +32,20 @@ def report(
     seed: SeedOption = 0,
     data: DataOption = None,
 ) -> None:
-    """Make one HTML page of what a run learned, to open from disk."""
-    check_run(run)
+    """Make one HTML page of what a run learned, to open from disk; of several runs, a page that compares them."""
+    for run in runs:
+        check_run(run)
     with stdout_kept_clean(), spinner("report") as progress:
-        from textebm.runs.report import report_run
+        from textebm.runs.report import compare_runs, report_run
 
-        path = report_run(
-            run, out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress
-        )
+        if len(runs) > 1:
+            if limit is not None or umap:
+                raise TextEBMError("several runs are compared by what lies in them: leave --limit and --umap out")
+            path = compare_runs(runs, out=out or Path("comparison.html"))
+        else:
+            path = report_run(
+                runs[0], out=out, limit=limit, split=split, seed=seed, umap=umap, data_dir=data, progress=progress
+            )
     print(path)
 
 
@@ -87,5 +95,5 @@ def figure(
 
 
 def register(app: Any) -> None:
-    app.command(epilog="Example: textebm report runs/quickstart --out quickstart.html")(report)
+    app.command(epilog="Example: textebm report runs/quickstart; textebm report runs/a runs/b --out both.html")(report)
     app.command(epilog="Example: textebm figure runs/quickstart map --by sentiment --out map.pdf")(figure)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from rich.text import Text
 
 from textebm.errors import CheckpointError, CorpusError, TextEBMError, did_you_mean
 from textebm.files import finite
+from textebm.notebook import duration, progress_to
 from textebm.terminal import make_console, plain
 
 if TYPE_CHECKING:
@@ -101,7 +104,6 @@ def print_rows(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             print("\t".join(row))
         return
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(*header, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
@@ -118,14 +120,31 @@ def stdout_kept_clean() -> Iterator[None]:
 
 @contextlib.contextmanager
 def spinner(title: str) -> Iterator[Callable[[str], None] | None]:
-    """On a terminal, a spinner that the function it gives renames as the parts of the work begin; else nothing."""
+    """On a terminal, a spinner that the function it gives renames as the parts of the work begin, and that says how
+    long a part will take; else nothing."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.markup import escape
+    told = _Told(title)
+    with make_console(stderr=True).status(told), progress_to(told.track):
+        yield told.begin
 
-    with make_console(stderr=True).status(title) as status:
-        yield lambda part: status.update(f"{title}: {escape(part)}")
+
+class _Told:
+    """The line beside a spinner: what is done, how far it is, and since when."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.part, self.progress, self.begun = title, "", "", time.monotonic()
+
+    def begin(self, part: str) -> None:
+        self.part, self.progress = part, ""
+
+    def track(self, text: str) -> None:
+        self.progress = text
+
+    def __rich__(self) -> Text:
+        parts = [self.title, self.part, self.progress, f"{duration(time.monotonic() - self.begun)} so far"]
+        return Text(" · ".join(filter(None, parts)))
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from textebm.evaluation.catalogue import ARROWS, describe
 from textebm.files import read_json, write_output
+from textebm.notebook import html_table
 
 
 class UndefinedMetricError(ValueError):
@@ -65,6 +66,15 @@ class Evaluation:
     code_names: dict[str, str] = field(default_factory=dict)
     sacrebleu_signature: str = ""
     self_bleu_signature: str = ""
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{name} {number(m.value)}" for name, m in [*self.metrics.items()][:4])
+        return f"Evaluation({len(self.metrics)} metrics on {self.split}, seed {self.seed}: {first}, …)"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, ARROWS[m.higher_is_better], number(m.value), m.unit, m.n) for name, m in self.metrics.items()]
+        title = f"Evaluation on {self.split} (seed {self.seed})"
+        return html_table(title, rows, ("metric", "", "value", "unit", "n"))
 
     def add(self, name: str, value: float, n: int) -> None:
         """Record a value; one that is not finite becomes a note."""

@@ -7,8 +7,10 @@ other shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +185,28 @@ def draw_codes(cards: Sequence[CodeCard], *, width: float = 6.5, words: int = 6,
     return figure
 
 
+def draw_control(
+    curves: Mapping[str, Sequence[tuple[float, float]]], chance: Mapping[str, float], *, width: float = 4.5
+) -> Figure:
+    """By head, the share of sentences read as they were asked (0 … 1) at each strength, and guessing as a dashed
+    line. Raises TextEBMError where no head was swept."""
+    if not curves:
+        raise TextEBMError("no strengths were tried: the model has no head with 2 to 20 classes")
+    with _style():
+        figure, axes = _axes(width, width * 0.62)
+        for index, (head, points) in enumerate(curves.items()):
+            axes.plot(*zip(*points, strict=True), color=mark(index)[0], marker="o", markersize=3, label=head)
+            axes.axhline(chance[head], color=mark(index)[0], linewidth=0.8, linestyle="--")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("strength (1 = Bayes)")
+        axes.set_ylabel("share read as asked, by the model's encoder")
+        axes.set_title("Control (dashed: guessing)", loc="left")
+        axes.legend(frameon=False, loc="lower right")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
 def draw_heatmap(
     counts: NDArray[np.int64],
     rows: Sequence[str],
@@ -241,7 +265,14 @@ def choose(asked: str | None, known: Sequence[str], what: str, default: str | No
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
     figure = find_matplotlib().figure.Figure(figsize=(width, height))
+    figure._repr_png_ = partial(_png, figure)  # what a notebook shows of a figure that pyplot does not hold
     return figure, figure.add_axes((0.0, 0.0, 1.0, 1.0))
+
+
+def _png(figure: Figure) -> bytes:
+    with BytesIO() as file, _style():
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight", pad_inches=0.05)
+        return file.getvalue()
 
 
 @contextmanager

@@ -16,17 +16,21 @@ Where a label has a head's name, the head's column is `predicted <head>`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from textebm.inspection import paths, sampler
+from textebm.inspection import figures, paths, sampler
 from textebm.inspection.codes import CodeCard, label_counts, to_rows
 from textebm.inspection.projection import Projection
 from textebm.inspection.rows import LabelColumn, Rows
+from textebm.notebook import html_table
 from textebm.use.reading import Encoding
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,51 @@ class Inspection:
     acceptance: list[float | None]
     chains: list[sampler.Chain]
     energy_levels: list[sampler.Energies]
+    attributes: list[paths.Added] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(f"{head} ({len(cards)})" for head, cards in self.cards.items()) or "none"
+        drawn = ", ".join(self.projection.layouts)
+        return f"Inspection({len(self.rows)} sentences; heads: {heads}; maps: {drawn}; .frames() has its tables)"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (head, card.name, card.size, " ".join(word.text for word in card.words[:6]))
+            for head, cards in self.cards.items()
+            for card in cards
+        ]
+        return html_table(f"Inspection of {len(self.rows)} sentences", rows, ("head", "class", "sentences", "words"))
+
+    def plot_map(
+        self, by: str | None = None, *, layout: str | None = None, samples: bool = False, width: float = 5.0
+    ) -> Figure:
+        """The map as a matplotlib figure (extra ``[figures]``), coloured by a head or label column *by* (the codes).
+
+        layout: tsne (the default), pca or umap. samples: with the prior's. Raises TextEBMError for an unknown name.
+        """
+        layout = figures.choose(layout, list(self.projection.layouts), "map", "tsne")
+        known = list(dict.fromkeys([*self.cards, *self.rows.labels]))
+        by = figures.choose(by, known, "head or label", next(reversed(self.cards), None))
+        if by in self.rows.labels:
+            names, values = self.rows.labels[by].classes, self.rows.labels[by].values
+        else:
+            names, values = tuple(card.name for card in self.cards[by]), self.encoding.codes[by].numpy()
+        chosen = self.projection.layouts[layout]
+        return figures.draw_map(chosen, names, values, title=f"by {by}", samples=samples, width=width)
+
+    def plot_codes(self, head: str | None = None, *, width: float = 6.5) -> Figure:
+        """The codes of a head as bars with their words. Raises TextEBMError for an unknown head."""
+        head = figures.choose(head, list(self.cards), "head", next(reversed(self.cards), None))
+        return figures.draw_codes(self.cards[head], width=width)
+
+    def plot_control(self, *, width: float = 4.5) -> Figure:
+        """How often sentences generated under a class are read as it, by strength, beside guessing."""
+        swept = [each for each in self.control if each.sweep]
+        return figures.draw_control(
+            {each.head: [(s.strength, s.agreement) for s in each.sweep] for each in swept},
+            {each.head: 1 / len(each.agreement) for each in swept},
+            width=width,
+        )
 
     def frames(self) -> dict[str, pd.DataFrame]:
         """The tables as pandas frames, by name: one without rows where the model has nothing of the kind."""

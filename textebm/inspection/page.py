@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("base.js", "map.js", "sections.js")
+SCRIPTS = ("base.js", "map.js", "sections.js", "details.js", "compare.js", "page.js")
 # What could end the element early, open a comment in it, or end a line of script in an old browser.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 

@@ -10,14 +10,18 @@ from typing import Any
 
 import torch
 
-from textebm.evaluation.catalogue import describe
 from textebm.evaluation.metric import Evaluation
 from textebm.files import finite
 from textebm.inspection import sampler
 from textebm.inspection.codes import CodeCard, label_counts
 from textebm.inspection.frames import Inspection
+from textebm.inspection.measured import headline, judged, measured
+from textebm.inspection.names import by_shown_names
+from textebm.inspection.projection import nearest
 from textebm.inspection.rows import LabelColumn
+from textebm.recipe.stated import stated_networks, stated_prior, stated_source
 
+NEAREST = 8  # neighbours of a sentence; some say the same
 CURVES = (
     ("reconstruction_nll", "Reconstruction", "nats / sentence"),
     ("kl", "KL to N(0, I)", "nats / sentence"),
@@ -46,10 +50,15 @@ class RunFacts:
 
 def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """All of it as lists, dicts, strings and finite numbers (else None), for JSON."""
+    classes = {head: [card.name for card in cards] for head, cards in inspection.cards.items()}
+    inspection = by_shown_names(inspection, [name for name in inspection.cards if _is_found(name, recipe)])
     encoding, rows = inspection.encoding, inspection.rows
     data = {
         "run": _overview(inspection, facts, recipe),
-        "evaluation": _measured(facts.evaluation),
+        "headline": headline(
+            facts.evaluation, {name: len(cards) for name, cards in inspection.cards.items()}, list(rows.labels)
+        ),
+        "evaluation": measured(facts.evaluation),
         "curves": _curves(facts.history),
         "warnings": _warnings(facts.history),
         "verdict": dict(facts.verdict) or None,
@@ -68,6 +77,7 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
             "label": {name: column.values.tolist() for name, column in rows.labels.items()},
             "energy": _rounded(inspection.energies, 3) if _varies(inspection.energies) else None,
             "loss": _rounded(inspection.losses, 2),
+            "near": nearest(encoding.mean.numpy(), NEAREST).tolist(),
         },
         "samples": {
             "text": inspection.sample_texts,
@@ -87,7 +97,11 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
             name: {label: _table(column, encoding.codes[name], len(cards)) for label, column in rows.labels.items()}
             for name, cards in inspection.cards.items()
         },
-        "control": [asdict(each) for each in inspection.control],
+        "control": [
+            {**asdict(each), "judged": judged(facts.evaluation, each.head, classes[each.head])}
+            for each in inspection.control
+        ],
+        "attributes": [asdict(each) for each in inspection.attributes],
         "composition": asdict(inspection.composition) if inspection.composition else None,
         "walks": inspection.walks,
         "edits": [asdict(each) for each in inspection.edits],
@@ -97,28 +111,6 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
         "energyLevels": [_histograms(each) for each in inspection.energy_levels],
     }
     return finite(data)
-
-
-def stated_prior(prior: Mapping[str, Any]) -> str:
-    """A recipe's prior in a few words."""
-    kind = str(prior.get("kind", "?"))
-    levels = f", {prior['num_levels']} levels" if "diffusion" in kind and prior.get("num_levels") else ""
-    return f"{kind.replace('_', ' ')}{levels}"
-
-
-def stated_networks(recipe: Mapping[str, Any]) -> str:
-    """`gru encoder on bert, transformer decoder`."""
-    encoder, decoder = recipe.get("encoder", {}), recipe.get("decoder", {})
-    reads = f"{encoder.get('kind', '?')} encoder"
-    if encoder.get("pretrained"):
-        reads += f" on {_source(encoder['pretrained'])}"
-    writer = decoder.get("pretrained")
-    return f"{reads}, {_source(writer) if writer else decoder.get('kind', '?')} decoder"
-
-
-def _source(name: str) -> str:
-    """A Hub id, or of a path only the last part."""
-    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,38 +142,24 @@ def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
         "description": str(recipe.get("description") or ""),
         "version": facts.version,
         "facts": stated,
-        "options": _options(recipe),
+        "options": recipe_options(recipe),
     }
 
 
-def _options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def recipe_options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """The recipe's options by their dotted names. Of a path only the file's name: the page goes to other people."""
     options: list[tuple[str, str]] = []
     for name, value in recipe.items():
         if isinstance(value, Mapping):
-            options += _options(value, f"{prefix}{name}.")
+            options += recipe_options(value, f"{prefix}{name}.")
         elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
             parts = [value] if isinstance(value, str) else list(value)
             options.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
         elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
-            options.append((f"{prefix}{name}", _source(value)))
+            options.append((f"{prefix}{name}", stated_source(value)))
         elif value is not None and name not in ("description",):
             options.append((f"{prefix}{name}", str(value)))
     return options
-
-
-def _measured(evaluation: Evaluation | None) -> dict[str, Any] | None:
-    if evaluation is None:
-        return None
-    rows = []
-    for name, metric in evaluation.metrics.items():
-        try:
-            entry = describe(name)
-            description = " ".join(filter(None, (entry.description, entry.beside)))
-        except KeyError:
-            description = ""
-        rows.append({"name": name, "description": description, **asdict(metric)})
-    return {"rows": rows, "notes": evaluation.notes, "split": evaluation.split, "seed": evaluation.seed}
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

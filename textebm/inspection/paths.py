@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ MAX_CELLS, PER_CELL = 40, 2
 WALKS, WALK_STEPS = 3, 7
 EDITED, EDIT_LEVELS = 4, 5
 DIFFUSED = 5
+PER_ATTRIBUTE = 4
 LAYERED, PER_LAYER, LAYER_SENTENCES = 3, 3, 40
 
 
@@ -77,6 +78,19 @@ class Diffusion:
 
 
 @dataclass(frozen=True)
+class Added:
+    """An attribute that the model was given after training: what was measured then (facts), what it reads in each
+    sentence and how surely, and sentences generated under each class."""
+
+    name: str
+    classes: tuple[str, ...]
+    facts: dict[str, Any]
+    codes: tuple[int, ...]
+    confidence: tuple[float, ...]
+    generated: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Layer:
     """What changes when layer *number* (1 is the lowest) and those below it are drawn anew, the others held.
 
@@ -117,6 +131,19 @@ def own_agreement(model: TextEBM, head: str, texts: Sequence[str], wanted: Seque
     for i, label in zip(written, labels, strict=True):
         agreed[i] = label == wanted[i]
     return agreed
+
+
+def added(model: TextEBM, mean: Tensor, *, seed: int = 0) -> list[Added]:
+    """The attributes of *model*, read at posterior means (n, d)."""
+    shown = []
+    for each in model.attributes.values():
+        confidence, codes = each.probabilities(mean).max(-1)
+        asked = [name for name in each.classes for _ in range(PER_ATTRIBUTE)]
+        texts = model.generate(len(asked), symbols={each.name: asked}, seed=seed)
+        generated = tuple(tuple(texts[i : i + PER_ATTRIBUTE]) for i in range(0, len(texts), PER_ATTRIBUTE))
+        surely = tuple(round(value, 3) for value in confidence.tolist())
+        shown.append(Added(each.name, each.classes, dict(each.facts), tuple(codes.tolist()), surely, generated))
+    return shown
 
 
 def strength_sweep(model: TextEBM, head: str, *, seed: int = 0) -> list[Strength]:

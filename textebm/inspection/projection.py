@@ -155,3 +155,20 @@ def _plane(rows: Any) -> Plane:
     if not np.isfinite(points).all():
         raise ValueError("points that are not finite")
     return points
+
+
+def nearest(points: NDArray[np.floating[Any]], count: int) -> NDArray[np.int64]:
+    """The *count* other rows nearest to each in Euclidean distance, the nearest first; fewer where there are fewer.
+    points (n, d) -> (n, count)"""
+    count = min(count, len(points) - 1)
+    if count < 1:
+        return np.zeros((len(points), 0), dtype=np.int64)
+    x = points.astype(np.float64)
+    squares, found = (x**2).sum(1), []
+    for start in range(0, len(x), 1024):  # so many rows against all, at once
+        far = squares[None] - 2 * x[start : start + 1024] @ x.T
+        far[np.arange(len(far)), np.arange(start, start + len(far))] = np.inf
+        close = np.argpartition(far, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(far, close, 1), axis=1, kind="stable")
+        found.append(np.take_along_axis(close, order, 1))
+    return np.concatenate(found)

@@ -66,6 +66,7 @@ def inspect_rows(
         acceptance=acceptance,
         chains=sampler.chains(model, acceptance, seed=seed),
         energy_levels=sampler.energies(model, encoding.mean, draws, path, seed=seed),
+        attributes=paths.added(model, encoding.mean, seed=seed),
     )
 
 

@@ -21,6 +21,7 @@ from textebm.errors import TextEBMError
 from textebm.networks.best_word import BestWord
 from textebm.networks.decoder import Advances, Decoder, DecoderState
 from textebm.networks.drawn_word import DrawnWord, draw
+from textebm.notebook import track
 
 Advance = Callable[[Tensor, Tensor, DecoderState], tuple[Tensor, DecoderState]]  # tokens, z, state
 Choose = Callable[[Tensor, Tensor], Tensor]  # what `Advance` found, the words before (B, t) -> (B,)
@@ -75,7 +76,7 @@ def decode_tokens(
     """Token ids of each latent's sentence, without <bos> and <eos>, *batch_size* (default: all) at a time. z (B, d)"""
     if len(z) == 0:
         return []
-    parts = z.split(batch_size or len(z))
+    parts = track(z.split(batch_size or len(z)), "writing")
     if options.decoding == "beam":
         return [row for part in parts for row in _beam(decoder, part, tokenizer, options)]
     advance, choose = _writer(decoder, tokenizer, options, generator, len(z))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from textebm.evaluation.metric import Evaluation
 from textebm.files import check_output, parse_json, read_json, write_atomically, write_output
 from textebm.inspection import figures
 from textebm.inspection.codes import CodeCard, inspect_codes, label_counts
+from textebm.inspection.comparison import ComparedRun, comparison_data
 from textebm.inspection.page import render
 from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.projection import Projection, find_umap
@@ -121,6 +123,32 @@ def write_report(
     else:
         write_output(path, page)
     return path
+
+
+def compare_runs(directories: Sequence[str | Path], *, out: str | Path) -> Path:
+    """Runs side by side as one HTML file: verdicts, key figures, samples, what differs in their recipes, all metrics.
+    Nothing is computed: it shows what lies in the directories. Raises TextEBMError subclasses.
+    """
+    path = Path(out)
+    check_output(path)
+    runs = [_compared(Path(directory)) for directory in directories]
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):  # runs of the same name in different places
+        runs = [replace(run, name=str(directory)) for run, directory in zip(runs, directories, strict=True)]
+    write_output(path, render(comparison_data(runs), f"{' and '.join(run.name for run in runs)} · textebm report"))
+    return path
+
+
+def _compared(directory: Path) -> ComparedRun:
+    evaluation = read_evaluation(directory)
+    recipe = load_recipe(directory / RECIPE).model_dump(mode="json")
+    try:
+        text = (directory / "samples.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    blocks = dict(block.partition("\n")[::2] for block in text.split("\n\n"))
+    samples = next((blocks[name].splitlines() for name in ("# free", *blocks) if blocks.get(name)), [])
+    return ComparedRun(directory.resolve().name, recipe, evaluation, samples, _verdict(directory))
 
 
 def sentences_of(model: TextEBM) -> int:

@@ -23,6 +23,7 @@ from textebm.model.build import build_corpus, build_model, build_tokenizer
 from textebm.model.files import adopt
 from textebm.networks.bag_of_words import fit_words
 from textebm.networks.hardware import has_bfloat16_products
+from textebm.notebook import html_table, progress_to
 from textebm.recipe.implementation import code_allowed
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
@@ -55,6 +56,10 @@ class Run:
     directory: Path
     model: TextEBM
     evaluation: Evaluation | None
+
+    def _repr_html_(self) -> str:
+        said = [("directory", self.directory), ("model", self.model), ("evaluation", self.evaluation or "none")]
+        return html_table("Run", said)
 
 
 def train(
@@ -97,7 +102,7 @@ def train(
         with RunLock(directory):
             recipe = keep_in_run(data, directory, recipe, text=text, labels=labels, context=context)
     set_seed(recipe.seed)
-    with code_allowed(allow_code), Progress(quiet=quiet) as progress, ExitStack() as stack:
+    with code_allowed(allow_code), progress_to(None), Progress(quiet=quiet) as progress, ExitStack() as stack:
         corpus = build_corpus(recipe.data, data_dir=_text(data_dir), seed=recipe.seed)
         _check_labels(recipe, corpus)
         start_from = recipe.training.start_from

@@ -8,30 +8,76 @@ what the model itself writes does.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from textebm.errors import TextEBMError
 from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.notebook import html_table, track
 from textebm.prior.condition import Condition, log_probability_of
 from textebm.prior.likelihood import log_prob_bound
 from textebm.text.batches import TokenBatch, collate_texts
 from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts, read_contexts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """mean, stddev (n, d); probabilities[head] (n, K); codes[head] (n,), the most probable class. CPU tensors."""
+    """mean, stddev (n, d); probabilities[head] (n, K); codes[head] (n,), the most probable class. CPU tensors.
+
+    classes[head]: the K names; `labels` has those of the texts.
+    """
 
     mean: Tensor
     stddev: Tensor
     probabilities: dict[str, Tensor]
     codes: dict[str, Tensor]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The name of each text's most probable class, by head."""
+        return {head: [self._name(head, code) for code in codes.tolist()] for head, codes in self.codes.items()}
+
+    def numpy(self) -> dict[str, NDArray[Any]]:
+        """``mean``, ``stddev`` (n, d), and for each head ``HEAD`` (n,) and ``HEAD probabilities`` (n, K)."""
+        heads = {head: codes.numpy() for head, codes in self.codes.items()}
+        heads |= {f"{head} probabilities": p.numpy() for head, p in self.probabilities.items()}
+        return {"mean": self.mean.numpy(), "stddev": self.stddev.numpy(), **heads}
+
+    def frame(self) -> pd.DataFrame:
+        """A pandas table, one row a text: for each head its class and the probability of that (``HEAD p``), then the
+        latent's means ``z0``, ``z1``, …"""
+        import pandas as pd
+
+        columns: dict[str, Any] = {}
+        for head, labels in self.labels.items():
+            columns |= {head: labels, f"{head} p": self.probabilities[head].max(-1).values.numpy()}
+        means = {f"z{i}": column for i, column in enumerate(self.mean.numpy().T)}
+        return pd.DataFrame({**columns, **means})
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(f"{head} ({p.shape[1]})" for head, p in self.probabilities.items()) or "none"
+        return f"Encoding({len(self)} texts, {self.mean.shape[1]} dimensions; heads: {heads})"
+
+    def _repr_html_(self) -> str:
+        rows = [(head, max(set(own), key=own.count), len(set(own))) for head, own in self.labels.items() if own]
+        return html_table(repr(self), rows, ("head", "most frequent", "classes in use"))
+
+    def _name(self, head: str, code: int) -> str:
+        return self.classes[head][code] if head in self.classes else str(code)
 
 
 @dataclass(frozen=True)
@@ -70,7 +116,7 @@ def over_texts(
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     columns = [[each] for each in empty]
     with model.evaluating():
-        for start in range(0, len(order), batch_size):
+        for start in track(range(0, len(order), batch_size), "reading"):
             rows = order[start : start + batch_size]
             batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens)
             batch = replace(batch, index=torch.tensor(rows)).to(model.device)
@@ -103,7 +149,8 @@ def encode(
     mean, stddev = over_texts(model, texts, context, posterior, empty, empty, batch_size=batch_size)
     with model.evaluating():
         probabilities = _symbol_probabilities(model, mean, context)
-    return Encoding(mean, stddev, probabilities, {name: p.argmax(-1) for name, p in probabilities.items()})
+    codes = {name: p.argmax(-1) for name, p in probabilities.items()}
+    return Encoding(mean, stddev, probabilities, codes, {name: model.head(name).classes for name in codes})
 
 
 @torch.no_grad()
@@ -168,11 +215,16 @@ def certainty(
 
 
 def classify(
-    model: LatentTextModel, texts: Sequence[str], head: str, *, contexts: Contexts | None = None
+    model: LatentTextModel,
+    texts: Sequence[str],
+    head: str,
+    *,
+    contexts: Contexts | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> Classification:
     """The most probable class of each text. Raises TextEBMError for an unknown head."""
     classes = model.head(head).classes
-    probabilities = encode(model, texts, contexts=contexts).probabilities[head]
+    probabilities = encode(model, texts, batch_size=batch_size, contexts=contexts).probabilities[head]
     return Classification([classes[i] for i in probabilities.argmax(-1).tolist()], probabilities)
 
 

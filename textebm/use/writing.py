@@ -14,13 +14,14 @@ from textebm.errors import TextEBMError
 from textebm.model.decoding import DecodingOptions, decode_tokens
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.hardware import rows_at_once
+from textebm.notebook import track
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
-from textebm.use.reading import check_width, encode
+from textebm.use.reading import BATCH_SIZE, check_width, encode
 from textebm.use.steering import Steering, condition_of
 
 logger = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def sample_latents(
     held = _held_layers(model, n, resample_from_layer, latents, condition, generator)
     pieces, rows = [torch.zeros(0, model.prior.dim)], batch_size or rows_at_once(model.device, 1024)
     with model.evaluating():
-        for start in range(0, n, rows):
+        for start in track(range(0, n, rows), "drawing latents"):
             stop = min(start + rows, n)
             drawn = sample(
                 model.prior,
@@ -303,11 +304,12 @@ def reconstruct(
     seed: int = 0,
     refine: int = 0,
     contexts: Contexts | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """The sentence that the posterior mean of each text is decoded to."""
     contexts = named_contexts(model, texts, contexts)
-    mean = encode(model, texts, refine=refine, seed=seed, contexts=contexts).mean
-    return decode(model, mean, decoding, seed=seed, contexts=contexts)
+    mean = encode(model, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts).mean
+    return decode(model, mean, decoding, seed=seed, batch_size=batch_size, contexts=contexts)
 
 
 @torch.no_grad()

@@ -42,8 +42,6 @@ const number = (value, digits = 4) => {
 };
 const percent = (share) => (share === null ? "–" : `${Math.round(100 * share)}%`);
 const plural = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-// What a class stands for, in three words; taught classes have their names.
-const gist = (head, code) => (head.found && D.cards[head.name][code] ? D.cards[head.name][code].words.slice(0, 3).map((w) => w.text).join(" ") : "");
 const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 const redraws = []; // called when the theme changes
 
@@ -88,57 +86,63 @@ const trace = (ctx, shape, x, y, r) => {
   corners.forEach(([dx, dy], i) => ctx[i ? "lineTo" : "moveTo"](x + dx * r, y + dy * r));
   ctx.closePath();
 };
+// A path as SVG writes it, by the calls of a canvas.
+const recorder = () => {
+  const d = [], f = (v) => Number(v.toFixed(2));
+  return {
+    moveTo: (x, y) => d.push(`M${f(x)} ${f(y)}`), lineTo: (x, y) => d.push(`L${f(x)} ${f(y)}`), closePath: () => d.push("z"),
+    rect: (x, y, w, h) => d.push(`M${f(x)} ${f(y)}h${f(w)}v${f(h)}h${f(-w)}z`),
+    arc: (x, y, r) => d.push(`M${f(x - r)} ${f(y)}a${f(r)} ${f(r)} 0 1 0 ${f(2 * r)} 0a${f(r)} ${f(r)} 0 1 0 ${f(-2 * r)} 0z`),
+    text: () => d.join(""),
+  };
+};
 // The mark as a small picture beside a name.
 const swatch = (index) => {
-  const canvas = el("canvas", { class: "swatch", width: 32, height: 32, "aria-hidden": "true" });
-  const draw = () => {
-    const ctx = canvas.getContext("2d"), { colour, shape } = mark(index);
-    ctx.clearRect(0, 0, 32, 32);
-    ctx.fillStyle = colour; ctx.beginPath(); trace(ctx, shape, 16, 16, 10); ctx.fill();
-  };
-  draw();
-  redraws.push(draw);
-  return canvas;
+  const { colour, shape } = mark(index), path = recorder();
+  trace(path, shape, 8, 8, 5);
+  return svg("svg", { class: "swatch", viewBox: "0 0 16 16", "aria-hidden": "true", "data-mark": index }, svg("path", { d: path.text(), fill: colour }));
 };
+redraws.push(() => document.querySelectorAll(".swatch").forEach((each) => each.firstChild.setAttribute("fill", mark(Number(each.dataset.mark)).colour)));
 
 // -- small charts ------------------------------------------------------------------------------------------------
-const lineChart = ({ title, unit, points, verticals = [], range = null, label = (x) => number(x) }) => {
-  const W = 300, H = 120, L = 6, R = 6, T = 14, B = 20;
+// The least of 1, 1.5, 2, … times a power of ten that is not below the value.
+const round = (value) => {
+  if (!(value > 0)) return 0;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.9999);
+};
+// A figure with its axes: the scale begins at 0 unless values lie on both sides of it.
+const chart = ({ title, last, note, x, ticks, W, H, said }, ...marks) => el("figure", { class: "chart" },
+  el("figcaption", {}, el("b", {}, title), last ? el("span", { class: "last" }, last) : null, el("span", { class: "muted block" }, note)),
+  svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": said },
+    ticks.map(([y, text]) => [svg("line", { class: "axis", x1: 40, x2: W - 6, y1: y, y2: y }), svg("text", { x: 36, y: y + 4, "text-anchor": "end" }, text)]),
+    marks, svg("text", { x: 40, y: H - 16 }, x[0]), svg("text", { x: W - 6, y: H - 16, "text-anchor": "end" }, x[2]),
+    svg("text", { class: "axistitle", x: (W + 34) / 2, y: H - 3, "text-anchor": "middle" }, x[1])));
+const lineChart = ({ title, unit, points, verticals = [], range = null, across = "step" }) => {
+  const W = 300, H = 152, L = 40, R = 6, T = 8, B = 34;
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const x0 = Math.min(...xs, ...verticals), x1 = Math.max(...xs, ...verticals);
-  let [y0, y1] = range || [Math.min(...ys), Math.max(...ys)];
-  const flat = y0 === y1;
-  if (flat) { y0 -= 0.5; y1 += 0.5; }
-  const X = (x) => (x1 === x0 ? W / 2 : L + ((x - x0) / (x1 - x0)) * (W - L - R));
-  const Y = (y) => T + (1 - (y - y0) / (y1 - y0)) * (H - T - B);
-  const last = points[points.length - 1];
-  const path = points.map((p, i) => `${i ? "L" : "M"}${X(p[0]).toFixed(1)} ${Y(p[1]).toFixed(1)}`).join("");
-  return el("figure", { class: "chart" },
-    el("figcaption", {}, el("b", {}, title), el("span", { class: "last" }, number(last[1], 3)), el("span", { class: "muted block" }, unit)),
-    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: from ${number(points[0][1])} to ${number(last[1])}` },
-      verticals.map((x) => svg("line", { class: "rule", x1: X(x), x2: X(x), y1: T, y2: H - B })),
-      svg("line", { class: "axis", x1: L, x2: W - R, y1: H - B, y2: H - B }),
-      svg("path", { class: "line", d: path }),
-      points.map((p) => svg("circle", { class: "dot", cx: X(p[0]), cy: Y(p[1]), r: 2.2 }, svg("title", {}, `${label(p[0])}: ${number(p[1])}`))),
-      range || flat ? null : [svg("text", { class: "pale", x: L, y: T - 3 }, number(y1, 3)), svg("text", { class: "pale", x: L, y: H - B - 4 }, number(y0, 3))],
-      svg("text", { x: L, y: H - 5 }, label(x0)),
-      svg("text", { x: W - R, y: H - 5, "text-anchor": "end" }, label(x1))));
+  const [y0, y1] = range || (unit.startsWith("share") ? [0, 1] : [-round(-Math.min(...ys)), round(Math.max(...ys))]);
+  const X = (x) => (x1 === x0 ? (L + W - R) / 2 : L + ((x - x0) / (x1 - x0)) * (W - L - R));
+  const Y = (y) => T + (y1 === y0 ? 0.5 : 1 - (y - y0) / (y1 - y0)) * (H - T - B);
+  const ends = points[points.length - 1], path = points.map((p, i) => `${i ? "L" : "M"}${X(p[0]).toFixed(1)} ${Y(p[1]).toFixed(1)}`).join("");
+  return chart({ title, last: number(ends[1], 3), note: unit, x: [number(x0), across, number(x1)], W, H,
+    ticks: [...new Set([y0, (y0 + y1) / 2, y1])].map((y) => [Y(y), number(y, 3)]),
+    said: `${title}, ${unit}, by ${across}: from ${number(points[0][1])} to ${number(ends[1])}` },
+    verticals.map((x) => svg("line", { class: "rule", x1: X(x), x2: X(x), y1: T, y2: H - B })),
+    svg("path", { class: "line", d: path }),
+    points.map((p) => svg("circle", { class: "dot", cx: X(p[0]), cy: Y(p[1]), r: 2.2 }, svg("title", {}, `${number(p[0])}: ${number(p[1])}`))));
 };
 // A histogram that was counted before: shares of each series over the same bins from low to high.
-const histogram = ({ title, note, low, high, series }) => {
-  // The means may pile up in a bin or two: their peak is cut, so that the other two are seen.
-  const W = 300, H = 104, B = 18, top = Math.max(1e-9, ...series.slice(1).flat()), bins = series[0].length;
-  const outline = (shares) => shares.map((share, i) => {
-    const y = (H - B - Math.min(1.03, share / top) * (H - B - 6)).toFixed(1);
-    return `${i ? "L" : "M"}${((i * W) / bins).toFixed(1)} ${y}L${(((i + 1) * W) / bins).toFixed(1)} ${y}`;
-  }).join("");
-  return el("figure", { class: "chart" },
-    el("figcaption", {}, el("b", {}, title), el("span", { class: "last muted" }, note)),
-    svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: ${note}, from ${number(low, 3)} to ${number(high, 3)}` },
-      series.map((shares, i) => svg("path", { class: `hist hist${i}`, d: outline(shares) })),
-      svg("line", { class: "axis", x1: 0, x2: W, y1: H - B, y2: H - B }),
-      svg("text", { x: 0, y: H - 4 }, number(low, 3)),
-      svg("text", { x: W, y: H - 4, "text-anchor": "end" }, number(high, 3))));
+const histogram = ({ title, note, low, high, series, across }) => {
+  // The means may pile up in a bin or two: their peak is cut, and said, so that the other two are seen.
+  const W = 300, H = 142, L = 40, R = 6, T = 8, B = 34, bins = series[0].length, step = (W - L - R) / bins;
+  const top = round(Math.max(1e-9, ...series.slice(1).flat())), peak = Math.max(...series[0]);
+  const Y = (share) => H - B - Math.min(1, share / top) * (H - T - B);
+  const outline = (shares) => shares.map((share, i) => `${i ? "L" : "M"}${(L + i * step).toFixed(1)} ${Y(share).toFixed(1)}L${(L + (i + 1) * step).toFixed(1)} ${Y(share).toFixed(1)}`).join("");
+  return chart({ title, last: null, note: peak > top ? `${note}; means up to ${percent(peak)}, cut` : note, x: [number(low, 3), across, number(high, 3)], W, H,
+    ticks: [[Y(0), "0%"], [Y(top), `${number(100 * top, 2)}%`]], said: `${title}: ${note}, from ${number(low, 3)} to ${number(high, 3)}` },
+    series.map((shares, i) => svg("path", { class: `hist hist${i}`, d: outline(shares) })));
 };
 const bar = (share, title = null) => {
   const inner = el("i");
@@ -153,4 +157,10 @@ const tabs = (names, change) => {
   const buttons = names.map((name, i) => el("button", { type: "button", dir: "auto", "aria-pressed": String(i === 0), click: () => pick(i) }, name));
   const pick = (i) => { buttons.forEach((b, j) => b.setAttribute("aria-pressed", String(i === j))); change(i); };
   return { node: names.length > 1 ? el("div", { class: "tabs", role: "group" }, buttons) : null, pick };
+};
+// A file for the person: nothing leaves the machine.
+const download = (name, type, content) => {
+  const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
+  el("a", { href: url, download: name.replace(/[^\w.-]+/g, "-") }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 };

@@ -1,70 +1,41 @@
-// The sections of the page, from top to bottom.
-const arrow = (better) => (better === true ? "↑" : better === false ? "↓" : "");
+// The story of the page, from top to bottom: verdict, samples, figures, codes, control, and how a draw becomes a sentence.
 
-// What a reader asks first, as far as it was measured.
-const HEADLINE = ["ppl", "reconstruction_bleu", ...D.heads.map((head) => `control_accuracy_${head.name}`), "grammatical", "mutual_information_zy",
-  ...D.labels.map((label) => `v_measure_${label.name}`), "code_agreement", "self_bleu", "wkl"];
-const headline = (rows) => {
-  const picked = HEADLINE.flatMap((name) => rows.filter((m) => m.name === name && m.value !== null)).slice(0, 6);
-  const shown = (m) => (m.unit.startsWith("share") ? `${(100 * m.value).toFixed(1)}%` : number(m.value, 3));
-  return picked.length < 2 ? null : el("dl", { class: "headline" }, picked.map((m) => el("div", { title: m.description },
-    el("dt", { dir: "auto" }, m.name.replaceAll("_", " ")), el("dd", {}, shown(m)),
-    el("dd", { class: "muted small" }, `${m.unit} ${arrow(m.higher_is_better)}`))));
-};
+// What a reader asks first, each figure beside what it is measured against.
+const headline = () => (D.headline.length ? el("dl", { class: "headline" }, D.headline.map((m) => el("div", { title: m.description },
+  el("dt", { dir: "auto" }, m.title), el("dd", {}, m.value), el("dd", { class: "muted small", dir: "auto" }, m.beside)))) : null);
 
 // What is wrong with the run, or that nothing was found, and the figures beside their references.
 const verdict = () => {
   if (!D.verdict) return null;
   const { findings, references } = D.verdict;
-  return el("div", { class: "note" },
-    el("h3", {}, findings.length ? `Verdict: ${findings.length} finding${findings.length > 1 ? "s" : ""}` : "Verdict: nothing found wrong"),
+  return el("div", { class: `note verdict ${findings.length ? "bad" : "good"}` },
+    el("h2", {}, findings.length ? `Verdict: ${plural(findings.length, "finding")}` : "Verdict: nothing found wrong"),
     findings.length ? el("ul", {}, findings.map((f) => el("li", { class: "warn", dir: "auto" }, `${f.evidence}: `, el("b", {}, f.option), `, ${f.effect}`))) : null,
-    el("ul", { class: "muted small" }, references.map((r) => el("li", { dir: "auto" }, `${r.name} ${r.value} (${r.beside})`))));
+    references.length ? el("p", { class: "muted small" }, references.map((r, i) => [i ? " · " : "", el("bdi", {}, `${r.name} ${r.value} (${r.beside})`)])) : null);
 };
 
+const SAMPLES = 10;
 const overview = () => {
-  const R = D.run, E = D.evaluation;
-  const facts = el("dl", { class: "facts" }, R.facts.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", { dir: "auto" }, v))));
-  const warnings = D.warnings.map((w) => {
-    const [name, ...rest] = w.text.split(":");
-    const when = w.times === 1 ? `at step ${number(w.first)}` : `${w.times} times, steps ${number(w.first)} to ${number(w.last)}`;
-    return el("li", { class: w.at_end ? "warn" : "past" }, el("b", {}, name), `:${rest.join(":")} `,
-      el("span", { class: "muted" }, `(${when}${w.at_end ? ", still at the end" : ", gone by the end"})`));
-  });
-  const parts = [
+  const R = D.run, drawn = D.samples.text.slice(0, SAMPLES);
+  return [
     el("h1", { dir: "auto" }, R.name),
     R.description ? el("p", { class: "lead", dir: "auto" }, R.description) : null,
     verdict(),
-    E ? headline(E.rows) : null,
-    facts,
-    el("div", { class: "note" }, warnings.length ? [el("h3", {}, "Warnings that fired in training"), el("ul", {}, warnings)]
-      : el("p", {}, D.curves.panels.length ? "No warning fired in training." : "No training metrics lie in this run.")),
+    drawn.length ? [el("h2", {}, "What it writes"), el("p", { class: "muted" }, `The first ${plural(drawn.length, "draw")} of the prior, greedily decoded; none was chosen.`),
+      el("ol", { class: "drawn sentences made" }, drawn.map((text) => el("li", {}, say(text))))] : null,
+    headline(),
+    el("dl", { class: "facts" }, R.facts.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", { dir: "auto" }, v)))),
   ];
-  if (D.curves.panels.length) {
-    const ends = D.curves.stages.slice(0, -1).map((s) => s.end);
-    parts.push(el("h2", {}, "Training"),
-      el("p", { class: "muted" }, "On a fixed sample of the validation split, by step. ",
-        D.curves.stages.map((s, i) => `${i ? "; " : "Stages: "}${s.name} to step ${number(s.end)}`), ends.length ? " (dashed lines)." : "."),
-      el("div", { class: "charts" }, D.curves.panels.map((p) => lineChart({ ...p, verticals: ends }))));
-  }
-  parts.push(el("h2", {}, "Measured"));
-  if (E) {
-    parts.push(el("p", { class: "muted" }, `On ${E.split}, seed ${E.seed}. ↑ higher is better, ↓ lower is better.`),
-      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Measured table" }, el("table", { class: "measured" },
-        el("thead", {}, el("tr", {}, ["Metric", "", "Value", "Unit", "n"].map((h, i) => el("th", { scope: "col", class: i === 2 || i === 4 ? "num" : "" }, h)))),
-        el("tbody", {}, E.rows.map((m) => el("tr", {},
-          el("th", { scope: "row", dir: "auto" }, m.name, el("span", { class: "muted small block" }, m.description)),
-          el("td", { class: "arrow" }, arrow(m.higher_is_better)), el("td", { class: "num strong" }, number(m.value)),
-          el("td", { class: "muted" }, m.unit), el("td", { class: "num muted" }, number(m.n))))))),
-      E.notes.length ? el("ul", { class: "muted small" }, E.notes.map((text) => el("li", { dir: "auto" }, text))) : null);
-  } else parts.push(el("p", { class: "muted" }, "Not measured yet: textebm evaluate RUN, then make the report again."));
-  parts.push(el("details", {}, el("summary", {}, "The whole recipe"),
-    el("dl", { class: "options" }, R.options.map(([k, v]) => el("div", {}, el("dt", {}, k), el("dd", { dir: "auto" }, v))))));
-  return parts;
 };
 
 // What a sentence's hover says: p(code|z), and what each word adds to its logarithm.
 const because = (t) => [`p = ${number(t.probability, 4)}`, ...(t.words || []).map((word, i) => `${word} ${t.parts[i] < 0 ? "" : "+"}${t.parts[i].toFixed(2)}`)].join("\n");
+// The words that carry most of it are marked, where the sentence is those words.
+const explained = (t) => {
+  const words = t.words || [], most = Math.max(...t.parts || [], 0);
+  if (!most || words.join(" ") !== t.text) return say(t.text);
+  return el("span", { class: "text", dir: "auto" }, words.map((word, i) => [i ? " " : "", t.parts[i] >= most / 2 ? el("span", { class: "why" }, word) : word]));
+};
 
 const cardOf = (head, card, goTo, map) => {
   const badge = card.size === 0 ? el("span", { class: "badge" }, "unused")
@@ -73,7 +44,7 @@ const cardOf = (head, card, goTo, map) => {
   for (const share of card.labels) { if (!groups.has(share.label)) groups.set(share.label, []); groups.get(share.label).push(share); }
   return el("article", { class: "card", tabindex: -1 },
     el("header", {}, swatch(card.code), el("h3", { dir: "auto" }, card.name), badge,
-      card.size ? el("button", { type: "button", class: "quiet", click: () => map.show(head.name, card.code), "aria-label": `Show ${card.name} on the map` }, "Map") : null),
+      card.size ? el("button", { type: "button", class: "quiet", click: () => map.show(head, card.code), "aria-label": `Show ${card.name} on the map` }, "Map") : null),
     el("p", { class: "muted small measure" }, bar(card.share, "share of the sentences"), `${plural(card.size, "sentence")}, ${percent(card.share)}`,
       card.confidence === null ? null : ` · confidence ${number(card.confidence, 2)}`),
     card.words.length ? el("p", { class: "words", dir: "auto" }, card.words.map((w, i) =>
@@ -81,7 +52,7 @@ const cardOf = (head, card, goTo, map) => {
     groups.size ? el("dl", { class: "shares" }, [...groups].map(([label, shares]) => el("div", {}, el("dt", { dir: "auto" }, label), el("dd", {}, shares.map((s) =>
       el("span", { class: s.lift >= 1.5 && s.count >= 5 ? "share strong" : "share", title: `${plural(s.count, "sentence")}` }, el("bdi", {}, s.name), ` ${percent(s.share)}`,
         el("span", { class: "muted" }, ` ×${number(s.lift, 2)}`))))))) : null,
-    card.typical.length ? [el("h4", {}, "Most typical"), el("ul", { class: "sentences" }, card.typical.map((t) => el("li", { title: because(t) }, say(t.text))))] : null,
+    card.typical.length ? [el("h4", {}, "Most typical"), el("ul", { class: "sentences" }, card.typical.map((t) => el("li", { title: because(t) }, explained(t))))] : null,
     card.generated.length ? [el("h4", {}, "Generated for it"), el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))] : null,
     card.nearest.length ? el("p", { class: "muted small" }, "Nearest: ", card.nearest.map((near) =>
       el("button", { type: "button", class: "link", click: () => goTo(near.name) }, el("bdi", {}, near.name), ` ${number(near.cosine, 2)}`))) : null);
@@ -98,7 +69,6 @@ const codeCards = (map) => {
   const draw = () => {
     const cards = [...D.cards[head.name]].sort((a, b) => orders[order](a) - orders[order](b) || a.code - b.code);
     nodes.clear();
-    redraws.length = kept;
     area.replaceChildren(...cards.map((card) => {
       const node = cardOf(head, card, (name) => { const to = nodes.get(name); to.scrollIntoView({ block: "center" }); to.focus(); }, map);
       nodes.set(card.name, node);
@@ -109,57 +79,47 @@ const codeCards = (map) => {
       unused.length ? `Unused: ${unused.map((c) => c.name).join(", ")}. ` : "None unused. ",
       twins.length ? `Nearly the same: ${twins.map((c) => `${c.name} and ${c.duplicates.join(", ")}`).join("; ")}.` : "No duplicates.");
   };
-  const kept = redraws.length; // marks of cards are drawn anew with the cards
   const pick = tabs(D.heads.map((h) => h.name), (i) => { head = D.heads[i]; draw(); });
   const start = Math.max(0, D.heads.findIndex((h) => h.found));
   if (start) pick.pick(start); else draw();
   return [
-    el("p", { class: "muted" }, "What each code stands for: words by class-based TF-IDF, the sentences it is surest of, sentences generated for it, and labels ",
-      "with their lift (×2: twice as often as in all sentences)."),
+    el("p", { class: "muted" }, "What each code stands for: words by class-based TF-IDF; the sentences it is surest of, with the words that speak most for it underlined; ",
+      "sentences generated for it; and labels with their lift (×2: twice as often as in all sentences)."),
     el("div", { class: "controls" }, pick.node, choice("Sort by", [["size", "size"], ["name", "number"], ["confidence", "surest first"], ["unsure", "least sure first"], ["lift", "label lift"]], (v) => { order = v; draw(); })),
     status, area,
   ];
 };
 
-const heatMap = () => {
-  const holder = el("div");
-  const pairs = D.heads.flatMap((h) => D.labels.map((l) => [h, l]));
-  if (!pairs.length) return null;
-  const draw = (i) => {
-    const [head, label] = pairs[i], counts = D.tables[head.name][label.name];
-    const order = counts.map((row, code) => [code, row, row.reduce((a, b) => a + b, 0)]).sort((a, b) => b[2] - a[2] || a[0] - b[0]);
-    holder.replaceChildren(el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Code by label" }, el("table", { class: "heat" },
-      el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("bdi", {}, head.name), " \\ ", el("bdi", {}, label.name)), label.classes.map((c) => el("th", { scope: "col", dir: "auto" }, c)), el("th", { scope: "col" }, "all"))),
-      el("tbody", {}, order.map(([code, row, all]) => el("tr", {}, el("th", { scope: "row", dir: "auto", title: gist(head, code) || null }, head.classes[code]), row.map((count) => {
-        const cell = el("td", { title: all ? `${percent(count / all)} of ${head.classes[code]}` : null }, number(count));
-        cell.style.setProperty("--share", `${Math.round(all ? (72 * count) / all : 0)}%`);
-        return cell;
-      }), el("td", { class: "muted" }, number(all))))))));
-  };
-  const start = Math.max(0, pairs.findIndex(([h, l]) => h.found && h.classes.length === l.classes.length), pairs.findIndex(([h]) => h.found));
-  const select = choice("Show", pairs.map(([h, l], i) => [i, `${h.name} × ${l.name}`]), draw);
-  select.querySelector("select").value = String(start);
-  draw(start);
-  return [el("p", { class: "muted" }, "Counts of sentences; the shade is the share of the row."), el("div", { class: "controls" }, select), holder];
-};
-
 const control = () => {
-  const parts = [el("p", { class: "muted" }, "Sentences generated for each class. Agreement: the share that the model's own classifier gives the class that was asked for; ",
-    "independent judges are in the measured table.")];
-  const holder = el("div");
-  const FEW = 24;
+  const share = (v) => (v === null ? "–" : `${(100 * v).toFixed(1)}%`);
+  const own = (C) => { const known = C.agreement.filter((v) => v !== null); return known.length ? known.reduce((a, b) => a + b, 0) / known.length : null; };
+  const judged = D.control.some((C) => C.judged.accuracy !== null);
+  const parts = [
+    el("p", { class: "muted" }, "Is a sentence that was asked to be of a class of that class? An independent judge says so, beside how often it is right on real text, and what guessing gives. ",
+      "Codes have no judge but the model's own encoder, which is a weaker witness."),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Control by head" }, el("table", { class: "judged" },
+      el("thead", {}, el("tr", {}, ["asked for", "classes", "by the judge", "judge on real text", "by the model's own encoder", "guessing"].map((h, i) => el("th", { scope: "col", class: i ? "num" : "" }, h)))),
+      el("tbody", {}, D.control.map((C) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, C.head), el("td", { class: "num" }, number(C.agreement.length)),
+        el("td", { class: "num strong" }, C.judged.accuracy === null ? "–" : [bar(C.judged.accuracy), share(C.judged.accuracy), el("span", { class: "muted small" }, ` of ${number(C.judged.n)}`)]),
+        el("td", { class: "num" }, share(C.judged.judge)), el("td", { class: "num" }, C.judged.own === null ? share(own(C)) : [share(C.judged.own), el("span", { class: "muted small" }, ` of ${number(C.judged.own_n)}`)]),
+        el("td", { class: "num muted" }, share(C.judged.chance))))))),
+    judged ? null : el("p", { class: "muted small" }, "No judge was at hand for these: the model's encoder reads the few sentences below."),
+  ];
+  const holder = el("div"), FEW = 24;
   const draw = (i, all = false) => {
     const C = D.control[i], head = D.heads[i], every = D.cards[head.name], cards = all ? every : every.slice(0, FEW);
     holder.replaceChildren(
-      C.sweep.length ? el("div", { class: "charts" }, lineChart({ title: "Agreement by strength", unit: `share of ${C.sweep[0].n}`, range: [0, 1],
+      C.sweep.length ? el("div", { class: "charts" }, lineChart({ title: "Read as asked, by strength", unit: `share of ${C.sweep[0].n}, by the model's encoder`, range: [0, 1], across: "strength (1 = Bayes)",
         points: C.sweep.map((s) => [s.strength, s.agreement]) })) : "",
       el("div", { class: "classes" }, cards.map((card, k) => el("section", { class: "class" },
-        el("h3", {}, el("bdi", {}, card.name), el("span", { class: "muted small" }, ` ${percent(C.agreement[k])} of ${card.generated.length} agree`)),
+        el("h3", {}, swatch(card.code), el("bdi", {}, card.name), el("span", { class: "muted small" }, C.judged.classes[k] === null ? `${percent(C.agreement[k])} of ${card.generated.length} read so` : `${share(C.judged.classes[k])} by the judge`)),
         el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))))),
       cards.length < every.length ? el("p", {}, el("button", { type: "button", class: "quiet", click: () => draw(i, true) }, `Show all ${every.length} classes`)) : "");
   };
-  parts.push(tabs(D.heads.map((h) => h.name), (i) => draw(i)).node, holder);
-  draw(0);
+  if (D.heads.length) {
+    parts.push(tabs(D.heads.map((h) => h.name), (i) => draw(i)).node, holder);
+    draw(0);
+  }
   const G = D.composition;
   if (G) {
     const columns = [...new Set(G.cells.map((c) => c.second))], rows = [...new Set(G.cells.map((c) => c.first))];
@@ -169,6 +129,16 @@ const control = () => {
       el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Composition" }, el("table", { class: "grid" },
         el("thead", {}, el("tr", {}, el("td"), columns.map((b) => el("th", { scope: "col", dir: "auto" }, b)))),
         el("tbody", {}, rows.map((a) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, a), columns.map((b) => cell(at(a, b)))))))));
+  }
+  if (D.attributes.length) {
+    parts.push(el("h3", {}, "Attributes added after training"),
+      el("p", { class: "muted" }, "Taught to the finished model from a few examples. Accuracy is on examples held out (cross-validated), beside that of always saying the most frequent class."),
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Added attributes" }, el("table", {},
+        el("thead", {}, el("tr", {}, ["attribute", "examples", "held-out accuracy", "most frequent class", "calibration error"].map((h, i) => el("th", { scope: "col", class: i ? "num" : "" }, h)))),
+        el("tbody", {}, D.attributes.map((a) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, a.name), el("td", { class: "num" }, number(a.facts.n)), el("td", { class: "num strong" }, share(a.facts.accuracy ?? null)),
+          el("td", { class: "num muted" }, share(a.facts.majority ?? null)), el("td", { class: "num" }, number(a.facts.calibration_error, 2))))))),
+      D.attributes.map((a) => el("div", { class: "classes" }, a.classes.map((name, k) => el("section", { class: "class" }, el("h3", {}, el("bdi", {}, `${a.name}: ${name}`)),
+        el("ul", { class: "sentences made" }, a.generated[k].map((t) => el("li", {}, say(t)))))))));
   }
   return parts;
 };
@@ -224,64 +194,3 @@ const paths = () => {
   return parts;
 };
 
-const sampler = () => {
-  const parts = [], C = D.chains, E = D.energyLevels;
-  if (C.length) {
-    const least = C.reduce((a, b) => (Math.min(a.ess_position, a.ess_energy) < Math.min(b.ess_position, b.ess_energy) ? a : b));
-    parts.push(el("h3", {}, "Chains"),
-      el("p", { class: "muted" }, `A draw takes ${plural(C[0].steps, "step")} at ${C.length === 1 ? "one level" : `each of ${C.length} levels`}. Effective sample size: independent draws of a level's conditional that `,
-        "100 steps of its chain are worth, from their autocorrelation; of the coordinates (position) and of F (energy). ",
-        C.length > 1 ? `Least at level ${least.level}: ${number(Math.min(least.ess_position, least.ess_energy), 3)}.` : ""));
-    if (C.length > 1) {
-      const chart = (title, key, range) => lineChart({ title, unit: "by level", range, points: C.filter((c) => c[key] !== null).map((c) => [c.level, c[key]]) });
-      parts.push(el("div", { class: "charts" }, C.some((c) => c.acceptance !== null) ? chart("Acceptance", "acceptance", [0, 1]) : null,
-        chart("Effective in 100, position", "ess_position", [0, 100]), chart("Effective in 100, energy", "ess_energy", [0, 100])));
-    }
-    const table = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Chains by level" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["level", "ᾱ", "acceptance", "effective in 100: position", "energy"].map((h) => el("th", { scope: "col", class: "num" }, h)))),
-      el("tbody", {}, C.map((c) => el("tr", {}, el("th", { scope: "row", class: "num" }, c.level), [c.signal, c.acceptance, c.ess_position, c.ess_energy].map((v) => el("td", { class: "num" }, number(v, 3))))))));
-    parts.push(C.length > 1 ? el("details", {}, el("summary", {}, "The numbers"), table) : table);
-  } else parts.push(el("p", { class: "muted" }, "This prior has a closed form and is drawn from directly: no chains, every draw is independent."));
-  if (E.length) {
-    parts.push(el("h3", {}, "Energies"), el("p", { class: "muted" }, "−F in nats, by level. If the prior fits, its samples have the energies that draws of the sentences' posteriors have: ",
-        "the solid and the dashed line lie on each other. Beside each the area they share, and what equal densities would share at this many draws."),
-      el("p", { class: "small" }, ["posterior means", "posterior draws", "prior samples"].map((name, i) => el("span", { class: `key key${i}` }, name))),
-      el("div", { class: "charts" }, E.map((e) => histogram({ title: E.length > 1 ? `Level ${e.level}, ᾱ ${e.signal.toFixed(2)}` : "Level 0",
-        note: `${percent(e.overlap)} of ${percent(e.chance_overlap)}`, low: e.low, high: e.high, series: [e.means, e.draws, e.samples] }))));
-  }
-  return parts;
-};
-
-const build = () => {
-  const main = document.getElementById("main"), nav = document.getElementById("nav");
-  document.getElementById("brand").textContent = D.run.name;
-  const map = latentMap();
-  const sections = [
-    ["overview", "Overview", overview()],
-    ["map", "Map", [el("p", { class: "muted" }, "Each point is a sentence at its posterior mean. Hover to read it, click or draw around points to list them. Prior samples lie wider than the means by the posterior's own spread; regions with many of them and no sentence, or the reverse, are where the prior is wrong."), map.node]],
-    ["codes", "Codes", D.heads.length ? codeCards(map) : null],
-    ["labels", "Labels", heatMap()],
-    ["control", "Control", D.heads.length ? control() : null],
-    ["paths", "Paths", paths()],
-    ["sampler", "Sampler", sampler()],
-  ];
-  for (const [id, name, content] of sections) {
-    if (!content || !content.length) continue;
-    main.append(el("section", { id, "aria-label": name }, id === "overview" ? null : el("h2", {}, { map: "Latent map", labels: "Codes and labels" }[id] || name), content));
-    nav.append(el("a", { href: `#${id}` }, name));
-  }
-  main.append(el("footer", { class: "muted small" }, `textebm ${D.run.version}. This file is complete: it loads and sends nothing.`));
-  map.fit();
-};
-
-const themeButton = document.getElementById("theme");
-const themed = () => { themeButton.textContent = isDark() ? "Light" : "Dark"; redraws.forEach((draw) => draw()); };
-themeButton.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; themed(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
-let before = "";
-addEventListener("beforeprint", () => { before = root.dataset.theme || ""; root.dataset.theme = "light"; themed(); });
-addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; themed(); });
-build();
-themed();
-performance.mark("ready");
-root.dataset.ready = "yes";
