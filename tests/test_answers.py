@@ -106,11 +106,14 @@ def test_codes_teach_from_the_start_and_stay() -> None:
     assert run.plan[1].name == "prior" and (run.classes.clusters["code"] == codes).all()
 
 
-def test_codes_wait_for_cluster_start() -> None:
-    run = worker("objective.cluster_start=0.3")
-    taught = ["cross_entropy_code" in step.values for step in run.steps() if step.stage.name == "autoencoder"]
+def test_only_codes_of_the_latent_wait_for_cluster_start() -> None:
+    heads = "heads=[{name: code, classes: 3}, {name: form, classes: 3, features: latent}]"
+    run = worker(heads, "objective.cluster_start=0.3")
+    steps = [step.values for step in run.steps() if step.stage.name == "autoencoder"]
     batches = run.plan[0].batches_per_epoch
-    assert taught == [step >= batches for step in range(12)] and batches == 5
+    assert all("cross_entropy_code" in values for values in steps)
+    assert ["cross_entropy_form" in values for values in steps] == [step >= batches for step in range(12)]
+    assert batches == 5
 
 
 def test_a_resumed_run_has_the_same_codes() -> None:

@@ -12,6 +12,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -84,7 +86,12 @@ class FakeModel:
             stddev=Rows([[0.1, 0.2]] * n),
             codes={"code": Rows([2] * n)},
             probabilities={"code": Rows([[0.1, 0.2, 0.7]] * n)},
+            labels={"code": ["2"] * n},
         )
+
+    @property
+    def network(self) -> Any:
+        return types.SimpleNamespace(head=self.heads.get)
 
     def classify(self, texts: list[str], head: str) -> Any:
         self.check({head: self.heads[head].classes[0]} if head in self.heads else {head: ""})
@@ -529,6 +536,34 @@ def test_encode_loses_nothing(model: FakeModel, run_directory: str, here: Path) 
         fail("encode", run_directory, "text.txt", "--out", "no/x") == "cannot write 'no/x': its folder does not exist"
     )
     assert fail("encode", run_directory, "text.txt", "--out", "runs") == "cannot write 'runs': it is a directory"
+
+
+def test_encode_writes_a_table_and_arrays_of_any_file(model: FakeModel, run_directory: str, here: Path) -> None:
+    (here / "text.csv").write_text("review,stars\none,1\n,2\ntwo é,3\n", encoding="utf-8")
+    assert succeed("encode", run_directory, "text.csv", "--text", "review", "--out", "codes.parquet") == ""
+    table = pq.read_table(here / "codes.parquet").to_pylist()
+    assert [row["text"] for row in table] == ["one", "two é"] and [row["line"] for row in table] == [1, 3]
+    assert table[1]["code"] == "2" and table[1]["code probabilities"] == [0.1, 0.2, 0.7]
+    assert succeed("encode", run_directory, "one", "two é", "--out", "codes.npz") == ""
+    arrays = np.load(here / "codes.npz", allow_pickle=False)
+    assert arrays["text"].tolist() == ["one", "two é"] and arrays["stddev"].shape == (2, 2)
+    assert arrays["code"].tolist() == ["2", "2"]
+    assert "column 'text'" in fail("encode", run_directory, "text.csv")
+
+
+@pytest.mark.parametrize("command", [["reconstruct"], ["edit", "--symbol", "code=1"], ["classify", "--head", "code"]])
+def test_sentences_come_in_one_way(model: FakeModel, run_directory: str, here: Path, command: list[str]) -> None:
+    """As arguments, as a file of any kind, or from stdin, in every command."""
+    name, *options = command
+    (here / "some.txt").write_text("one\ntwo\n")
+    (here / "some.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    expected = succeed(name, run_directory, "one", "two", *options)
+    assert len(expected.splitlines()) == 2
+    for given in (["some.txt"], ["some.jsonl"]):
+        assert succeed(name, run_directory, *given, *options) == expected
+    for given in ([], ["-"]):
+        assert succeed(name, run_directory, *given, *options, stdin="one\ntwo\n") == expected
+    assert fail(name, run_directory, "none.csv", *options) == "no such file: 'none.csv'"
 
 
 def test_classify(model: FakeModel, run_directory: str) -> None:

@@ -23,8 +23,10 @@ from textebm.objective.clustering import find_clusters
 from textebm.objective.features import content_features, count_classes, label_words, mix
 from textebm.objective.seeds import lexicon_scores, parse_seeds, prototype_scores, seeded_classes
 from textebm.recipe.read import parse_recipe
+from textebm.recipe.schema import Objective
 from textebm.runs.train import build_trainer
 from textebm.text.words import content_words
+from textebm.training.classes import Classes
 from textebm.training.features import found_in, parse_mix
 
 SUBJECTS = ("pizza sauce cheese crust", "engine brakes tires oil", "piano violin drums choir")
@@ -206,8 +208,24 @@ def test_what_cannot_be_found_is_said(heads: list[dict[str, Any]], error: type[E
         found_in(build_corpus(recipe.data)["train"], recipe, {})
 
 
-def test_texts_without_content_cannot_be_clustered_by_it() -> None:
+def test_texts_without_content_cannot_be_clustered_by_it(caplog: pytest.LogCaptureFixture) -> None:
     recipe = parse_recipe({**tiny.RECIPE, "heads": [{"name": "a", "classes": 2, "features": "content"}]})
     rows = build_corpus(recipe.data)["train"].select(range(6)).map(lambda row: {"text": "it is what it is"})
-    with pytest.raises(CorpusError, match="hardly a training text has a content word"):
+    with pytest.raises(CorpusError, match="heads.a.features: hardly a training text has a content word"):
         found_in(rows, recipe, {})
+    asked = recipe.model_copy(update={"heads": (recipe.heads[0].model_copy(update={"features": None}),)})
+    asked = asked.model_copy(update={"objective": Objective()})
+    assert asked.objective.cluster_features == "content", "the default, which gives way"
+    assert found_in(rows, asked, {})[1] == {} and "are found in the latent" in caplog.text
+
+
+def test_a_text_without_content_has_no_code() -> None:
+    points = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    points[[1, 6]] = 0.0
+    classes = Classes(np.arange(12), 2, {}, {"code": 3}, components=3, features={"code": points})
+    classes.find(np.zeros((12, 2), dtype=np.float32))
+    targets = classes.targets(np.arange(12), torch.device("cpu"))
+    assert callable(targets)
+    codes = targets(torch.zeros(12, 2))["code"].numpy()
+    assert (np.flatnonzero(codes < 0) == [1, 6]).all() and (classes.clusters["code"] == codes).all()
+    assert len(set(codes[codes >= 0])) == 3

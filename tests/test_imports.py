@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tiny import trained
 
 import textebm
 
@@ -50,6 +51,7 @@ ALLOWED["runs"] = {
 # the doors
 ALLOWED["densities"] = {"errors", "networks", "objective", "prior"}  # no text at all: the prior on its own
 ALLOWED["bench"] = {*ALLOWED["runs"]}
+ALLOWED["sklearn"] = {*ALLOWED["runs"], "runs"}  # estimators, which train
 ALLOWED["cli"] = {*ALLOWED["runs"], "runs", "densities", "bench"}
 ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {*ALLOWED["cli"], "cli"} - {"cli"}
@@ -265,6 +267,21 @@ def test_transformers_networks_are_loaded_only_where_one_is_used() -> None:
 import sys
 import textebm.api, textebm.model.build
 assert "transformers" in sys.modules and "transformers.modeling_utils" not in sys.modules, "seconds at every start"
+"""
+    )
+
+
+def test_writing_loads_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """A first sentence costs PyTorch, the tokenizer and little else."""
+    trained().save_pretrained(tmp_path / "model")
+    run(
+        f"""
+import sys
+from textebm.cli.shared import load_model
+from pathlib import Path
+load_model(Path({str(tmp_path / "model")!r})).generate(2, symbols={{"sentiment": "positive"}}, seed=0)
+heavy = {{"datasets", "pandas", "pyarrow", "sklearn", "scipy", "transformers.generation", "matplotlib"}}
+assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
     )
 

@@ -913,7 +913,13 @@ def test_a_recipe_that_an_earlier_program_wrote_out_in_full_loads() -> None:
     heads = [{"name": "code", "classes": 20}, {"name": "sentiment", "labels": "sentiment"}]
     old = load_recipe(OLD)
     assert old == parse_recipe(
-        {"name": "old", "description": old.description, "heads": heads, "tokenizer": {"kind": "word"}}
+        {
+            "name": "old",
+            "description": old.description,
+            "heads": heads,
+            "tokenizer": {"kind": "word"},
+            "objective": {"cluster_features": "latent", "cluster_weight": 1.0},  # the defaults of that program
+        }
     )
     assert Recipe.model_validate(recipe_yaml.read_yaml(OLD.read_text(), "old").data) == old  # as config.json is read
 

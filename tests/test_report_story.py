@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 from browser import Browser, started
 from tiny import RECIPE, recipe, trained
+from typer.testing import CliRunner
 
 from textebm.api import TextEBM
+from textebm.cli import app
+from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.comparison import ComparedRun, comparison_data
 from textebm.inspection.measured import headline, judged, measured
@@ -26,6 +29,8 @@ from textebm.inspection.page_data import RunFacts, page_data
 from textebm.inspection.projection import nearest
 from textebm.inspection.report import inspect_rows
 from textebm.inspection.rows import choose_rows
+from textebm.recipe.read import dump_recipe
+from textebm.runs.evaluate import evaluate_runs
 from textebm.text.grammar import corpus
 
 VALUES = {"control_accuracy_sentiment": 0.9, "judge_accuracy_sentiment": 0.95, "ppl": 12.345, "bigram_ppl": 20.0}
@@ -294,3 +299,22 @@ def test_two_runs_side_by_side(browser: Browser, tmp_path: Path) -> None:
     assert "Nothing found wrong" in said and "<b>bold</b>" in said and "bigrams 20" in said
     assert browser.js("document.querySelectorAll('.compared td.strong').length") == 1  # the lower perplexity
     assert browser.problems() == [] and browser.requests() == {path.as_uri()}
+
+
+def test_runs_of_different_recipes_are_compared_and_not_averaged(tmp_path: Path) -> None:
+    for name, change in (("a", "seed=0"), ("b", "seed=1"), ("c", "latent.dim=5")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(dump_recipe(recipe(change)))
+        MEASURED.save(tmp_path / name / "evaluation.json")
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "samples.txt").write_text("# real\nreal .\n\n# free\none .\ntwo .\n")
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert evaluate_runs([a, b], saved=True).metrics["ppl"].mean == pytest.approx(12.345)
+    with pytest.raises(TextEBMError, match=r"different recipes \(latent differ\).*textebm report"):
+        evaluate_runs([a, c], saved=True)
+    made = CliRunner().invoke(app, ["report", a, c, "--out", str(tmp_path / "both.html")])
+    assert made.exit_code == 0, made.stderr
+    text = (tmp_path / "both.html").read_text()
+    assert '"samples":["one .","two ."]' in text and '"name":"latent.dim"' in text
+    refused = CliRunner().invoke(app, ["report", a, c, "--umap"])
+    assert refused.exit_code == 2 and "leave --limit and --umap out" in refused.stderr

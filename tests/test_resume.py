@@ -107,7 +107,7 @@ def arrange(death: tuple[str, int, int], trainer: Any, runs: Any) -> None:
 
         runs.checkpoint._publish = publishing
     elif where == "clustering":
-        classes.Classes.find = lambda self, means: die()
+        classes.Classes.find = lambda self, means, **due: die()
     else:
         raise AssertionError(where)
 

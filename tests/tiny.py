@@ -39,7 +39,12 @@ RECIPE: dict[str, Any] = {
         {"name": "code", "classes": 5},
     ],
     "prior": {"kind": "diffusion_energy", "hidden_size": 16, "num_blocks": 1, "num_levels": 4, "steps": 2},
-    "objective": {"mutual_information_weight": 0.1, "cluster_start": 0.0},
+    "objective": {
+        "mutual_information_weight": 0.1,
+        "cluster_weight": 1.0,
+        "cluster_features": "latent",
+        "cluster_start": 0.0,
+    },
     "training": {
         "batch_size": 32,
         "prior_batch_size": 64,

@@ -18,15 +18,17 @@ from textebm.cli.shared import (
     JsonOption,
     RunArgument,
     SeedOption,
+    SentencesArgument,
+    TextOption,
     as_read,
     batches,
     check_run,
     console,
     emit,
+    given_sentences,
     load_model,
     note,
     print_rows,
-    read_sentences,
     spinner,
     stdout_kept_clean,
 )
@@ -243,8 +245,9 @@ def export(
 @app.command(epilog="Example: textebm codes why runs/yelp reviews.txt")
 def why(
     run: RunArgument,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sentences, one a line; - is standard input.")],
+    sentences: SentencesArgument = None,
     head: HeadOption = None,
+    text: TextOption = "text",
     method: Annotated[
         Literal["integrated_gradients", "leave_one_out"],
         typer.Option("--method", help="Parts that add up, or what log p loses without the word."),
@@ -257,7 +260,7 @@ def why(
     name = head or next(
         (each.name for each in model.heads.values() if each.column is None), next(iter(model.heads), "")
     )
-    for batch in batches(read_sentences(None if str(file) == "-" else file)):
+    for batch in batches(given_sentences(sentences, text)):
         texts = as_read(model, [line for line in batch if line.strip()])
         with stdout_kept_clean():
             found = model.attribute(texts, name, method=method)

@@ -17,19 +17,21 @@ from textebm.cli.shared import (
     RefineOption,
     RunArgument,
     SeedOption,
+    SentencesArgument,
     StrengthOption,
     SymbolOption,
     TemperatureOption,
+    TextOption,
     TopKOption,
     TopPOption,
     as_read,
     batches,
     decoding_options,
     emit,
+    given_sentences,
     load_model,
     note,
     parse_symbols,
-    read_sentences,
     stdout_kept_clean,
 )
 from textebm.errors import TextEBMError
@@ -160,8 +162,9 @@ def respond(
     histories: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="HISTORY",
-            help="Turns with a tab or __eou__ between them; read from stdin, one a line, when none is given.",
+            metavar="[HISTORY... | FILE | -]",
+            help="Turns with a tab or __eou__ between them; or one txt file of them; or - (as when none is given): "
+            "stdin, one a line.",
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many answers to each.")] = 1,
@@ -184,7 +187,7 @@ def respond(
     model = load_model(run, device)
     if not model.reads_context:
         raise TextEBMError("this model reads no context: write with textebm generate, or train dailydialog-respond")
-    for batch in batches(histories if histories else read_sentences()):
+    for batch in batches(given_sentences(histories)):
         with stdout_kept_clean():
             answers = model.respond(batch, symbols=symbols or None, n=n, strength=strength, seed=seed, **options)
         for history, texts in zip(batch, answers, strict=True):
@@ -196,9 +199,8 @@ def respond(
 
 def reconstruct(
     run: RunArgument,
-    sentences: Annotated[
-        list[str] | None, typer.Argument(metavar="SENTENCE", help="Read from stdin, one a line, when none is given.")
-    ] = None,
+    sentences: SentencesArgument = None,
+    text: TextOption = "text",
     decoding: DecodingOption = None,
     beams: BeamsOption = None,
     seed: SeedOption = 0,
@@ -211,7 +213,7 @@ def reconstruct(
     if refine:
         options["refine"] = refine
     model = load_model(run, device)
-    lines = sentences if sentences else read_sentences()
+    lines = given_sentences(sentences, text)
     _rewrite(
         lines, lambda texts: model.reconstruct(as_read(model, texts), seed=seed, **options), "reconstruction", as_json
     )
@@ -241,6 +243,7 @@ def interpolate(
 
 def edit(
     run: RunArgument,
+    sentences: SentencesArgument = None,
     symbol: SymbolOption = None,
     keep: Annotated[
         float | None,
@@ -259,17 +262,18 @@ def edit(
     strength: Annotated[
         float | None, typer.Option("--strength", min=0, help="With --level: how strongly the symbols are asked for.")
     ] = None,
+    text: TextOption = "text",
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Rewrite sentences from stdin, one a line, towards chosen symbols: by the least change, or with --level anew."""
+    """Rewrite sentences towards chosen symbols: by the least change, or with --level anew."""
     symbols = parse_symbols(symbol)
     if not symbols:
         raise TextEBMError("nothing to edit towards: give --symbol HEAD=CLASS, such as --symbol sentiment=positive")
     model = load_model(run, device)
     _rewrite(
-        read_sentences(),
+        given_sentences(sentences, text),
         lambda texts: model.edit(
             as_read(model, texts), symbols, keep=keep, confidence=confidence, level=level, strength=strength, seed=seed
         ),
@@ -302,4 +306,4 @@ def register(app: Any) -> None:
     app.command(epilog="Example: textebm interpolate runs/yelp 'the food was great .' 'we will not return .'")(
         interpolate
     )
-    app.command(epilog="Example: textebm edit runs/yelp --symbol sentiment=positive --keep 4 < reviews.txt")(edit)
+    app.command(epilog="Example: textebm edit runs/yelp reviews.txt --symbol sentiment=positive --keep 4")(edit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from textebm.api import TextEBM
 
 T = TypeVar("T")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # files whose sentences stand in a column
 BATCH = 256  # sentences given to the model at once: enough to be fast, little enough that a pipe keeps flowing
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, such as runs/quickstart.")]
@@ -35,6 +37,17 @@ RefineOption = Annotated[
 DeviceOption = Annotated[
     Literal["cpu", "cuda"],
     typer.Option("--device", help="Where the model runs; a GPU (cuda) pays for thousands of sentences."),
+]
+SentencesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SENTENCE... | FILE | -]",
+        help="Sentences; or one file of them (txt, csv, tsv, jsonl, parquet); or - (as when nothing is given): stdin, "
+        "one a line.",
+    ),
+]
+TextOption = Annotated[
+    str, typer.Option("--text", metavar="COLUMN", help="The column with the sentences, of a file that has columns.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON, one line for each sentence.")]
@@ -171,8 +184,11 @@ def load_model(directory: Path, device: str = "cpu") -> TextEBM:
     check_run(directory)
     with stdout_kept_clean():
         check_device(device)
-        from textebm.api import TextEBM
-
+        gc.disable()  # libraries make many objects that stay: looking through them costs a tenth of the start
+        try:
+            from textebm.api import TextEBM
+        finally:
+            gc.enable()
         return TextEBM.from_pretrained(directory).to(device)
 
 
@@ -219,6 +235,34 @@ def decoding_options(
 
 
 # --- sentences in -----------------------------------------------------------------------------------------------------
+
+
+def given_file(given: Sequence[str] | None) -> Path | None:
+    """The file that a command was given instead of sentences, if it was. Raises CorpusError for one that is missing."""
+    if given is None or len(given) != 1 or given[0] == "-":
+        return None
+    path = Path(given[0])
+    if path.is_file():
+        return path
+    if path.suffix.lower() in TABLES or path.suffix.lower() == ".txt":
+        raise CorpusError(f"no such file: {given[0]!r}")
+    return None
+
+
+def given_sentences(given: Sequence[str] | None, column: str = "text") -> Iterator[str]:
+    """The sentences that a command was given: as arguments, as one file, or, where there are none or "-", from stdin.
+
+    column: of a csv, tsv, jsonl or parquet file. Raises CorpusError.
+    """
+    file = given_file(given)
+    if file is not None and file.suffix.lower() in TABLES:
+        from textebm.text.readers import file_rows
+
+        yield from (row["text"] for _, row in file_rows(file, column))
+    elif file is None and given and list(given) != ["-"]:
+        yield from given
+    else:
+        yield from read_sentences(file)
 
 
 def read_sentences(file: Path | None = None) -> Iterator[str]:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
-from textebm.model.made import PREFIX, made_directory
 from textebm.networks.pretrained import Pretrained, Source, check_place, pretrained_modules, resting_names
 from textebm.text.tokenizer import load_own
 
@@ -29,7 +28,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def split_revision(name: str) -> tuple[str, str | None]:
     """`owner/model@revision` in two; a directory has none, and a network that is made here is the one where it lies."""
-    if name.startswith(PREFIX):
+    if name.startswith("made:"):
+        from textebm.model.made import made_directory
+
         return str(made_directory(name)), None
     if Path(name).exists() or "@" not in name:
         return name, None

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerFast
 
 from textebm.model import own
@@ -28,9 +27,11 @@ from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
 from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
-from textebm.text import corpora, tokenizer
-from textebm.text.leave_out import leave_out_class
+from textebm.text import tokenizer
 from textebm.text.retokenize import Retokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 log = logging.getLogger(__name__)
 CHECKED, LOST = 300, 0.03  # training sentences that a tokenizer is tried on, and the share that may be lost
@@ -42,6 +43,9 @@ INFERENCE_STEP_SIZE = {"refined": 0.7, "short_run": 0.3}
 
 def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> DatasetDict:
     """Splits train, validation, test. Raises CorpusError."""
+    from textebm.text import corpora  # with the datasets library and pandas, which a model that is read does not need
+    from textebm.text.leave_out import leave_out_class
+
     splits = corpora.load_corpus(
         data.corpus,
         data_dir=data_dir,
@@ -63,6 +67,8 @@ def build_corpus(data: Data, *, data_dir: str | None = None, seed: int = 0) -> D
 
 def build_judge_corpus(data: Data, *, data_dir: str | None = None) -> Dataset | None:
     """Sentences that only the independent classifier sees, where the corpus has some."""
+    from textebm.text import corpora
+
     return corpora.load_judge_corpus(data.corpus, data_dir)
 
 

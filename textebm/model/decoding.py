@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from textebm.errors import TextEBMError
 from textebm.networks.best_word import BestWord
@@ -89,15 +83,19 @@ def forbidden_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return sorted(set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.unk_token_id})
 
 
-def _warpers(options: DecodingOptions) -> LogitsProcessorList:
-    warpers = LogitsProcessorList()
-    if options.temperature != 1.0:
-        warpers.append(TemperatureLogitsWarper(options.temperature))
+def warped(logits: Tensor, options: DecodingOptions) -> Tensor:
+    """Logits at a temperature, with those outside the top k, and then outside the smallest set of words that has
+    probability top_p (Holtzman et al. 2020), at −∞. logits (B, V)"""
+    logits = logits / options.temperature
     if options.top_k > 0:
-        warpers.append(TopKLogitsWarper(options.top_k))
+        least = logits.topk(min(options.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
     if options.top_p < 1.0:
-        warpers.append(TopPLogitsWarper(options.top_p))
-    return warpers
+        ascending, order = logits.sort(descending=False)
+        outside = ascending.softmax(-1).cumsum(-1) <= 1 - options.top_p
+        outside[:, -1] = False
+        logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+    return logits
 
 
 def _writer(
@@ -110,7 +108,7 @@ def _writer(
     """The next state with what the word is chosen from, and the choice, greedy or drawn; what stays the same over *n*
     sentences is done here."""
     forbidden = [*forbidden_ids(tokenizer), *options.banned]
-    warpers, greedy = _warpers(options), options.decoding == "greedy"
+    greedy = options.decoding == "greedy"
     if isinstance(decoder, Advances) and (greedy or not (options.top_k or options.top_p < 1)):
         # as many steps as words pay for the product with all words; most sentences end half-way
         pays = n * options.max_tokens // 2 > 2 * len(tokenizer)
@@ -126,7 +124,7 @@ def _writer(
         logits[:, forbidden] = -torch.inf
         if greedy:
             return logits.argmax(-1)
-        return draw(warpers(cast("torch.LongTensor", before), logits).softmax(-1), generator)
+        return draw(warped(logits, options).softmax(-1), generator)
 
     return decoder.step, choose
 

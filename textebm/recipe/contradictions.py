@@ -255,9 +255,6 @@ def _implementations(recipe: Recipe) -> Iterator[Contradiction]:
     if recipe.encoder.implementation and recipe.inference.kind == "short_run":
         message = "inference.kind 'short_run' has no encoder; leave it out"
         yield _problem("encoder.implementation", message, "inference.kind")
-    if recipe.objective.cluster_implementation and recipe.objective.cluster_features != "latent":
-        message = "stands in place of cluster_features, which must then be latent"
-        yield _problem("objective.cluster_implementation", message, "objective.cluster_features")
 
 
 def _bag_of_words(recipe: Recipe) -> Iterator[Contradiction]:

@@ -35,11 +35,11 @@ def _tune_in_words(section: Any) -> Any:
     return {**rest, "tune": "full" if section["tune"] else "rest"} if section.get("pretrained") else rest
 
 
-def implementation(what: str) -> Any:
+def implementation(what: str, instead_of: str = "kind") -> Any:
     """The option that names a class of the user's own."""
     return option(
         None,
-        f"{what}, as package.module:Class (docs/extending.md), in place of kind; needs --allow-code.",
+        f"{what}, as package.module:Class (docs/extending.md), in place of {instead_of}; needs --allow-code.",
         "you have written your own.",
         pattern=PATTERN,
     )

@@ -111,9 +111,10 @@ class Objective(Part):
         1.0, "Weight of the heads' labels.", "control by a label is weak (raise it, 3 to 5).", ge=0
     )
     cluster_weight: float = option(
-        1.0,
+        4.0,
         "Weight of the found clusters as targets of the unsupervised heads.",
-        "codes are not recovered from what they generate (raise it).",
+        "codes are not recovered from what they generate (raise it); 1 with features latent, which the latent holds "
+        "already.",
         ge=0,
     )
     mutual_information_weight: float = option(
@@ -123,11 +124,12 @@ class Objective(Part):
         ge=0,
     )
     cluster_features: Literal["latent", "answer", "content", "sentence", "mixed"] = option(
-        "latent",
-        "What k-means sees: posterior means, anew each epoch; or, once, what of a turn tells the turn after it "
-        "(answer), a text's content words (content), what a sentence encoder says of it (sentence), or several.",
-        "content, with cluster_weight 4, where codes should be subjects that people can name; answer, for "
-        "speech acts in dialogues; both with cluster_start 0.",
+        "content",
+        "What k-means sees, once: a text's content words (content), what of a turn tells the turn after it (answer), "
+        "what a sentence encoder says of it (sentence), or several (mixed); or posterior means, anew each epoch "
+        "(latent).",
+        "answer for speech acts in dialogues; latent for codes of form, which are followed best; docs/codes.md has "
+        "what each is worth.",
     )
     sentence_encoder: str | None = option(
         None,
@@ -146,7 +148,7 @@ class Objective(Part):
         "and sentence.",
         "cluster_features is mixed.",
     )
-    cluster_implementation: str | None = implementation("The features that are clustered")
+    cluster_implementation: str | None = implementation("The features that are clustered", "cluster_features")
     cluster_pca: int = option(
         64,
         "Principal components that k-means sees; at most latent.dim.",
@@ -155,8 +157,9 @@ class Objective(Part):
     )
     cluster_start: float = option(
         0.7,
-        "Share of a text stage after which clusters begin to teach the encoder.",
-        "clusters of half-trained latents are poor targets; 0 with any other cluster_features.",
+        "Share of a text stage after which clusters of the latent begin to teach the encoder; those of other features "
+        "do from the first step.",
+        "cluster_features is latent: clusters of half-trained latents are poor targets.",
         ge=0,
         le=1,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from textebm.evaluation.tables import field_tables
 from textebm.files import parse_json, write_atomically
 from textebm.model.build import build_corpus, build_judge_corpus
 from textebm.model.files import model_card
-from textebm.recipe.read import parse_recipe
+from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs.directory import EVALUATION, check_run_corpus, data_place, read_recorded, write_recorded
+from textebm.runs.directory import EVALUATION, RECIPE, check_run_corpus, data_place, read_recorded, write_recorded
 from textebm.runs.doctor import judge, keep_verdict
 from textebm.runs.lock import RunLock
 from textebm.text import grammar
@@ -101,8 +102,10 @@ def evaluate_run(
 def evaluate_runs(
     directories: Sequence[str | Path], *, saved: bool = False, progress: Progress | None = None, **options: Any
 ) -> Summary:
-    """Measure several runs (or, with *saved*, read what was measured) and give means and standard deviations."""
+    """Measure several runs of one recipe (or, with *saved*, read what was measured) and give means and standard
+    deviations. Raises TextEBMError for runs of different recipes, whose mean says nothing."""
     found = {}
+    _check_one_recipe([Path(each) for each in directories])
     for directory in map(Path, directories):
         if str(directory) in found:
             raise TextEBMError(f"{str(directory)!r} is given twice; each run counts once")
@@ -112,6 +115,23 @@ def evaluate_runs(
         say = None if progress is None else _prefixed(progress, directory.name)
         found[str(directory)] = evaluate_run(directory, progress=say, **options)
     return summarize(found)
+
+
+OF_A_RUN = ("name", "description", "seed", "evaluation", "version")  # what runs of one recipe may differ in
+
+
+def _check_one_recipe(directories: Sequence[Path]) -> None:
+    found = [each for each in directories if (each / RECIPE).is_file()]
+    recipes = [load_recipe(each / RECIPE).model_dump(mode="json") for each in found]
+    for directory, recipe in zip(found[1:], recipes[1:], strict=True):
+        first = recipes[0]
+        sections = [name for name in first if name not in OF_A_RUN and recipe.get(name) != first[name]]
+        if sections:
+            named = " ".join(shlex.quote(str(each)) for each in directories)
+            raise TextEBMError(
+                f"{found[0]} and {directory} were trained by different recipes ({', '.join(sections)} differ), "
+                f"so that their mean says nothing; see them side by side with: textebm report {named}"
+            )
 
 
 def _prefixed(progress: Progress, name: str) -> Progress:

@@ -173,7 +173,10 @@ def _sections(
         ),
         "heads": (
             heads,
-            [_told_of_labels(facts, usable), f"{codes} codes: about {facts.rows // codes:,} texts for each."],
+            [
+                _told_of_labels(facts, usable),
+                f"{codes} codes of content words: about {facts.rows // codes:,} texts for each.",
+            ],
         ),
         "prior": ({"kind": "diffusion_energy", "num_levels": 8, "hidden_size": 256, "strength": 4.0}, []),
         "objective": ({"supervised_weight": 5.0}, ["Labels weigh more than one word of the text."] if usable else []),

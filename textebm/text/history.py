@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, List
 from transformers import PreTrainedTokenizerFast
 
 from textebm.text.tokenizer import Encoded, TokenStore, chunks_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 History = tuple[str, ...]
 COLUMN = "context"  # of a corpus: the turns before the sentence, a list of texts
@@ -60,6 +63,8 @@ def parse_turn(line: str) -> Turn:
 
 def has_histories(rows: Dataset) -> bool:
     """Whether a split has the turns before its sentences (a label column may have the same name)."""
+    from datasets import List
+
     return isinstance(rows.features.get(COLUMN), List)
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError, refused_by_library
 from textebm.text.natural import detokenize, tokenize
@@ -151,6 +151,8 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def load_own(name: str, revision: str | None = None, option: str = "tokenizer.name") -> PreTrainedTokenizerFast:
     """The fast tokenizer of a directory or a Hub id, as it is. Raises RecipeError when there is none."""
+    from transformers import AutoTokenizer  # with the tables of all models
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, use_fast=True, trust_remote_code=False, revision=revision or "main"

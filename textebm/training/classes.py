@@ -21,8 +21,8 @@ class Classes:
     many. A row's class is the cluster of the nearest centre to its own mean.
 
     labels: (n,) each, −1 where unknown. codes: the heads that clusters teach, and how many each has. residual: clusters
-    say nothing that labels say already. features: points (n, k) in which a head's clusters are found instead, once, or
-    its classes themselves (n,), −1 where unknown.
+    say nothing that labels say already. features: points (n, k) in which a head's clusters are found instead, once, 0
+    where nothing is known; or its classes themselves (n,), −1 where unknown.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class Classes:
         def from_means(means: Tensor) -> dict[str, Tensor]:
             own, explained = means.detach().float().cpu().numpy(), self._explained(rows)
             points = {name: self.features[name][rows] if name in self.features else own for name in self.cells}
-            return told | {name: known(of.assign(points[name], explained)) for name, of in self.cells.items()}
+            classes = {name: of.assign(points[name], explained) for name, of in self.cells.items()}
+            return told | {name: known(np.where(points[name].any(1), each, -1)) for name, each in classes.items()}
 
         return from_means
 
@@ -72,19 +73,19 @@ class Classes:
         means, self.means = self.means, np.zeros_like(self.means)
         return means
 
-    def find(self, means: NDArray[np.float32]) -> None:
+    def find(self, means: NDArray[np.float32], *, latents: bool = True) -> None:
         """New clusters, named after the old ones; means (rows of the sample, d), 0 where none is known. Clusters in a
-        head's own features do not change, and are found once."""
+        head's own features do not change, and are found once. latents: whether those of the other heads are due."""
         for name, classes in self.codes.items():
             previous, own = self.clusters.get(name), self.features.get(name)
-            if own is not None and previous is not None:
+            if (own is None and not latents) or (own is not None and previous is not None):
                 continue
             points = means if own is None else own[self.sample]
             if points.ndim == 1:
                 self.clusters[name] = points.astype(np.int64)
                 continue
-            # a row that no batch held this epoch keeps its old cluster, or has none
-            seen = np.abs(means).sum(1) > 0 if own is None else np.ones(len(points), dtype=bool)
+            # a row that no batch held this epoch keeps its old cluster, or has none; neither has one without features
+            seen = points.any(1)
             if not seen.any():
                 continue
             assignment = np.full(len(points), -1, dtype=np.int64) if previous is None else previous.copy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,10 @@ from textebm.text.cache import cache_root, cached_as
 from textebm.text.history import COLUMN
 from textebm.text.words import content_words
 
+log = logging.getLogger(__name__)
+
 Labels = Mapping[str, NDArray[np.integer]]
+NO_CONTENT = "hardly a training text has a content word"
 MIXED = {"content": 1.0, "sentence": 1.0, "answer": 1.0}
 
 
@@ -45,10 +49,19 @@ class Features:
             return None
         if head.seeds:
             return self._seeded(head)
-        name = head.features or self.recipe.objective.cluster_features
+        options = self.recipe.objective
+        if head.features is None and options.cluster_implementation:
+            return self._own()
+        name = head.features or options.cluster_features
         if name == "latent":
-            return self._own() if self.recipe.objective.cluster_implementation else None
-        return self._mixed(head.classes or 20) if name == "mixed" else self._points(name)
+            return None
+        points = self._mixed(head.classes or 20) if name == "mixed" else self._points(name)
+        if points.shape[1]:
+            return points
+        if head.features is not None:
+            raise CorpusError(f"heads.{head.name}.features: {NO_CONTENT}; set it to latent")
+        log.warning("objective.cluster_features: %s; the codes of %r are found in the latent", NO_CONTENT, head.name)
+        return None
 
     def _own(self) -> NDArray[np.float32]:
         """What the user's own function says of each text, (n, k)."""
@@ -66,10 +79,7 @@ class Features:
 
     def _content(self) -> NDArray[np.float32]:
         labels = list(self.labels.values()) if self.recipe.objective.cluster_residual else []
-        found = content_features(self.texts, content_words, labels=labels, seed=self.recipe.seed)
-        if not found.shape[1]:
-            raise CorpusError("cluster_features content: hardly a training text has a content word; set it to latent")
-        return found
+        return content_features(self.texts, content_words, labels=labels, seed=self.recipe.seed)
 
     def _sentences(self) -> NDArray[np.float32]:
         options = self.recipe.objective
@@ -110,7 +120,9 @@ class Features:
 
     def _mixed(self, classes: int) -> NDArray[np.float32]:
         weights = parse_mix(self.recipe.objective.cluster_mix)
-        return mix([(weight, self._points(name)) for name, weight in weights.items()], classes, seed=self.recipe.seed)
+        blocks = [(weight, self._points(name)) for name, weight in weights.items()]
+        known = [(weight, points) for weight, points in blocks if points.shape[1]]
+        return mix(known, classes, seed=self.recipe.seed) if known else blocks[0][1]
 
     def _seeded(self, head: Head) -> NDArray[np.int64]:
         seeds = parse_seeds(head.seeds, f"heads.{head.name}.seeds")

@@ -145,8 +145,9 @@ class Trainer:
             return
         if first == 0:
             means = self._sum_over_processes(torch.from_numpy(self.classes.take_means())).numpy()
-            if epoch > 0 or self.train.features:
-                self._new_clusters(means, self.stage_step / stage.steps)
+            if self.classes.codes:  # from the means that training itself computed: no second pass over the corpus
+                due = self.stage_step / stage.steps >= self.recipe.objective.cluster_start
+                self.classes.find(means, latents=due and epoch > 0)
         number = 1000 * self.stage_index + epoch
         loaded = load_batches(
             self.train.store,
@@ -264,14 +265,6 @@ class Trainer:
         )
 
     # -- between epochs and stages -------------------------------------------------------------------------------
-
-    def _new_clusters(self, means: NDArray[np.float32], progress: float) -> None:
-        """New clusters from the posterior means that training itself computed: no second pass over the corpus.
-
-        Not before `cluster_start`: clusters of half-trained latents teach the encoder to keep what is wrong with them.
-        """
-        if progress >= self.recipe.objective.cluster_start and self.classes.codes:
-            self.classes.find(means)
 
     def _encoded(self, rows: NDArray[np.int64]) -> LatentBatch:
         """Posteriors and contexts of these rows: what resting encoders give, so that the last are kept."""

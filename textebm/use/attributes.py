@@ -14,15 +14,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from textebm.errors import CheckpointError, FileError, TextEBMError
@@ -30,6 +26,9 @@ from textebm.files import checksum, json_bytes, parse_tensors, read_json, read_v
 from textebm.model.latent_text_model import Attribute, LatentTextModel
 from textebm.use.contexts import Contexts, check_list
 from textebm.use.reading import encode
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 FOLDER = "attributes"
 FEWEST = 5  # examples of a class
@@ -88,6 +87,8 @@ def fit_attribute(
     if len(classes) < 2 or counts.min() < FEWEST:
         told = ", ".join(f"{label}: {count}" for label, count in zip(classes, counts, strict=True)) or "none"
         raise TextEBMError(f"attribute {name!r}: expected at least two classes with {FEWEST} examples each, got {told}")
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
     encoding = encode(model, texts, contexts=contexts)
     means = encoding.mean.double().numpy()
     folds = StratifiedKFold(int(min(5, counts.min())), shuffle=True, random_state=seed)
@@ -114,6 +115,10 @@ def fit_attribute(
 
 def _regression(penalty: float) -> Pipeline:
     """Logistic regression on standardised coordinates, classes weighted equally."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000, class_weight="balanced"))
 
 

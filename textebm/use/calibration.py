@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from textebm.errors import TextEBMError
@@ -55,6 +54,8 @@ class Curve:
 
 def monotone(strengths: Sequence[float], shares: Sequence[float]) -> Curve:
     """The non-decreasing curve nearest to *shares*, measured on equally many sentences each."""
+    from sklearn.isotonic import IsotonicRegression  # scikit-learn takes a second to load
+
     fitted = IsotonicRegression(y_min=0, y_max=1).fit_transform(strengths, shares)
     return Curve(tuple(map(float, strengths)), tuple(map(float, fitted)))
 

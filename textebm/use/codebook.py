@@ -14,8 +14,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from textebm.errors import RecipeError, TextEBMError, did_you_mean
 from textebm.files import write_atomically
@@ -308,6 +306,9 @@ def code_levels(counts: Sequence[Mapping[str, int]], groups: int) -> list[int]:
     Average linkage (Sokal & Michener 1958) on the Jensen-Shannon distance of their word distributions, cut where so
     many groups are left. counts: how often each code's texts use a word.
     """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
     if groups >= len(counts):
         return list(range(len(counts)))
     places = {word: place for place, word in enumerate(sorted({word for own in counts for word in own}))}
