@@ -17,7 +17,7 @@ from textebm.evaluation import code_scores as scores
 from textebm.evaluation.assignments import match, score_assignments
 from textebm.evaluation.code_baselines import BASELINES, kmeans_codes
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.text.words import content_words
+from textebm.text.words import content_words, subject_words
 
 FOOD = ["the tasty pizza was hot", "a tasty hot pizza", "hot pizza , tasty sauce", "tasty sauce on a hot pizza"] * 10
 CARS = ["the car has new brakes", "new brakes for my car", "my car needs a new engine", "an engine and new brakes"] * 10
@@ -125,6 +125,7 @@ def test_baselines_separate_two_subjects() -> None:
 
 def test_content_words() -> None:
     assert content_words("The food was n't very good , 20 minutes !") == ["food", "good", "minutes"]
+    assert subject_words("We got the food and went home") == ["food", "home"]
 
 
 def test_the_score_command(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from textebm.objective.clustering import find_clusters
 from textebm.objective.features import content_features, mix
 from textebm.recipe.read import load_recipe
 from textebm.text.published import tokenize
-from textebm.text.words import content_words
+from textebm.text.words import subject_words
 
 Labels = dict[str, tuple[np.ndarray, np.ndarray]]
 KNOWN = {"yelp": ("sentiment",), "embedded": ("topic",), "dailydialog": ("act", "emotion")}
@@ -96,7 +96,7 @@ def main() -> None:
         one, cells = find_clusters(points[:n], count, components=64, seed=seed)
         return one, cells.assign(points[n:])
 
-    content = content_features(everything, content_words)
+    content = content_features(everything, subject_words)
     if options.degrade:
         degrade(row, clusters, content, count)
         return

@@ -236,7 +236,8 @@ class Training(Part):
     )
     patience: int | None = option(
         None,
-        "A text stage ends when so many health lines in a row had a worse validation bound than the best one, and the "
+        "A text stage ends when so many health lines in a row had a worse validation bound (its KL weighted "
+        "as in training) than the best one, and the "
         "best weights are kept; null: it runs to its end, and the last weights are kept.",
         "text is little and training learns it by heart: 3.",
         ge=1,

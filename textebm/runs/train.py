@@ -253,7 +253,7 @@ def _be_patient(patience: Patience, trainer: Trainer, step: Step, health: Health
     if stage.name == "prior":
         return
     settled = step.stage_step >= trainer.recipe.objective.kl_warmup * stage.steps  # the KL weight rises before
-    bound = health.values["reconstruction_nll"] + health.values["kl"]
+    bound = health.values["reconstruction_nll"] + trainer.recipe.objective.kl_weight * health.values["kl"]
     if settled and patience.see(trainer.stage_index, bound, trainer.model) and step.stage_step < stage.steps:
         progress.message(f"{stage.name}: ended at step {step.number}, the validation bound no longer falls")
         trainer.end_stage()

@@ -33,6 +33,17 @@ FUNCTION_WORDS = frozenset(
     """.split()
 )
 
+# Verbs that say little by themselves: what was got, made or thought is the subject.
+LIGHT_VERBS = frozenset(
+    """
+    get gets getting got gotten go goes going gone went come comes coming came make makes making made take takes taking
+    took taken give gives giving gave given put puts putting keep keeps keeping kept let lets letting try tries trying
+    tried say says saying said tell tells telling told know knows knowing knew known think thinks thinking thought want
+    wants wanting wanted need needs needing needed use uses using used see sees seeing saw seen look looks looking
+    looked feel feels feeling felt
+    """.split()
+)
+
 
 def split_words(text: str) -> list[str]:
     """What spaces separate, and each character of a script without spaces; as it is written."""
@@ -47,3 +58,8 @@ def words_of(text: str) -> list[str]:
 def content_words(text: str) -> list[str]:
     """Those of `words_of` that are no English function words and no numbers."""
     return [word for word in words_of(text) if word not in FUNCTION_WORDS and any(map(str.isalpha, word))]
+
+
+def subject_words(text: str) -> list[str]:
+    """Those of `content_words` that are no light verbs."""
+    return [word for word in content_words(text) if word not in LIGHT_VERBS]

@@ -24,7 +24,7 @@ from textebm.recipe.implementation import import_class
 from textebm.recipe.schema import Head, Recipe
 from textebm.text.cache import cache_root, cached_as
 from textebm.text.history import COLUMN
-from textebm.text.words import content_words
+from textebm.text.words import content_words, subject_words
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Features:
 
     def _content(self) -> NDArray[np.float32]:
         labels = list(self.labels.values()) if self.recipe.objective.cluster_residual else []
-        return content_features(self.texts, content_words, labels=labels, seed=self.recipe.seed)
+        return content_features(self.texts, subject_words, labels=labels, seed=self.recipe.seed)
 
     def _sentences(self) -> NDArray[np.float32]:
         options = self.recipe.objective

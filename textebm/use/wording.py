@@ -100,7 +100,7 @@ def write_around(
     z (B, d); forced (B, L): a token id, or −1 where any may stand. A sentence ends after the last token that is held.
     """
     n, eos = len(z), tokenizer.eos_token_id
-    forbidden = [*forbidden_ids(tokenizer), tokenizer.unk_token_id, *options.banned]
+    forbidden = [*forbidden_ids(tokenizer), *options.banned]
     held = pad(forced, (0, max(0, options.max_tokens - forced.shape[1])), value=FREE)
     places = torch.arange(held.shape[1], device=z.device)
     last = torch.where(held >= 0, places, -1).amax(-1)

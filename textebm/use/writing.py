@@ -236,9 +236,14 @@ def prompted_latents(
 
 
 def banned_tokens(model: LatentTextModel, words: Sequence[str]) -> tuple[int, ...]:
-    """The token ids of those words that are one token; sentences with another are drawn again."""
-    stores = [TokenStore.build([word], model.tokenizer, model.max_tokens)[0].tolist() for word in words]
-    return tuple(ids[0] for ids in stores if len(ids) == 1 and ids[0] != model.tokenizer.unk_token_id)
+    """The token ids of those words that are one token; sentences with another are drawn again. An unknown word is
+    none, except <unk> itself."""
+    unk, banned = model.tokenizer.unk_token_id, list[int]()
+    for word in words:
+        ids = TokenStore.build([word], model.tokenizer, model.max_tokens)[0].tolist()
+        if len(ids) == 1 and (ids[0] != unk or word == model.tokenizer.unk_token):
+            banned.append(ids[0])
+    return tuple(banned)
 
 
 @dataclass(frozen=True)
