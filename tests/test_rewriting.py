@@ -21,7 +21,7 @@ TEXTS = list(sentences(12))
 
 
 PAD, BOS, EOS, UNK, WORDS = 0, 1, 2, 3, (4, 5, 6)
-TOKENIZER = SimpleNamespace(eos_token_id=EOS, unk_token_id=UNK, all_special_ids=[PAD, BOS, EOS, UNK])
+TOKENIZER = SimpleNamespace(eos_token_id=EOS, unk_token_id=UNK, all_special_ids=[PAD, BOS, EOS, UNK], init_kwargs={})
 
 
 class Pairs:
