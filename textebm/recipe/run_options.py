@@ -248,6 +248,11 @@ class Training(Part):
     )
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = option(
+        (),
+        "Experiment trackers, each a package of its own, that get the health lines too; metrics.jsonl has them anyway.",
+        "several runs are watched at once.",
+    )
 
 
 class LanguageModel(Part):
