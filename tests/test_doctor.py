@@ -83,6 +83,20 @@ def test_a_healthy_run_is_not_accused() -> None:
     assert any("TF-IDF 0.92, commonest class 0.4" in line for line in verdict.lines())
 
 
+def test_text_that_was_read_once_is_undertrained_however_flat_its_curve() -> None:
+    once = replace(changed(ppl=40.0), rows={"train": 80_000, "test": 600})
+    (finding,) = diagnose(once).findings
+    assert finding.name == "undertrained" and "counting pairs has 30.0" in finding.evidence
+    assert diagnose(replace(once, rows={"train": 6000, "test": 600})).findings == (), "a bound may lie above pairs"
+
+
+def test_few_samples_are_not_taken_for_weak_control() -> None:
+    few = parse_recipe(RECIPE.model_dump(mode="json"), ["evaluation.samples_per_class=20"])
+    weak = changed(control_accuracy_y=0.55)
+    assert [finding.name for finding in diagnose(weak).findings] == ["weak_control"]
+    assert diagnose(replace(weak, recipe=few)).findings == (), "of 60 sentences"
+
+
 def test_little_text_that_does_not_write_says_what_works() -> None:
     finding = diagnose(replace(changed(fluency=0.2), rows={"train": 1000, "test": 600})).findings[0]
     assert finding.name == "not_fluent" and "learned from 9,000 tokens" in finding.evidence

@@ -100,8 +100,9 @@ def reviews(n: int) -> Callable[[Path], Any]:
 
 
 REVIEWS = {
-    "data.max_tokens": 20,
-    "tokenizer.vocabulary_size": 2000,
+    "data.max_tokens": 28,
+    "tokenizer.kind": "bpe",
+    "tokenizer.vocabulary_size": 1500,
     "decoder.hidden_size": 128,
     "encoder.dropout": 0.2,
     "training.evaluate_every": 120,

@@ -19,6 +19,7 @@ LITTLE_TOKENS = 30_000  # of training; below, sentences are hardly fluent unless
 FEW_LABELS = 20  # rows of a class
 FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
 HIGH_RATE = 0.02  # a learning rate that no recipe has
+FEW_PASSES = 3  # over the training text, after which a falling learning rate makes any curve flat
 RISEN = 0.03  # share by which the validation bound lies above its best
 
 
@@ -157,6 +158,18 @@ def _course(facts: Facts) -> Iterator[Finding]:
             "more epochs of the text's stage (training.stages.0.epochs)",
             "the bound, reconstructions and fluency go on improving",
         )
+    else:
+        own, pairs = facts.metrics.get("ppl", 0.0), facts.metrics.get("bigram_ppl", math.inf)
+        steps_taken, rows = _number(lines[-1], "step"), facts.rows.get("train", 0)
+        passes = steps_taken * facts.recipe.training.batch_size / max(1, rows)
+        if rows and passes < FEW_PASSES and own > pairs:
+            yield Finding(
+                "undertrained",
+                f"text was read {passes:.1f} times before the learning rate ended; a token has perplexity {own:.1f}, "
+                f"counting pairs has {pairs:.1f}",
+                "more epochs of the text's stage (training.stages.0.epochs)",
+                "the bound, reconstructions and fluency go on improving",
+            )
 
 
 def _worse_than_counting(facts: Facts) -> Iterator[Finding]:
@@ -358,7 +371,8 @@ def _control(facts: Facts) -> Iterator[Finding]:
                 "read samples before this figure",
                 "word salad with the right words passes, too",
             )
-        if judge > 1.2 / len(counts) and control < 1 / len(counts) + 0.5 * (judge - 1 / len(counts)):
+        noise = 2 * math.sqrt(0.25 / (facts.recipe.evaluation.samples_per_class * len(counts)))
+        if judge > 1.2 / len(counts) and control + noise < 1 / len(counts) + 0.5 * (judge - 1 / len(counts)):
             yield Finding(
                 "weak_control",
                 f"control of {head} is {control:.3f}; the judge has {judge:.3f} on real text, chance is "
