@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from textebm.errors import TextEBMError
-from textebm.use.attribution import attribute, deletion_test
+from textebm.use.attribution import attribute, deletion_test, reads_vectors
 
 TEXTS = list(tiny.sentences(24))
 
@@ -71,6 +71,8 @@ def test_what_cannot_be_attributed_is_said(network) -> None:
     with pytest.raises(TextEBMError, match="did you mean 'leave_one_out'"):
         attribute(network, TEXTS, "code", method="leave_one")
     short = tiny.untrained("inference.kind=short_run").network
+    whole = tiny.untrained("encoder.kind=whole_words", "latent.standardize=false").network
+    assert not reads_vectors(whole) and len(attribute(whole, TEXTS[:2], "code", method="leave_one_out")) == 2
     with pytest.raises(TextEBMError, match="ask for leave_one_out"):
         attribute(short, TEXTS[:1], "code")
     assert len(attribute(short, TEXTS[:2], "code", method="leave_one_out")) == 2

@@ -89,6 +89,7 @@ ENCODERS = {
     "lstm": ("encoder.kind=lstm",),
     "transformer": ("encoder.kind=transformer",),
     "bag_of_words": ("encoder.kind=bag_of_words",),
+    "whole_words": ("encoder.kind=whole_words",),
     "own": (f"encoder.implementation={HERE}:MeanOfWords",),
 }
 DECODERS = {

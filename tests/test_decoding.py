@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
-from textebm.model.decoding import DecodingOptions, decode_tokens
+from textebm.model.decoding import DecodingOptions, decode_tokens, forbidden_ids
 from textebm.networks.decoder import Decoder, DecoderState, RecurrentDecoder, TransformerDecoder
-from textebm.text.tokenizer import train_word
+from textebm.text.tokenizer import decode, train_bpe, train_word
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +91,24 @@ def test_greedy_never_emits_bos_or_pad(tokenizer: PreTrainedTokenizerFast) -> No
         decoder.log_p[tokenizer.bos_token_id, [tokenizer.pad_token_id, tokenizer.bos_token_id]] = 5.0
     for options in (DecodingOptions(), DecodingOptions("beam"), DecodingOptions("sample")):
         assert [words(tokenizer, ids) for ids in decode_tokens(decoder, torch.zeros(1, 1), tokenizer, options)] == ["a"]
+
+
+@pytest.mark.parametrize("train", [train_word, train_bpe])
+def test_the_unknown_word_is_written_only_where_the_training_text_holds_it(
+    train: Callable[..., PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    train(["a b <unk> c"], 300).save_pretrained(tmp_path)
+    for tokenizer, written in (
+        (train(["a b c"], 300), "a"),
+        (PreTrainedTokenizerFast.from_pretrained(tmp_path), "<unk>"),
+    ):
+        (a,) = tokenizer("a", add_special_tokens=False)["input_ids"]
+        decoder = Table(torch.full((len(tokenizer), len(tokenizer)), 1e-9))
+        decoder.log_p[tokenizer.bos_token_id, [tokenizer.unk_token_id, a]] = torch.tensor([9.0, 8.0])
+        decoder.log_p[[a, tokenizer.unk_token_id], tokenizer.eos_token_id] = 50.0
+        for options in (DecodingOptions(), DecodingOptions("beam"), DecodingOptions("sample", top_k=1)):
+            found = decode_tokens(decoder, torch.zeros(1, 1), tokenizer, options)
+            assert decode(tokenizer, found[0]) == written, options
 
 
 def test_beam_finds_what_greedy_misses(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -167,7 +187,7 @@ def test_greedy_is_the_argmax_of_teacher_forcing(kind: str, tokenizer: PreTraine
     for row, ids in zip(z, decode_tokens(decoder, z, tokenizer, DecodingOptions(max_tokens=15)), strict=True):
         inputs = torch.tensor([[tokenizer.bos_token_id, *ids]])
         logits = decoder.logits(decoder.hidden(inputs, row[None]))[0]
-        logits[:, [tokenizer.bos_token_id, tokenizer.pad_token_id]] = -torch.inf
+        logits[:, forbidden_ids(tokenizer)] = -torch.inf
         expected = [*ids, tokenizer.eos_token_id][:15]
         assert logits.argmax(-1).tolist()[: len(expected)] == expected
 
@@ -179,7 +199,7 @@ def test_a_full_beam_is_exhaustive_on_real_decoders(kind: str, tokenizer: PreTra
     decoder, z = uneven(kind, tokenizer)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     decoder.output_bias[eos] -= 8.0  # long sentences win: their later words need the right states
-    never = [bos, tokenizer.pad_token_id]
+    never = forbidden_ids(tokenizer)
     alphabet = [i for i in range(len(tokenizer)) if i not in (*never, eos)]
     paths = [torch.tensor([bos, *s, eos][:4]) for n in range(4) for s in itertools.product(alphabet, repeat=n)]
     inputs = torch.stack([torch.cat([path, torch.full((4 - len(path),), eos)]) for path in paths])  # (N, 4)

@@ -113,7 +113,6 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "small_latent": (replace(changed(reconstruction_bleu=12.0), history=lines(FALLING, kl=40.0)), "2.5 nats each"),
     "not_fluent": (changed(fluency=0.2), "fluency 0.20 (shuffled words 0, real sentences 1)"),
     "repeating": (replace(HEALTHY, repeating=(0.5, 0.03)), "50% of the samples say a word or pair twice in a row"),
-    "unknown_samples": (replace(HEALTHY, unknown=(0.6, 0.0)), "60% of the samples have <unk>"),
     "copied": (changed(copied=0.9), "90% of the samples are training texts, 2% of the test texts are"),
     "empty_codes": (changed(codes_in_use=1.0), "1 of 6 codes"),
     "mute_codes": (changed(code_agreement=0.2), "20% of the sentences written under a code"),

@@ -230,7 +230,7 @@ def test_importing_a_file_calls_nothing(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_files_are_short_and_finished(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= (720 if path.name == "api.py" else 450)  # signature, words, example
+    assert len(text.splitlines()) <= (750 if path.name == "api.py" else 450)  # signature, words, example
     assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", text)
 
 

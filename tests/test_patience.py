@@ -11,7 +11,7 @@ import torch
 from tests.tiny import recipe, trainer
 from textebm.runs.train import train
 from textebm.training.health import Health
-from textebm.training.loop import Trainer
+from textebm.training.loop import Step, Trainer
 from textebm.training.patience import Patience
 
 
@@ -59,3 +59,29 @@ def test_a_run_ends_its_text_stage_early(tmp_path: Path, monkeypatch: pytest.Mon
     assert [number for number, _ in seen[:4]] == [5, 10, 15, 20]
     assert torch.equal(run.model.network.decoder.embedding.weight, seen[1][1])
     assert run.evaluation is not None
+
+
+def test_a_resumed_run_keeps_the_same_best_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best line is at step 10; the run breaks off at 13 and goes on from the checkpoint of step 12."""
+    true_health = Trainer.health
+
+    def health(self: Trainer) -> Health:
+        bound = {5: 30.0, 10: 20.0, 15: 25.0, 20: 22.0}.get(self.number, 50.0)
+        return Health({**true_health(self).values, "reconstruction_nll": bound, "kl": 0.0}, [])
+
+    def crash(step: Step) -> None:
+        if step.number == 13:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "health", health)
+    monkeypatch.setattr("textebm.runs.train._conclude", lambda *_: None)
+    overrides = ["training.patience=2", "training.evaluate_every=5", "objective.kl_warmup=0"]
+    chosen = recipe(*overrides, "training.checkpoint_every=3", "training.stages.1.steps=3")
+    unbroken = train(chosen, out=tmp_path / "unbroken", quiet=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen, out=tmp_path / "resumed", quiet=True, callbacks=[crash])
+    resumed = train(chosen, out=tmp_path / "resumed", quiet=True, resume=True)
+    first, second = (run.model.network.state_dict() for run in (unbroken, resumed))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("unbroken", "resumed")]
+    assert lines[0] == lines[1]

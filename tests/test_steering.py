@@ -19,7 +19,8 @@ from textebm.prior.nearest import ascend
 from textebm.prior.sampler import potential_and_gradient
 from textebm.use.attributes import calibration_error, remove_attribute
 from textebm.use.steering import Direction, Others, Steering, classes_meant
-from textebm.use.writing import prompt_tokens, prompted_latents, sample_latents
+from textebm.use.wording import word_tokens
+from textebm.use.writing import prompted_latents, sample_latents
 
 TEXTS = list(sentences(40))
 
@@ -76,7 +77,7 @@ def test_an_ascent_asks_the_noisy_heads_where_diffusion_leads() -> None:
 def test_a_prompts_latents_are_those_that_would_write_it() -> None:
     """Chosen by p(prefix | u): their mean log-likelihood of the prefix is above that of as many plain draws."""
     model = trained().network
-    prefix = prompt_tokens(model, "they will find the")
+    prefix = word_tokens(model, "they will find the", "the prompt")
     tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix])
 
     def log_likelihood(u: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from textebm.api import TextEBM
 from textebm.model.build import build_corpus, build_heads, build_model, build_tokenizer
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.model.objective import LatentBatch, Objective, StageName, Targets, TrainingObjective
+from textebm.networks.bag_of_words import fit_words
 from textebm.networks.energy import EnergyNet
 from textebm.objective.schedules import Weights
 from textebm.recipe.read import load_recipe, parse_recipe
@@ -93,6 +94,7 @@ def trainer(*overrides: str) -> Trainer:
     tokenizer, read, names = splits(recipe(*(each for each in overrides if each.startswith(("data.", "tokenizer.")))))
     torch.manual_seed(chosen.seed)
     model = build_model(chosen, tokenizer, build_heads(chosen, names))
+    fit_words(model.modules(), read["train"].store.tokens, read["train"].store.offsets)
     return Trainer(model, read["train"], read["validation"], chosen)
 
 

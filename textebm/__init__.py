@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from textebm.recipe.schema import Recipe
     from textebm.runs.train import Run, train
     from textebm.use.reading import Encoding
+    from textebm.use.wording import Wanted
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "Run",
     "TextEBM",
     "TextEBMError",
+    "Wanted",
     "evaluate",
     "inspect",
     "load_recipe",
@@ -41,6 +43,7 @@ _HOME = {
     "Run": "textebm.runs.train",
     "TextEBM": "textebm.api",
     "TextEBMError": "textebm.errors",
+    "Wanted": "textebm.use.wording",
     "evaluate": "textebm.evaluation.suite",
     "load_recipe": "textebm.recipe.read",
     "show_progress": "textebm.notebook",

@@ -34,6 +34,7 @@ from textebm.use.inputs import as_latents, as_symbols, as_texts, lost_in_reading
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Direction, Steering, SymbolRequest, classes_meant
+from textebm.use.wording import Wanted
 from textebm.use.writing import Twin
 
 logger = logging.getLogger(__name__)
@@ -214,7 +215,9 @@ class TextEBM:
         confidence: float | None = None,
         direction: Direction | None = None,
         prompt: str | None = None,
+        containing: Sequence[str] = (),
         without: Sequence[str] = (),
+        length: tuple[int, int] | None = None,
     ) -> list[str]:
         """n new sentences: latents from the prior, tilted by *symbols* and *like* if given, then decoded.
 
@@ -237,7 +240,9 @@ class TextEBM:
         times, each sentence in which the encoder does not read every symbol asked with at least this probability; where
         no draw is so sure, the surest stays.
         direction: a tilt beside the symbols: ``2 * model.direction(these, those) - model.symbol("tense", "past")``.
-        prompt: how each sentence begins; its latent is drawn given that. without: words that are not written.
+        prompt: how each sentence begins; its latent is drawn given that. containing: words that each has. without:
+        words that are not written. length: the fewest and the most words. A sentence that is not as asked is drawn
+        again, at most 8 times; a warning says what could not be met (`textebm.Wanted(…).unmet(text)` tells which).
         Raises TextEBMError for symbols the model does not have and options out of range.
         Example: ``model.generate(5, symbols={"sentiment": "positive"}, strength=3.0, seed=0)``.
         """
@@ -253,7 +258,9 @@ class TextEBM:
             resample_from_layer=resample_from_layer,
             latents=None if latents is None else as_latents(latents),
             confidence=confidence,
-            prompt=prompt,
+            wanted=Wanted(
+                prompt, tuple(as_texts(containing, "containing")), tuple(as_texts(without, "without")), length
+            ),
             curves=self._curves,
         )
         if not told:
@@ -393,7 +400,7 @@ class TextEBM:
     ) -> list[str]:
         """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.use.editing`).
 
-        nearest: keep (nats, default 6) is what another word must be likelier by before it replaces the text's own, and
+        nearest: keep (nats, default 6) is what a word replaced, inserted or deleted must gain, and
         confidence (default .95) the probability that the encoder must give each symbol, read off the new sentence.
         denoise (also meant by a level or a strength): encode, diffuse to *level*, denoise under the symbols, decode:
         a new sentence of the same kind. level (1 … num_levels − 1, default half-way) trades content for control
@@ -436,6 +443,29 @@ class TextEBM:
         a, b = as_texts([a, b])
         options = self._decoding(decoding)
         return writing.interpolate(self.network, a, b, steps, options, level=level, seed=seed, contexts=contexts)
+
+    def infill(
+        self,
+        text: str,
+        n: int = 1,
+        *,
+        symbols: SymbolRequest | None = None,
+        strength: float | None = None,
+        seed: int = 0,
+        decoding: Decoding = "greedy",
+        temperature: float = 1.0,
+        contexts: Contexts | None = None,
+    ) -> list[str]:
+        """n ways to fill the blanks of *text*, written ``___``, with one to four tokens each; the rest stays.
+
+        The latent of each is one of 32 draws of the (tilted) prior, by the likelihood of the text's own words. Raises
+        TextEBMError for a text without a blank, or with words that the model does not know.
+
+        >>> model.infill("the ___ was great .", 3, symbols={"sentiment": "positive"})
+        """
+        steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
+        (own,) = as_texts([text])
+        return writing.infill(self.network, own, n, steering, self._decoding(decoding, temperature), seed=seed)
 
     def compare(
         self,

@@ -60,6 +60,13 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
             display("")
 
 
+def tell(text: str) -> None:
+    """What begins now, where progress is shown; "" ends it."""
+    display = _display.get()
+    if display is not None and _settings["shown"] and os.environ.get("TEXTEBM_PROGRESS") != "0":
+        display(text)
+
+
 def duration(seconds: float) -> str:
     """``8 s``, ``3 min``, ``2 h 5 min``."""
     whole = max(1, round(seconds))

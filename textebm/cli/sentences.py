@@ -75,13 +75,21 @@ def generate(
     top_p: TopPOption = None,
     beams: BeamsOption = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="How each sentence begins.")] = None,
+    containing: Annotated[
+        list[str] | None, typer.Option("--containing", metavar="WORD", help="A word that each has; may be repeated.")
+    ] = None,
     without: Annotated[
         list[str] | None, typer.Option("--without", metavar="WORD", help="A word that is not written; may be repeated.")
+    ] = None,
+    length: Annotated[
+        str | None, typer.Option("--length", metavar="LEAST-MOST", help="How many words, such as 5-9.")
     ] = None,
     device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Write new sentences: freely, under chosen symbols, from a prompt, or like examples."""
+    from textebm.use.wording import Wanted
+
     symbols = parse_symbols(symbol)
     options = decoding_options(decoding, temperature, top_k, top_p, beams)
     if strength is not None and not symbols:
@@ -94,8 +102,12 @@ def generate(
         options["confidence"] = confidence
     if prompt is not None:
         options["prompt"] = prompt
+    if containing:
+        options["containing"] = containing
     if without:
         options["without"] = without
+    if length is not None:
+        options["length"] = _length(length)
     if resample_from_layer is not None:
         options["resample_from_layer"] = resample_from_layer
     model = load_model(run, device)
@@ -106,10 +118,43 @@ def generate(
         note(f"seed {seed}")
     if as_json:
         asked = {"symbols": symbols, "strength": strength, "seed": seed, **options}
-        emit({**asked, "sentences": sentences}, indent=2)
+        wanted = Wanted(prompt, tuple(containing or ()), tuple(without or ()), options.get("length"))
+        unmet = {"unmet": [wanted.unmet(text) for text in sentences]} if wanted != Wanted() else {}
+        emit({**asked, "sentences": sentences, **unmet}, indent=2)
     else:
         for sentence in sentences:
             print(sentence)
+
+
+def _length(told: str) -> tuple[int, int]:
+    least, _, most = told.partition("-")
+    try:
+        return int(least), int(most or least)
+    except ValueError:
+        raise TextEBMError(f"--length expects the fewest and the most words, such as 5-9; got {told!r}") from None
+
+
+def infill(
+    run: RunArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="With ___ where words are wanted.")],
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many ways.")] = 3,
+    symbol: SymbolOption = None,
+    strength: Annotated[
+        float | None, typer.Option("--strength", min=0, help="How strongly symbols steer; the recipe's unless given.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
+    as_json: JsonOption = False,
+) -> None:
+    """Fill the blanks of a sentence, freely or under chosen symbols; its own words stay."""
+    symbols = parse_symbols(symbol)
+    model = load_model(run, device)
+    with stdout_kept_clean():
+        sentences = model.infill(text, n, symbols=symbols or None, strength=strength, seed=seed)
+    if as_json:
+        emit({"text": text, "symbols": symbols, "seed": seed, "sentences": sentences}, indent=2)
+    else:
+        print("\n".join(sentences))
 
 
 def respond(
@@ -253,6 +298,7 @@ def _rewrite(lines: Iterable[str], rewrite: Callable[[list[str]], list[str]], na
 
 def register(app: Any) -> None:
     app.command(epilog="Example: textebm generate runs/quickstart -n 5 --symbol sentiment=positive")(generate)
+    app.command(epilog="Example: textebm infill runs/yelp 'the ___ was great .' --symbol sentiment=positive")(infill)
     app.command(epilog="Example: textebm respond runs/dailydialog-respond 'where is it ?' --symbol act=inform -n 3")(
         respond
     )

@@ -48,7 +48,7 @@ def _add_edits(state: EvaluationState, head: str, suffix: str) -> None:
         result.add(f"edit_copy_reference_bleu{suffix}", reconstruction_bleu(texts, references).score, n)
 
     def add(way: str, **options: Any) -> list[str]:
-        edited = state.model.edit(texts, {head: target}, seed=state.seed, decoding=state.effort.decoding, **options)
+        edited = state.model.edit(texts, {head: target}, seed=state.seed, **options)
         result.add(f"edit_accuracy{suffix}{way}", control.accuracy(judge.predict(edited), target), n)
         result.add(f"edit_input_bleu{suffix}{way}", reconstruction_bleu(edited, texts).score, n)
         if references is not None:
@@ -60,7 +60,7 @@ def _add_edits(state: EvaluationState, head: str, suffix: str) -> None:
     for keep in KEEPS:
         add(f"_keep{keep:g}", keep=keep)
     for level in _levels(state, texts[:1], head, target[:1]):
-        add(f"_level{level}", level=level)
+        add(f"_level{level}", level=level, decoding=state.effort.decoding)
 
 
 def _levels(state: EvaluationState, text: list[str], head: str, target: list[str]) -> list[int]:

@@ -34,6 +34,7 @@ from textebm.evaluation import (
 )
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.evaluation.state import Effort, EvaluationState, choose
+from textebm.notebook import tell
 from textebm.text.history import texts_of
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def evaluate(
     effort: its samples are free samples, and as many in all for code agreement; its samples_per_class are sentences a
     class of each labelled head, and in all for each pair of heads. judge_corpus: labelled sentences that the model
     never saw, to fit judges on. parser: the exact parser of a generated corpus (it also judges grammaticality).
-    progress is called with the name of each section as it starts. tokenizer, max_tokens: the model's, so that n-gram
-    and language models read the same tokens. shown_labels: for heads that were shown some labels only, the rows of
-    train that have them.
+    progress is called with the name of each section as it starts; by default it is shown as other progress is.
+    tokenizer, max_tokens: the model's, so that n-gram and language models read the same tokens. shown_labels: for heads
+    that were shown some labels only, the rows of train that have them.
 
     suite: one of `SUITES`, or None for the quick sections alone; it wants the tokenizer. other_texts: sentences of
     other corpora, by name. so_far is called with what there is whenever a section of a suite is about to start.
@@ -131,7 +132,7 @@ def evaluate(
         effort,
         judge_corpus,
         parser,
-        progress or (lambda name: None),
+        progress or tell,
         tokenizer,
         max_tokens,
         shown_labels or {},
@@ -166,6 +167,8 @@ def evaluate(
         if so_far is not None:
             so_far(result)
         SECTIONS[name](state, encoding)
+    if progress is None:
+        tell("")
     return result
 
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.evaluation.words import Word, top_words
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
-from textebm.model.inference import ShortRun
-from textebm.use.attribution import Method, attribute
+from textebm.use.attribution import Method, attribute, reads_vectors
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -141,7 +140,7 @@ def explain_cards(model: TextEBM, cards: Sequence[CodeCard], most: int = EXPLAIN
     each = max(1, most // max(1, len(cards)))
     chosen = [(card, text) for card in cards for text in card.typical[:each]]
     head, classes = cards[0].head, [card.code for card, _ in chosen]
-    method: Method = "leave_one_out" if isinstance(model.encoder, ShortRun) else "integrated_gradients"
+    method: Method = "integrated_gradients" if reads_vectors(model.network) else "leave_one_out"
     found = iter(attribute(model.network, [text.text for _, text in chosen], head, method=method, classes=classes))
     explained = []
     for card in cards:

@@ -23,12 +23,14 @@ from textebm.networks.posterior import PosteriorHead, TopDownHead
 from textebm.networks.pretrained import load_encoder, load_language_model
 from textebm.networks.reader import ContextualEmbedding, Reader, WidthMatched
 from textebm.networks.view import ViewHead
+from textebm.networks.whole_words import WholeWordsEncoder
 from textebm.objective.contrastive import Contrastive
 from textebm.objective.schedules import Weights, kl_weight
 from textebm.recipe.schema import Data, Inference, Objective, Recipe, layer_sizes
 from textebm.recipe.schema import Encoder as EncoderOptions
 from textebm.text import tokenizer
 from textebm.text.retokenize import Retokenizer
+from textebm.text.tokenizer import pieces_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -174,12 +176,14 @@ def _encoder(
     if inference.kind == "short_run":
         steps = inference.steps or INFERENCE_STEPS["short_run"]
         return ShortRun(latent.dim, steps, inference.step_size or INFERENCE_STEP_SIZE["short_run"])
-    encoder: RecurrentEncoder | TransformerEncoder | BagOfWordsEncoder | SentenceEncoder | OwnEncoder
+    encoder: Encoder
     if name := recipe.encoder.implementation:
         sizes = own.sizes_of(recipe.encoder, len(tokenizer))
         encoder = OwnEncoder(own.own_network("encoder.implementation", name, sizes, own.ENCODER))
     elif reader is not None and reader.pooling:
         encoder = SentenceEncoder(reader)
+    elif recipe.encoder.kind == "whole_words":
+        encoder = WholeWordsEncoder(pieces_of(tokenizer), latent.dim, dropout=recipe.encoder.dropout)
     else:
         vocabulary_size = 0 if reader else len(tokenizer)
         encoder = _body(recipe.encoder, vocabulary_size, latent.segments, _no_words(tokenizer))
@@ -193,7 +197,9 @@ def _encoder(
         "context": context_size,
     }
     encoder.head = (
-        PosteriorHead(features, latent.dim, **options) if len(layers) == 1 else TopDownHead(features, layers, **options)
+        PosteriorHead(features, latent.dim, **options, direct=isinstance(encoder, WholeWordsEncoder))
+        if len(layers) == 1
+        else TopDownHead(features, layers, **options)
     )
     if recipe.objective.contrastive_weight > 0:
         encoder.view = ViewHead(encoder.num_features, VIEW_SIZE)
@@ -235,6 +241,7 @@ def _body(
             dropout=options.dropout,
             segments=segments,
         )
+    assert options.kind != "whole_words"  # it has no part in contexts
     return RecurrentEncoder(
         options.kind,
         vocabulary_size,

@@ -16,6 +16,7 @@ from textebm.networks.best_word import BestWord
 from textebm.networks.decoder import Advances, Decoder, DecoderState
 from textebm.networks.drawn_word import DrawnWord, draw
 from textebm.notebook import track
+from textebm.text.tokenizer import writes_unknown
 
 Advance = Callable[[Tensor, Tensor, DecoderState], tuple[Tensor, DecoderState]]  # tokens, z, state
 Choose = Callable[[Tensor, Tensor], Tensor]  # what `Advance` found, the words before (B, t) -> (B,)
@@ -78,9 +79,10 @@ def decode_tokens(
 
 
 def forbidden_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """<pad>, <bos> and what else a pretrained tokenizer has for other tasks are not words; <eos> is how a sentence
-    ends, and <unk> is a word of some corpora."""
-    return sorted(set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.unk_token_id})
+    """<pad>, <bos>, what else a pretrained tokenizer has for other tasks, and <unk> where the training text does not
+    hold it as a word; <eos> is how a sentence ends."""
+    words = {tokenizer.eos_token_id, *([tokenizer.unk_token_id] if writes_unknown(tokenizer) else [])}
+    return sorted(set(tokenizer.all_special_ids) - words)
 
 
 def warped(logits: Tensor, options: DecodingOptions) -> Tensor:

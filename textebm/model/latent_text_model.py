@@ -26,13 +26,22 @@ from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncode
 from textebm.networks.language_model import PretrainedDecoder
 from textebm.networks.modes import held
 from textebm.networks.posterior import Posterior
+from textebm.networks.whole_words import WholeWordsEncoder
 from textebm.objective.contrastive import Contrastive
 from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.text.batches import TokenBatch
 
-Encoder = RecurrentEncoder | TransformerEncoder | SentenceEncoder | BagOfWordsEncoder | OwnEncoder | ShortRun
+Encoder = (
+    RecurrentEncoder
+    | TransformerEncoder
+    | SentenceEncoder
+    | BagOfWordsEncoder
+    | WholeWordsEncoder
+    | OwnEncoder
+    | ShortRun
+)
 Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | PretrainedDecoder
 
 

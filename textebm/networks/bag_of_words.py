@@ -7,7 +7,7 @@ encoder their document frequencies, the decoder their background frequencies (`f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from textebm.networks.dropout import Dropout
 from textebm.networks.encoder import EncoderHeads
 from textebm.networks.posterior import Head
 from textebm.networks.view import ViewHead
+from textebm.networks.whole_words import ROWS, WholeWordsEncoder, tf_idf
 
 WORDS_WRITTEN = 12  # a list that is read at a glance
 RARE, COMMON, FEW = 3, 0.1, 50  # documents; share of the documents; words
@@ -68,11 +69,7 @@ class BagOfWordsEncoder(EncoderHeads):
         lengths (B,) -> (B, T), 0 in padding; Σ over words of the squares is 1."""
         counted = (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]).float()
         counted = counted * (self.inverse_frequency[tokens] > 0)
-        times = torch.zeros(len(tokens), len(self.inverse_frequency), device=tokens.device)
-        times = times.scatter_add_(1, tokens, counted).gather(1, tokens).clamp_min(1)  # (B, T): tf of the word here
-        word = (1 + times.log()) * self.inverse_frequency[tokens] * counted
-        norm = (word.square() / times).sum(-1, keepdim=True).sqrt().clamp_min(1e-6)
-        return word / times / norm
+        return tf_idf(tokens, counted, self.inverse_frequency)
 
     def features(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """tokens (B, T), lengths (B,) -> (B, F)."""
@@ -176,6 +173,10 @@ def fit_words(modules: Iterable[nn.Module], tokens: NDArray[np.integer], offsets
     `COMMON` of them (all are topical where that would leave hardly any). The background is the log-frequency, half a
     word added to each, the ends counted.
     """
+    modules = list(modules)
+    for module in modules:
+        if isinstance(module, WholeWordsEncoder):
+            module.fit(_padded(tokens, offsets))
     readers = [each for each in modules if isinstance(each, BagOfWordsEncoder | BagOfWordsDecoder)]
     n = len(offsets) - 1
     for each in readers:
@@ -194,3 +195,15 @@ def fit_words(modules: Iterable[nn.Module], tokens: NDArray[np.integer], offsets
             counts[each.end] += n
             each.background.copy_((counts / counts.sum()).log())
             each.topical.copy_(topical)
+
+
+def _padded(tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The documents as rows of one width (n, T), and how many tokens each has, some thousand at a time."""
+    for start in range(0, len(offsets) - 1, ROWS):
+        ends = torch.from_numpy(np.asarray(offsets[start : start + ROWS + 1], dtype=np.int64))
+        lengths = ends.diff()
+        place = torch.arange(int(lengths.max()))
+        inside = place < lengths[:, None]
+        rows = torch.zeros(inside.shape, dtype=torch.long)
+        rows[inside] = torch.from_numpy(np.asarray(tokens[ends[0] : ends[-1]], dtype=np.int64))
+        yield rows, lengths

@@ -168,13 +168,25 @@ def _read_off(features: int, layers: Sequence[int], segments: int, context: int)
     return mean, raw_stddev
 
 
+class Shifted(nn.Module):
+    """Features plus a learned constant."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, size) -> (B, size)"""
+        return features + self.bias
+
+
 class PosteriorHead(nn.Module):
     """Features (B, F) -> Posterior.
 
     ``standardize`` batch-normalises the means without an affine map (BN-VAE, Zhu et al. 2020): their scale can then not
     shrink when the prior follows them. ``max_stddev`` caps the posterior's standard deviation by a logistic.
     ``segments``: with several, each segment's coordinates see its own features, and all see the last *context* of the
-    features (`SegmentLinear`).
+    features (`SegmentLinear`). ``direct``: the d features are the means, up to a constant.
     """
 
     def __init__(
@@ -186,10 +198,13 @@ class PosteriorHead(nn.Module):
         max_stddev: float | None = None,
         segments: int = 1,
         context: int = 0,
+        direct: bool = False,
     ):
         super().__init__()
         self.max_stddev = max_stddev
         self.mean, self.raw_stddev = _read_off(features, (dim,), segments, context)
+        if direct:
+            self.mean = Shifted(dim)
         self.norm = nn.BatchNorm1d(dim, affine=False, momentum=0.05) if standardize else None
 
     def forward(self, features: Tensor) -> Posterior:

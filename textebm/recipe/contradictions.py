@@ -267,7 +267,17 @@ def _bag_of_words(recipe: Recipe) -> Iterator[Contradiction]:
         for option in ("ladder", "skip"):
             if getattr(decoder, option):
                 yield _problem(f"decoder.{option}", "needs decoder.kind gru or lstm; set it to false", "decoder.kind")
-    if recipe.latent.segments > 1 and "bag_of_words" in (encoder.kind, decoder.kind):
+    if encoder.kind == "whole_words":
+        wrong = {
+            "encoder.pretrained": encoder.pretrained,
+            "encoder.tie_embedding": encoder.tie_embedding,
+            "data.context_turns": recipe.data.context_turns,
+            "latent.segments": recipe.latent.segments > 1,
+            "prior.kind": recipe.prior.kind in LAYERS,
+        }
+        for name in (name for name, value in wrong.items() if value):
+            yield _problem(name, "does not go with encoder.kind whole_words; set encoder.kind=gru", "encoder.kind")
+    elif recipe.latent.segments > 1 and "bag_of_words" in (encoder.kind, decoder.kind):
         message = f"a bag of words has no stretches; set it to 1, got {recipe.latent.segments}"
         yield _problem("latent.segments", message, "encoder.kind", "decoder.kind")
 

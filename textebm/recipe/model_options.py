@@ -76,10 +76,13 @@ class Tokenizer(Part):
 
 
 class Encoder(Part):
-    kind: Literal["gru", "lstm", "transformer", "bag_of_words"] = option(
+    kind: Literal["gru", "lstm", "transformer", "bag_of_words", "whole_words"] = option(
         "gru",
-        "The network that reads a sentence; bag_of_words reads documents of any length, whatever their words' order.",
-        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics.",
+        "The network that reads a sentence. Two do not know the words' order: bag_of_words reads documents of any "
+        "length; whole_words gives each word, whatever its pieces and capitals, a vector in the latent itself, and "
+        "needs no sizes.",
+        "a transformer pays for long texts and many sentences, and best on a GPU; bag_of_words for topics; whole_words "
+        "for labels of few texts, with latent.standardize false.",
     )
     implementation: str | None = implementation("An encoder of your own")
     embedding_size: int = option(256, "Dimension of a word.", "shrink it for small corpora.", ge=1)

@@ -236,7 +236,8 @@ class Training(Part):
     )
     patience: int | None = option(
         None,
-        "A text stage ends when so many health lines in a row had a worse validation bound than the best one, and the "
+        "A text stage ends when so many health lines in a row had a worse validation bound (its KL weighted "
+        "as in training) than the best one, and the "
         "best weights are kept; null: it runs to its end, and the last weights are kept.",
         "text is little and training learns it by heart: 3.",
         ge=1,
@@ -247,6 +248,11 @@ class Training(Part):
     )
     checkpoint_every: int = option(500, "Steps between checkpoints.", "a step takes long.", ge=1)
     keep_checkpoints: int = option(2, "Checkpoints kept.", "the disk is small, or you want to go back.", ge=1)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = option(
+        (),
+        "Experiment trackers, each a package of its own, that get the health lines too; metrics.jsonl has them anyway.",
+        "several runs are watched at once.",
+    )
 
 
 class LanguageModel(Part):

@@ -29,6 +29,7 @@ CHANGEABLE = (
     "training.evaluate_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.trackers",
 )
 
 # --- checksums --------------------------------------------------------------------------------------------------------

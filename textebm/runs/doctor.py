@@ -80,7 +80,6 @@ def gather(
         class_rows=class_rows,
         train_accuracy=_train_accuracy(model, train, known),
         repeating=(_repeating(samples), _repeating(real)),
-        unknown=(_with_unknown(samples), _with_unknown(_some(train))),
         form=_form(model, real),
         code_names=code_names or {},
         text_findings=findings,
@@ -118,10 +117,6 @@ def _repeats(words: Sequence[str]) -> bool:
     once = any(word and word == after for word, after in zip(letters, letters[1:], strict=False))
     pairs = list(zip(words, words[1:], strict=False))
     return once or any(pair == after for pair, after in zip(pairs, pairs[2:], strict=False))
-
-
-def _with_unknown(texts: Sequence[str]) -> float:
-    return float(np.mean(["<unk>" in text for text in texts])) if texts else 0.0
 
 
 def _form(model: TextEBM, texts: Sequence[str]) -> float:

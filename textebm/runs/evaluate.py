@@ -117,12 +117,16 @@ def evaluate_runs(
     return summarize(found)
 
 
-OF_A_RUN = ("name", "description", "seed", "evaluation", "version")  # what runs of one recipe may differ in
+# what runs of one recipe may differ in: sections, and options of training
+OF_A_RUN = ("name", "description", "seed", "evaluation")
+OF_TRAINING = ("evaluate_every", "checkpoint_every", "keep_checkpoints", "trackers")
 
 
 def _check_one_recipe(directories: Sequence[Path]) -> None:
     found = [each for each in directories if (each / RECIPE).is_file()]
     recipes = [load_recipe(each / RECIPE).model_dump(mode="json") for each in found]
+    for recipe in recipes:
+        recipe["training"] = {name: value for name, value in recipe["training"].items() if name not in OF_TRAINING}
     for directory, recipe in zip(found[1:], recipes[1:], strict=True):
         first = recipes[0]
         sections = [name for name in first if name not in OF_A_RUN and recipe.get(name) != first[name]]

@@ -155,19 +155,45 @@ def _sections(
         told.append("HTML entities were found.")
     if "mixed_case" in found and small:
         told.append("Capitals cost much of so little text: lowercase: true learns more where they need not be written.")
+    # labels of few texts are learned from whole words, which a text without spaces does not show
+    by_words = bool(small and usable and context_column is None and "no_spaces" not in found)
+    mean_tokens = facts.tokens / facts.rows
     heads: list[dict[str, Any]] = [{"name": _head_name(column), "labels": column} for column in usable]
     heads.append({"name": "code" if "code" not in usable else "codes", "classes": codes})
     return {
         "data": (data, reasons),
         "tokenizer": (tokenizer, told),
         "encoder": (
-            {"embedding_size": embedding, "hidden_size": hidden, "dropout": 0.3 if small else 0.1},
+            {"kind": "whole_words", "dropout": 0.3, "word_dropout": 0.0},
+            [
+                f"Labels of {facts.rows:,} texts: a network that reads pieces in order learns them by heart; whole "
+                "words, each a vector in the latent, generalise as TF-IDF does."
+            ],
+        )
+        if by_words
+        else (
+            {"embedding_size": embedding, "hidden_size": hidden, "dropout": 0.3 if small else 0.1, "word_dropout": 0.0},
             [f"Sizes for {facts.tokens:,} tokens; dropout, since so little text is learned by heart."]
             if small
             else [f"Sizes for {facts.tokens:,} tokens."],
         ),
-        "decoder": ({"embedding_size": embedding, "hidden_size": hidden, "dropout": 0.3 if small else 0.1}, []),
+        "decoder": (
+            {
+                "embedding_size": embedding,
+                "hidden_size": hidden,
+                "dropout": 0.3 if small else 0.1,
+                **({"word_dropout": 0.3, "skip": True} if small else {}),
+            },
+            ["With hidden words it must read the latent, which so little text does not teach by itself."]
+            if small
+            else [],
+        ),
         "latent": (
+            {"dim": dim, "max_stddev": 0.9, "standardize": False},
+            ["Not standardised: a text whose words say little of its label may then lie near 0."],
+        )
+        if by_words
+        else (
             {"dim": dim, "max_stddev": 0.9},
             ["A cap near 1 leaves the KL free to fall: at 0.6 each dimension would cost 0.7 nats whatever the text."],
         ),
@@ -179,7 +205,20 @@ def _sections(
             ],
         ),
         "prior": ({"kind": "diffusion_energy", "num_levels": 8, "hidden_size": 256, "strength": 4.0}, []),
-        "objective": ({"supervised_weight": 5.0}, ["Labels weigh more than one word of the text."] if usable else []),
+        "objective": (
+            {
+                "kl_weight": 0.15 if by_words else 0.3 if small else 1.0,
+                **(
+                    {"supervised_weight": float(np.clip(round(2 * mean_tokens), 5, 30)) if small else 5.0}
+                    if usable
+                    else {}
+                ),
+            },
+            [
+                *(["At 1 the posteriors of so little text widen to their cap."] if small else []),
+                *(["A label weighs as much as some words of its text."] if usable else []),
+            ],
+        ),
         "training": (
             {
                 "batch_size": batch,

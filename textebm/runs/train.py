@@ -36,6 +36,7 @@ from textebm.runs.lock import RunLock
 from textebm.runs.memory import keep_in_run, provisional
 from textebm.runs.progress import MetricsLog, Progress, health_line
 from textebm.runs.report import write_report
+from textebm.runs.trackers import Log, trackers
 from textebm.training.data import known_labels, label_names, read_split, split_findings, words_of
 from textebm.training.features import found_in, named_heads
 from textebm.training.health import Health
@@ -110,18 +111,20 @@ def train(
             start_from = None  # its weights are in the checkpoint
         trainer = build_trainer(recipe, corpus, start_from=start_from)
         evaluation = None
+        main = trainer.accelerator.is_main_process
+        track = stack.enter_context(trackers(recipe.training.trackers if main else (), recipe, directory))
         stop = stack.enter_context(GracefulStop())  # before that there is nothing to save: Ctrl-C ends at once
-        if trainer.accelerator.is_main_process:
+        if main:
             with RunLock(directory):
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
                 begin_corpus(directory, corpus)
                 _describe(progress, recipe, corpus, trainer)
-                if _train(trainer, recipe, directory, resume, progress, stop, callbacks):
+                if _train(trainer, recipe, directory, resume, progress, stop, callbacks, track):
                     trainer.end()
                     evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
-            _train(trainer, recipe, directory, resume, progress, stop, callbacks)
+            _train(trainer, recipe, directory, resume, progress, stop, callbacks, track)
     return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
@@ -170,6 +173,7 @@ def _train(
     progress: Progress,
     stop: GracefulStop,
     callbacks: Sequence[Callback],
+    track: Log,
 ) -> bool:
     """All steps that are left. True when the last stage is done, False when a signal stopped it (and it was saved)."""
     main, options = trainer.accelerator.is_main_process, recipe.training
@@ -230,6 +234,7 @@ def _train(
             if main:
                 means = {f"train_{name}": totals[name] / (step.number - since) for name in sorted(totals)}
                 metrics.write(step.number, {"stage": stage.name, **means, **health.values, "warnings": health.warnings})
+                track(step.number, {**means, **health.values})
                 elapsed = time.monotonic() - began
                 timing.write(step.number, {"seconds": elapsed, "tokens_per_second": tokens / max(elapsed, 1e-9)})
                 progress.message(f"{stage.name}: {health_line(step.number, health.values, trainer.total_steps)}")
@@ -253,7 +258,7 @@ def _be_patient(patience: Patience, trainer: Trainer, step: Step, health: Health
     if stage.name == "prior":
         return
     settled = step.stage_step >= trainer.recipe.objective.kl_warmup * stage.steps  # the KL weight rises before
-    bound = health.values["reconstruction_nll"] + health.values["kl"]
+    bound = health.values["reconstruction_nll"] + trainer.recipe.objective.kl_weight * health.values["kl"]
     if settled and patience.see(trainer.stage_index, bound, trainer.model) and step.stage_step < stage.steps:
         progress.message(f"{stage.name}: ended at step {step.number}, the validation bound no longer falls")
         trainer.end_stage()

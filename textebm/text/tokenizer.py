@@ -32,7 +32,9 @@ BOS = "<bos>"
 EOS = "<eos>"
 UNK = "<unk>"
 BETWEEN = "<|endoftext|>"  # of GPT-2, GPT-NeoX, Qwen, SmolLM
+UNKNOWN_IS_WORD = "unknown_is_word"  # a key of what is saved with a tokenizer
 SPECIAL = (PAD, BOS, EOS, UNK)
+MARKS = ("Ġ", "▁")  # before a piece that a space stands before
 CHUNK = 4096  # texts in memory while encoding
 
 T = TypeVar("T")
@@ -90,6 +92,7 @@ def train_word(
 
     Decoding gives the normalised sentence back where every word is known.
     """
+    watched = _Watched(texts)
     normalizer = normalization.build(spaces=normalization.punctuation_apart)
     splitter: pre_tokenizers.PreTokenizer = pre_tokenizers.WhitespaceSplit()
     if normalization.punctuation_apart:
@@ -97,7 +100,7 @@ def train_word(
             [pre_tokenizers.Metaspace(), pre_tokenizers.Split(Regex(MARK), behavior="isolated")]
         )
     counts: Counter[str] = Counter()
-    for text in texts:
+    for text in watched:
         text = normalizer.normalize_str(text)
         counts.update(
             [word for word, _ in splitter.pre_tokenize_str(text)] if normalization.punctuation_apart else text.split()
@@ -111,7 +114,7 @@ def train_word(
     tokenizer.pre_tokenizer = splitter
     if normalization.punctuation_apart:
         tokenizer.decoder = decoders.Sequence([decoders.Replace(UNK, f"▁{UNK}"), decoders.Metaspace()])
-    return _wrap(tokenizer)
+    return _wrap(tokenizer, watched.unknown)
 
 
 def train_bpe(
@@ -134,11 +137,29 @@ def train_bpe(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return _wrap(tokenizer)
+    watched = _Watched(texts)
+    tokenizer.train_from_iterator(watched, trainer)
+    return _wrap(tokenizer, watched.unknown)
 
 
-def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+class _Watched:
+    """*texts* to be read once; unknown: whether one that was read holds <unk> as a word, as Penn Treebank's do."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.texts, self.unknown = texts, False
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            self.unknown = self.unknown or UNK in text
+            yield text
+
+
+def writes_unknown(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether <unk> may be written: where the training text itself holds it as a word."""
+    return bool(tokenizer.init_kwargs.get(UNKNOWN_IS_WORD))
+
+
+def _wrap(tokenizer: Tokenizer, unknown_is_word: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -146,6 +167,7 @@ def _wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
         eos_token=EOS,
         unk_token=UNK,
         clean_up_tokenization_spaces=False,
+        **{UNKNOWN_IS_WORD: unknown_is_word},
     )
 
 
@@ -205,6 +227,20 @@ def first_token(tokenizer: PreTrainedTokenizerFast) -> int:
     if between is not None:
         return int(between)
     return int(tokenizer.eos_token_id if tokenizer.bos_token == BOS else tokenizer.bos_token_id)
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerFast) -> list[tuple[str, bool]]:
+    """Of each token id its text, "" for special ones, and whether a word may begin with it. Beyond ASCII the text of a
+    byte-level piece has a letter for each byte."""
+    special = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    marked = any(token[:1] in MARKS for number, token in enumerate(tokens) if number not in special)
+    return [
+        ("", True)
+        if number in special
+        else (token.lstrip("".join(MARKS)).removeprefix("##"), token[:1] in MARKS or not (marked or token[:2] == "##"))
+        for number, token in enumerate(tokens)
+    ]
 
 
 def not_given_back(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[tuple[str, str]]:

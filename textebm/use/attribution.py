@@ -19,6 +19,7 @@ from textebm.model.inference import ShortRun, frozen
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.encoder import OwnEncoder, SentenceEncoder
 from textebm.networks.reader import ContextualEmbedding
+from textebm.networks.whole_words import WholeWordsEncoder
 from textebm.text.batches import collate_texts
 from textebm.use.contexts import Contexts, DialogueContext, contexts_of_texts
 
@@ -63,17 +64,14 @@ def attribute(
 ) -> list[Attribution]:
     """Each word's part in log p(y|z) of the most probable class of each text, or of *classes* (n,).
 
-    Raises TextEBMError for an unknown head or method, and for integrated gradients of a model without an encoder.
+    Raises TextEBMError for an unknown head or method, and for integrated gradients of a model that does not read
+    vectors of tokens.
     """
     symbol = model.head(head)
     if method not in METHODS:
         raise TextEBMError(f"unknown method {method!r}{did_you_mean(method, METHODS)}")
-    if method == "integrated_gradients" and isinstance(model.encoder, ShortRun):
-        raise TextEBMError("a model without an encoder has no gradients to integrate; ask for leave_one_out")
-    embedding = model.encoder.embedding
-    states = isinstance(model.encoder, SentenceEncoder) or isinstance(embedding, ContextualEmbedding)
-    if method == "integrated_gradients" and states:
-        raise TextEBMError("a model that reads by a pretrained network has no vectors of words; ask for leave_one_out")
+    if method == "integrated_gradients" and not reads_vectors(model):
+        raise TextEBMError("this model reads no vectors of its tokens, along which to integrate; ask for leave_one_out")
     context = contexts_of_texts(model, texts, contexts)
     found = []
     with model.evaluating(), frozen(model):
@@ -91,6 +89,14 @@ def attribute(
                 Attribution(text, symbol.classes[kind], tuple(words), parts, float(log_p[row, kind]), baseline)
             )
     return found
+
+
+def reads_vectors(model: LatentTextModel) -> bool:
+    """Whether the encoder reads vectors of tokens, along which a gradient can be integrated."""
+    encoder = model.encoder
+    if isinstance(encoder, ShortRun | OwnEncoder | SentenceEncoder | WholeWordsEncoder):
+        return False
+    return not isinstance(encoder.embedding, ContextualEmbedding)
 
 
 def deletion_test(
@@ -185,7 +191,7 @@ def _integrate(
     """Σ over quadrature points a of the gradient at b + a (e − b), times e − b, and log p at b: e are the words'
     vectors, b those of as many unknown words between the same bos and eos."""
     encoder = model.encoder
-    assert not isinstance(encoder, ShortRun | OwnEncoder | SentenceEncoder)
+    assert not isinstance(encoder, ShortRun | OwnEncoder | SentenceEncoder | WholeWordsEncoder)
     tokens, lengths = _padded(model, [row, [model.tokenizer.unk_token_id] * len(row)])
     with torch.no_grad():
         (own, unknown), _ = encoder.embed(tokens, lengths)  # (T, E) each

@@ -104,6 +104,7 @@ def calibrated(
     curves: dict[object, Curve],
     options: tuple[object, ...],
     seed: int,
+    fits: Callable[[str], bool] | None = None,
 ) -> list[str]:
     """n sentences of which *share* are read as asked, in each group of rows that are asked the same."""
     texts = [""] * n
@@ -117,10 +118,10 @@ def calibrated(
             if single:
                 curves[key] = curve
         strength, again = curve.strength_of(share)
-        asked = replace(own, strength=strength)
         logger.info("strength %.3g for %s; %.0f %% drawn again until read so", strength, request, 100 * again)
         drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(own_seed)) < again
-        written = read_back(model, len(rows), asked, write, READ, own_seed, drawn.nonzero()[:, 0].tolist())
+        confidences = torch.where(drawn, READ, 0.0).tolist()
+        written = read_back(model, len(rows), replace(own, strength=strength), write, confidences, own_seed, fits)
         for row, text in zip(rows, written, strict=True):
             texts[row] = text
     return texts
@@ -131,47 +132,51 @@ def read_back(
     n: int,
     steering: Steering,
     write: Write,
-    confidence: float,
+    confidences: Sequence[float],
     seed: int,
-    rows: list[int] | None = None,
+    fits: Callable[[str], bool] | None = None,
 ) -> list[str]:
-    """n sentences, of which *rows* (default: all) are drawn again until the encoder reads them as asked."""
-    classes = asked_of(model, steering.symbols, n)
-    return surest_draws(
-        lambda rows, seed: write(
-            steering if rows is None else steering.rows(rows), n if rows is None else len(rows), seed
-        ),
-        n,
-        lambda rows, texts: certainty(model, texts, {name: each[rows] for name, each in classes.items()}),
-        confidence,
-        seed,
-        rows,
-    )
+    """n sentences, each drawn again until it *fits* and the encoder reads it as asked with its probability in
+    *confidences* (n); where that is 0 it is not read."""
+    asked = asked_of(model, steering.symbols, n)
+    reads = [i for i, confidence in enumerate(confidences) if confidence > 0]
+
+    def again(rows: list[int] | None, seed: int) -> list[str]:
+        return write(steering, n, seed) if rows is None else write(steering.rows(rows), len(rows), seed)
+
+    def value(rows: list[int], texts: list[str]) -> list[float]:
+        sure = dict.fromkeys(rows, 0.0)
+        if read := [(i, text) for i, text in zip(rows, texts, strict=True) if confidences[i] > 0]:
+            own = [i for i, _ in read]
+            certain = certainty(model, [text for _, text in read], {name: each[own] for name, each in asked.items()})
+            sure |= dict(zip(own, certain.tolist(), strict=True))
+        return [sure[i] if fits is None or fits(text) else sure[i] - 1 for i, text in zip(rows, texts, strict=True)]
+
+    return surest_draws(again, n, value, confidences, seed, reads if fits is None else list(range(n)))
 
 
 def surest_draws(
     write: Callable[[list[int] | None, int], list[str]],
     n: int,
-    read: Callable[[list[int], list[str]], Tensor],
-    confidence: float,
+    read: Callable[[list[int], list[str]], list[float]],
+    confidences: Sequence[float],
     seed: int,
-    rows: list[int] | None = None,
+    rows: list[int],
 ) -> list[str]:
-    """n sentences, each of *rows* (default: all) drawn again, at most `DRAWS` times, until it is read as asked; else
-    the surest of its draws.
+    """n sentences, each of *rows* drawn again, at most `DRAWS` times, until it is read as asked; else the surest.
 
     write(rows, seed): new sentences for these rows (None: all); read(rows, texts) (len(rows),): how surely they read as
-    asked.
+    asked, to be at least the row's of *confidences* (n).
     """
     best = write(None, seed)
-    waiting = list(range(n)) if rows is None else rows
-    surest, texts = [-1.0] * n, [best[i] for i in waiting]
+    waiting = rows
+    surest, texts = [-2.0] * n, [best[i] for i in waiting]
     for attempt in range(DRAWS):
-        values = read(waiting, texts).tolist() if waiting else []
+        values = read(waiting, texts) if waiting else []
         for i, text, value in zip(waiting, texts, values, strict=True):
             if value > surest[i]:
                 best[i], surest[i] = text, value
-        waiting = [i for i in waiting if surest[i] < confidence]
+        waiting = [i for i in waiting if surest[i] < confidences[i]]
         if not waiting or attempt == DRAWS - 1:
             break
         texts = write(waiting, seed + 104_729 * (attempt + 1))

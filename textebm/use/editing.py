@@ -3,34 +3,32 @@
     z  ->  z + step · ∇ Σ_h log p(y^h | z) / |·|        until the encoder reads y off the decoded sentence
 
 a counterfactual (Wachter, Mittelstadt & Russell 2018, arXiv 1711.00399) whose test is the text itself: a small step may
-satisfy the heads, and change no word. The moved latent is decoded with the input in hand: at each place the input's own
-word stays unless another is likelier by *keep* nats. So what z does not say of the input is not lost, as it is where
-the sentence is written from z alone, and where z objects, words change. Places are those of the input: an edit replaces
-words, and shortens or lengthens only from where it ends differently. A word that the model does not know stays in its
-place, and none is written where there was none.
+satisfy the heads, and change no word. The moved latent is decoded with the input in hand: words are replaced, inserted
+and deleted only where that is likelier by *keep* nats each (`textebm.use.edit_search`). So what z does not say of the
+input is not lost, as it is where the sentence is written from z alone, and where z objects, words change. Of the
+sentences near the input that the search comes up with, the best that is read as asked is taken. A word that the model
+does not know stays, and none is written.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
-from textebm.model.decoding import Decoding, DecodingOptions, forbidden_ids
+from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import LatentTextModel
-from textebm.networks.decoder import Decoder
-from textebm.networks.drawn_word import draw
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.text.tokenizer import restore_words, unknown_words
 from textebm.use.contexts import Contexts, contexts_of_texts
+from textebm.use.edit_search import search_near, word_losses
 from textebm.use.reading import certainty, encode
 from textebm.use.steering import Steering, SymbolRequest, asked_of, condition_of
 from textebm.use.writing import decode, denoise
@@ -68,10 +66,8 @@ def edit(
             condition,
             asked_of(model, symbols, len(texts)),
             keep=KEEP if keep is None else keep,
-            seed=seed,
             contexts=histories,
             confidence=CONFIDENCE if confidence is None else confidence,
-            decoding=cast("Literal['greedy', 'sample']", decoding),
         )
         return edited if context is None else context.turns(edited)
     z = encode(model, texts, contexts=histories).mean.to(model.device)
@@ -103,8 +99,8 @@ def _is_nearest(
         raise TextEBMError(f"keep must be a number of nats from 0 up, got {keep}")
     if confidence is not None and not 0 < confidence < 1:
         raise TextEBMError(f"confidence must lie between 0 and 1, got {confidence}")
-    if nearest and decoding == "beam":
-        raise TextEBMError("an edit by nearest decodes greedily or by sampling; beam needs method='denoise'")
+    if nearest and decoding != "greedy":
+        raise TextEBMError(f"an edit by nearest draws no words; decoding={decoding!r} needs method='denoise'")
     return nearest
 
 
@@ -116,80 +112,42 @@ def edit_nearest(
     *,
     keep: float = KEEP,
     confidence: float = CONFIDENCE,
-    decoding: Literal["greedy", "sample"] = "greedy",
-    seed: int = 0,
     contexts: Contexts | None = None,
-    batch_size: int = 512,
+    batch_size: int = 128,
 ) -> list[str]:
     """Each text with the least change, upwards in *condition*, after which the encoder gives every one of *symbols*
     (`steering.asked_of`) the probability *confidence*; where none does, the surest version. A text that reads so
     already comes back as it is."""
-    generator = torch.Generator(model.device).manual_seed(seed)
     z = encode(model, texts, contexts=contexts).mean.to(model.device)
     level = model.prior.num_levels // 2 if model.prior.symbol_levels == "all" else 0
-    best, current = list(texts), list(texts)
+    own = z.clone()
+    best = list(texts)
     unknown = [unknown_words(model.tokenizer, text, model.max_tokens) for text in texts]
     surest = certainty(model, texts, symbols, contexts=contexts)
     waiting = torch.nonzero(surest < confidence)[:, 0]
     for _ in range(ROUNDS):
         if not len(waiting):
             break
-        for start in range(0, len(waiting), batch_size):
-            rows = waiting[start : start + batch_size]
+        near = list[list[str]]()
+        for rows in waiting.split(batch_size):
             asked = condition.chosen(rows.to(model.device))
             z[rows] = ascend(model.prior, z[rows], asked, level=level, steps=STEPS)
-            batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens).to(model.device)
-            inputs = model.decoder_input(z[rows], asked.context)
-            ids = decode_near(model.decoder, inputs, batch.tokens, model.tokenizer, keep, decoding, generator)
-            for i, row in zip(rows.tolist(), ids, strict=True):
-                current[i] = restore_words(model.tokenizer, decode_ids(model.tokenizer, row), unknown[i])
-        histories = None if contexts is None else [contexts[i] for i in waiting]
-        asked_here = {name: each[waiting.to(model.device)] for name, each in symbols.items()}
-        read = certainty(model, [current[i] for i in waiting], asked_here, contexts=histories)
-        for i, value in zip(waiting.tolist(), read.tolist(), strict=True):
-            if value > surest[i]:
-                best[i], surest[i] = current[i], value
-        waiting = waiting[read < confidence]
+            batch = collate_texts([texts[i] for i in rows.tolist()], model.tokenizer, model.max_tokens).to(model.device)
+            moved, start = (model.decoder_input(each[rows], asked.context) for each in (z, own))
+            losses = word_losses(model.decoder, start, batch.tokens, model.tokenizer.eos_token_id)
+            versions = search_near(model.decoder, moved, batch.tokens, losses, model.tokenizer, keep)
+            for i, sentences in zip(rows.tolist(), versions, strict=True):
+                written = [decode_ids(model.tokenizer, each.ids) for each in sentences]
+                near.append([restore_words(model.tokenizer, text, unknown[i]) for text in written])
+        numbers = waiting.tolist()
+        places = torch.tensor([number for number, row in zip(numbers, near, strict=True) for _ in row])
+        histories = None if contexts is None else [contexts[i] for i in places.tolist()]
+        asked_here = {name: each[places.to(model.device)] for name, each in symbols.items()}
+        read = iter(certainty(model, [text for row in near for text in row], asked_here, contexts=histories).tolist())
+        for number, row in zip(numbers, near, strict=True):
+            for text in row:  # the nearest first
+                value = next(read)
+                if value > surest[number] and surest[number] < confidence:
+                    best[number], surest[number] = text, value
+        waiting = waiting[surest[waiting] < confidence]
     return best
-
-
-@torch.no_grad()
-def decode_near(
-    decoder: Decoder,
-    z: Tensor,
-    inputs: Tensor,
-    tokenizer: PreTrainedTokenizerFast,
-    keep: float,
-    decoding: Literal["greedy", "sample"] = "greedy",
-    generator: torch.Generator | None = None,
-) -> list[list[int]]:
-    """Token ids of each latent's sentence, the logit of the input's own token raised by *keep* at each place; an <unk>
-    of the input stays, and no other is written.
-
-    z (B, d); inputs (B, T) with <bos>, <eos> and padding. A sentence ends where it did, or within T places more.
-    """
-    n, width = inputs.shape
-    eos, unk = tokenizer.eos_token_id, tokenizer.unk_token_id
-    forbidden = [*forbidden_ids(tokenizer), unk]
-    rows, state, tokens = torch.arange(n, device=z.device), decoder.start(z), inputs[:, 0]
-    written, ended = [], torch.zeros(n, dtype=torch.bool, device=z.device)
-    for place in range(1, 2 * width):
-        logits, state = decoder.step(tokens, z, state)
-        logits = logits.float()
-        logits[:, forbidden] = -torch.inf
-        if place < width:
-            own = inputs[:, place]
-            logits[rows, own] += keep  # after the end that is <pad>, which stays forbidden
-            unknown = own == unk
-            logits[unknown] = -torch.inf
-            logits[unknown, unk] = 0.0
-        if decoding == "greedy":
-            tokens = logits.argmax(-1)
-        else:
-            tokens = draw(logits.softmax(-1), generator)
-        written.append(tokens)
-        ended |= tokens == eos
-        if bool(ended.all()):
-            break
-    ids = torch.stack(written, dim=1).tolist()
-    return [row[: row.index(eos)] if eos in row else row for row in ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -17,17 +18,15 @@ from textebm.networks.hardware import rows_at_once
 from textebm.notebook import track
 from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
-from textebm.text.tokenizer import TokenStore, unknown_words
+from textebm.text.tokenizer import TokenStore
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import BATCH_SIZE, check_width, encode
 from textebm.use.steering import Steering, condition_of
+from textebm.use.wording import BLANK, CANDIDATES, Wanted, choose, containing, fill, word_tokens
 
 logger = logging.getLogger(__name__)
-
-PROMPT_DRAWS = 32  # of a latent, one of which is chosen by the likelihood of the prompt
-FEW_DRAWS = 1.5  # effective ones below which a prompt is said to fit nothing that was drawn
 
 
 def generate(
@@ -41,14 +40,22 @@ def generate(
     resample_from_layer: int | None = None,
     latents: Tensor | None = None,
     confidence: float | None = None,
-    prompt: str | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
     curves: dict[object, Curve] | None = None,
 ) -> list[str]:
     """n new sentences; see `textebm.TextEBM.generate`. curves: what pilot draws told before, by request; added to."""
-    if prompt is not None:
-        decoding = replace(decoding, prefix=prompt_tokens(model, prompt))
-        if resample_from_layer is not None or latents is not None:
-            raise TextEBMError("a prompt goes with latents drawn for it; leave resample_from_layer and latents out")
+    wanted.check()
+    words = [word_tokens(model, f" {word}", "containing", inner=True) for word in wanted.containing]
+    if wanted.prompt is not None:
+        decoding = replace(decoding, prefix=word_tokens(model, wanted.prompt, "the prompt"))
+    if words and decoding.decoding == "beam":
+        raise TextEBMError("containing goes with decoding greedy or sample")
+    fixed = resample_from_layer is not None or latents is not None
+    if fixed and (wanted != Wanted(without=wanted.without) or steering.strength == "auto"):
+        raise TextEBMError(
+            "a prompt, words to contain, a length and strength='auto' go with latents drawn for them; leave "
+            "resample_from_layer and latents out"
+        )
     if confidence is not None and (not steering.symbols or latents is not None or not 0 < confidence < 1):
         raise TextEBMError(
             f"confidence must lie between 0 and 1 and goes with symbols, without latents; got {confidence}"
@@ -57,6 +64,11 @@ def generate(
         latents = sample_latents(model, min(n, 1), steering.rows(range(min(n, 1))), seed=seed)
 
     def write(asked: Steering, number: int, seed: int) -> list[str]:
+        if words:
+            u, vectors = candidate_latents(model, number, asked, seed=seed, steps_factor=steps_factor)
+            texts = containing(model, u, vectors, words, decoding, seed=seed)
+            context = read_contexts(model, asked.contexts, number)
+            return texts if context is None else [*context.turns(texts)]
         if decoding.prefix:
             u = prompted_latents(model, number, asked, decoding.prefix, seed=seed, steps_factor=steps_factor)
             return decode(model, u, decoding, seed=seed, contexts=asked.contexts)
@@ -71,18 +83,51 @@ def generate(
         )
         return decode(model, u, decoding, seed=seed, contexts=asked.contexts)
 
+    fits = None if wanted in (Wanted(), Wanted(wanted.prompt)) else lambda text: not wanted.unmet(text)
     if steering.strength == "auto":
-        if latents is not None or resample_from_layer is not None:
-            raise TextEBMError(
-                "strength='auto' goes with latents drawn for it; leave resample_from_layer and latents out"
-            )
-        share = CONFIDENCE if confidence is None else confidence
-        return calibrated(
-            model, n, steering, write, share, {} if curves is None else curves, (decoding, steps_factor), seed
-        )
-    if confidence is None:
-        return write(steering, n, seed)
-    return read_back(model, n, steering, write, confidence, seed)
+        share, kept = CONFIDENCE if confidence is None else confidence, {} if curves is None else curves
+        texts = calibrated(model, n, steering, write, share, kept, (decoding, steps_factor, wanted), seed, fits)
+    elif confidence is None and fits is None:
+        texts = write(steering, n, seed)
+    else:
+        texts = read_back(model, n, steering, write, [confidence or 0.0] * n, seed, fits)
+    if fits is not None and (failed := sum(not fits(text) for text in texts)):
+        logger.warning("%d of %d sentences are not what was asked: %s", failed, n, _problems(wanted, texts))
+    return texts
+
+
+def _problems(wanted: Wanted, texts: Sequence[str]) -> str:
+    counts = Counter(problem for text in texts for problem in wanted.unmet(text))
+    return ", ".join(f"{problem} ({count})" for problem, count in counts.most_common(5))
+
+
+def candidate_latents(
+    model: LatentTextModel, n: int, steering: Steering, *, seed: int, steps_factor: int = 1
+) -> tuple[Tensor, Tensor | None]:
+    """`CANDIDATES` draws of the tilted prior for each of n rows, (n · K, d) on the CPU, and their context vectors."""
+    rows = [i for i in range(n) for _ in range(CANDIDATES)]
+    u = sample_latents(model, len(rows), steering.rows(rows), seed=seed, steps_factor=steps_factor)
+    context = read_contexts(model, steering.contexts, n)
+    return u, None if context is None else context.vectors[rows]
+
+
+def infill(
+    model: LatentTextModel, text: str, n: int, steering: Steering, decoding: DecodingOptions, *, seed: int = 0
+) -> list[str]:
+    """n ways to fill the blanks of *text*; see `textebm.TextEBM.infill`."""
+    told = text.split(BLANK)
+    if len(told) < 2:
+        raise TextEBMError(f"infill: the text has no blank; write {BLANK} where words are wanted")
+    if decoding.decoding == "beam":
+        raise TextEBMError("infill goes with decoding greedy or sample")
+    pieces = [
+        word_tokens(model, piece.rstrip(), "the text", inner=number > 0) if piece.strip() else ()
+        for number, piece in enumerate(told)
+    ]
+    u, vectors = candidate_latents(model, n, steering, seed=seed)
+    texts = fill(model, u, vectors, pieces, decoding, seed=seed)
+    context = read_contexts(model, steering.contexts, n)
+    return texts if context is None else [*context.turns(texts)]
 
 
 def respond(
@@ -167,16 +212,6 @@ def _held_layers(
     return latents[:, : sum(layers[: len(layers) - layer])].to(model.device).expand(n, -1)
 
 
-def prompt_tokens(model: LatentTextModel, prompt: str) -> tuple[int, ...]:
-    """The token ids of the beginning of a sentence. Raises TextEBMError where there are none, or words are unknown."""
-    if unknown := unknown_words(model.tokenizer, prompt, model.max_tokens):
-        raise TextEBMError(f"the prompt has words that the model does not know: {', '.join(unknown)}")
-    ids = TokenStore.build([prompt], model.tokenizer, model.max_tokens)[0]
-    if not len(ids):
-        raise TextEBMError("the prompt has no words; leave it out")
-    return tuple(ids.tolist())
-
-
 @torch.no_grad()
 def prompted_latents(
     model: LatentTextModel, n: int, steering: Steering, prefix: Sequence[int], *, seed: int = 0, steps_factor: int = 1
@@ -186,42 +221,27 @@ def prompted_latents(
     Each is chosen among 32 draws with p(prefix | u) as its weight (sampling-importance resampling, Rubin 1987). Where
     hardly more than one of them counts, a warning gives the effective number.
     """
-    rows = [i for i in range(n) for _ in range(PROMPT_DRAWS)]
-    u = sample_latents(model, len(rows), steering.rows(rows), seed=seed, steps_factor=steps_factor)
-    context = read_contexts(model, steering.contexts, n)
+    u, context = candidate_latents(model, n, steering, seed=seed, steps_factor=steps_factor)
     tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix], device=model.device)
     likelihoods = []
     with model.evaluating():
         for start in range(0, len(u), 1024):
             chosen = u[start : start + 1024].to(model.device)
-            vectors = None if context is None else context.vectors[rows[start : start + 1024]]
-            z = model.decoder_input(chosen, vectors)
+            z = model.decoder_input(chosen, None if context is None else context[start : start + 1024])
             hidden = model.decoder.hidden(tokens[:-1].expand(len(z), -1), z)  # (B, L, E)
             nll = model.decoder.nll(hidden.flatten(0, 1), tokens[1:].repeat(len(z)))
             likelihoods.append(-nll.view(len(z), -1).sum(-1).float().cpu())
-    weights = torch.cat([torch.zeros(0), *likelihoods]).view(n, PROMPT_DRAWS).softmax(-1)
-    if n > 0 and (effective := float((1 / weights.square().sum(-1)).mean())) < FEW_DRAWS:
-        logger.warning(
-            "the prompt fits few latents: of %d draws %.1f count on average; control and variety may suffer",
-            PROMPT_DRAWS,
-            effective,
-        )
-    if n == 0:
-        return u
-    picked = torch.multinomial(weights, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
-    return u[torch.arange(n) * PROMPT_DRAWS + picked]
+    fits = torch.cat([torch.zeros(0), *likelihoods]).view(n, CANDIDATES)
+    return u[torch.arange(n) * CANDIDATES + choose(fits, "the prompt", seed)[:, 0]] if n else u
 
 
 def banned_tokens(model: LatentTextModel, words: Sequence[str]) -> tuple[int, ...]:
-    """The token ids of words that shall not be written. Raises TextEBMError for one that is several tokens."""
-    banned: list[int] = []
+    """The token ids of those words that are one token; sentences with another are drawn again. An unknown word is
+    none, except <unk> itself."""
+    unk, banned = model.tokenizer.unk_token_id, list[int]()
     for word in words:
         ids = TokenStore.build([word], model.tokenizer, model.max_tokens)[0].tolist()
-        if len(ids) != 1:
-            raise TextEBMError(
-                f"without: {word!r} is {len(ids)} tokens of this model; only single ones can be left out"
-            )
-        if ids[0] != model.tokenizer.unk_token_id:  # an unknown word is never written
+        if len(ids) == 1 and (ids[0] != unk or word == model.tokenizer.unk_token):
             banned.append(ids[0])
     return tuple(banned)
 
