@@ -22,6 +22,7 @@ from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.inspection.comparison import ComparedRun, comparison_data
+from textebm.inspection.frames import Inspection
 from textebm.inspection.measured import headline, judged, measured
 from textebm.inspection.names import by_shown_names, shown_name
 from textebm.inspection.page import render
@@ -45,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def data() -> dict[str, Any]:
+def inspection() -> Inspection:
     """With an attribute that was added to the finished model."""
     rows = choose_rows(corpus(300)["test"], limit=60)
     model = TextEBM(trained().network)
@@ -53,12 +54,16 @@ def data() -> dict[str, Any]:
     labels = ["long" if text in longest else "short" for text in rows.texts]
     model.add_attribute("size", rows.texts, labels)
     try:
-        found = inspect_rows(model, rows)
+        return inspect_rows(model, rows)
     finally:
         model.attributes.clear()
+
+
+@pytest.fixture(scope="module")
+def data(inspection: Inspection) -> dict[str, Any]:
     history = [{"step": 10 * k, "stage": "s", "kl": 2.0 + k, "acceptance": 0.998 + k / 1000} for k in range(3)]
     facts = RunFacts("a run", "0", "test", {"train": 300}, MEASURED, history, VERDICT)
-    return json.loads(json.dumps(page_data(found, facts, RECIPE)))
+    return json.loads(json.dumps(page_data(inspection, facts, RECIPE)))
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +76,8 @@ def page(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
-def test_codes_are_named_wherever_they_stand(data: dict[str, Any]) -> None:
-    rows = choose_rows(corpus(300)["test"], limit=30)
-    found = inspect_rows(trained(), rows)
+def test_codes_are_named_wherever_they_stand(inspection: Inspection, data: dict[str, Any]) -> None:
+    found = inspection
     card = next(card for card in found.cards["code"] if card.words)
     words = " ".join(word.text for word in card.words[:3])
     assert shown_name(card) == f"{card.code} · {words}"

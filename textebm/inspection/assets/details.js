@@ -8,7 +8,7 @@ const heatMap = () => {
     const order = counts.map((row, code) => [code, row, row.reduce((a, b) => a + b, 0)]).sort((a, b) => b[2] - a[2] || a[0] - b[0]);
     holder.replaceChildren(el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Code by label" }, el("table", { class: "heat" },
       el("thead", {}, el("tr", {}, el("th", { scope: "col" }, el("bdi", {}, head.name), " \\ ", el("bdi", {}, label.name)), label.classes.map((c) => el("th", { scope: "col", dir: "auto" }, c)), el("th", { scope: "col" }, "all"))),
-      el("tbody", {}, order.map(([code, row, all]) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, head.classes[code]), row.map((count) => {
+      el("tbody", {}, order.map(([code, row, all]) => el("tr", {}, el("th", { scope: "row", dir: "auto", title: head.classes[code] }, head.classes[code]), row.map((count) => {
         const cell = el("td", { title: all ? `${percent(count / all)} of ${head.classes[code]}` : null }, number(count));
         cell.style.setProperty("--share", `${Math.round(all ? (72 * count) / all : 0)}%`);
         return cell;

@@ -101,7 +101,8 @@ const control = () => {
       el("thead", {}, el("tr", {}, ["asked for", "classes", "by the judge", "judge on real text", "by the model's own encoder", "guessing"].map((h, i) => el("th", { scope: "col", class: i ? "num" : "" }, h)))),
       el("tbody", {}, D.control.map((C) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, C.head), el("td", { class: "num" }, number(C.agreement.length)),
         el("td", { class: "num strong" }, C.judged.accuracy === null ? "–" : [bar(C.judged.accuracy), share(C.judged.accuracy), el("span", { class: "muted small" }, ` of ${number(C.judged.n)}`)]),
-        el("td", { class: "num" }, share(C.judged.judge)), el("td", { class: "num" }, C.judged.own === null ? share(own(C)) : [share(C.judged.own), el("span", { class: "muted small" }, ` of ${number(C.judged.own_n)}`)]),
+        el("td", { class: "num" }, share(C.judged.judge)), el("td", { class: "num" }, C.judged.own === null ? [share(own(C)), el("span", { class: "muted small" }, ` of ${number(D.cards[C.head].reduce((sum, card) => sum + card.generated.length, 0))}`)]
+          : [share(C.judged.own), el("span", { class: "muted small" }, ` of ${number(C.judged.own_n)}`)]),
         el("td", { class: "num muted" }, share(C.judged.chance))))))),
     judged ? null : el("p", { class: "muted small" }, "No judge was at hand for these: the model's encoder reads the few sentences below."),
   ];
