@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,7 +81,8 @@ def _figures(classes: Mapping[str, int], labels: Sequence[str], values: Mapping[
 
 def judged(evaluation: Evaluation | None, head: str, classes: Sequence[str]) -> dict[str, Any]:
     """Control of *head* with its judge and base rate: accuracy (n), the judge's own accuracy on real text, what
-    guessing gives, that of each class, and how often the model's own encoder agrees (own, own_n). None: not measured.
+    guessing gives, that of each class, how often the model's own encoder agrees (own, own_n), and the shares asked with
+    those found (calibration). None: not measured.
     """
     metrics = {} if evaluation is None else evaluation.metrics
     accuracy = metrics.get(f"control_accuracy_{head}")
@@ -95,6 +97,11 @@ def judged(evaluation: Evaluation | None, head: str, classes: Sequence[str]) -> 
         "classes": [each and each.value for each in by_class],
         "own": None if own is None or accuracy else own.value,
         "own_n": None if own is None or accuracy else own.n,
+        "calibration": sorted(
+            [float(name.removeprefix("judged_").removesuffix(f"_{head}")), metric.value]
+            for name, metric in metrics.items()
+            if re.fullmatch(rf"judged_[0-9.]+_{re.escape(head)}", name)
+        ),
     }
 
 
