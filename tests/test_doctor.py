@@ -83,13 +83,36 @@ def test_a_healthy_run_is_not_accused() -> None:
     assert any("TF-IDF 0.92, commonest class 0.4" in line for line in verdict.lines())
 
 
+def test_text_that_was_read_once_is_undertrained_however_flat_its_curve() -> None:
+    once = replace(changed(ppl=40.0), rows={"train": 80_000, "test": 600})
+    (finding,) = diagnose(once).findings
+    assert finding.name == "undertrained" and "counting pairs has 30.0" in finding.evidence
+    assert diagnose(replace(once, rows={"train": 6000, "test": 600})).findings == (), "a bound may lie above pairs"
+
+
+def test_few_samples_are_not_taken_for_weak_control() -> None:
+    few = parse_recipe(RECIPE.model_dump(mode="json"), ["evaluation.samples_per_class=20"])
+    weak = changed(control_accuracy_y=0.55)
+    assert [finding.name for finding in diagnose(weak).findings] == ["weak_control"]
+    assert diagnose(replace(weak, recipe=few)).findings == (), "of 60 sentences"
+
+
+def test_little_text_that_does_not_write_says_what_works() -> None:
+    finding = diagnose(replace(changed(fluency=0.2), rows={"train": 1000, "test": 600})).findings[0]
+    assert finding.name == "not_fluent" and "learned from 9,000 tokens" in finding.evidence
+    assert "labels, codes, and edits" in finding.effect
+
+
 def changed(**metrics: float) -> Facts:
     return replace(HEALTHY, metrics={**METRICS, **metrics})
 
 
 FAULTS: dict[str, tuple[Facts, str]] = {
     "leak": (replace(HEALTHY, copies=0.4), "40% of the test texts are training texts"),
-    "little_text": (replace(HEALTHY, rows={"train": 45, "test": 300}), "45 training texts"),
+    "little_text": (
+        replace(HEALTHY, rows={"train": 600, "test": 300}, repeats=0.9, copies=0.9),
+        "60 of them different",
+    ),
     "long_texts": (replace(changed(reconstruction_bleu=4.0), mean_tokens=90.0), "90 tokens on average"),
     "one_class": (replace(HEALTHY, class_rows={"y": {"past": 5000}}), "head y was shown 1 class"),
     "few_labels": (replace(HEALTHY, class_rows={"y": {"past": 500, "future": 7}}), "'future' 7"),

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from textebm.cli import app
 from textebm.errors import CorpusError
+from textebm.model.build import build_tokenizer
 from textebm.recipe.read import load_recipe
 from textebm.runs.propose import propose
 from textebm.text.corpora import load_corpus
-from textebm.text.tokenizer import train_word
+from textebm.text.tokenizer import not_given_back, train_word
 from textebm.training.data import check_corpus, corpus_digest, read_split, split_findings
 
 
@@ -107,3 +108,37 @@ def test_07_08_unknown_words_and_cut_texts_are_said() -> None:
     assert found["unknown_words"].startswith("75% of the validation words are unknown: tokenizer.kind=bpe")
     assert found["cut_texts"].startswith("33% of the training texts are cut to 4 tokens")
     assert not split_findings({"train": train}, {"train": read_split(train, tokenizer, 5)}, tokenizer, 5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["the food was good ."] * 200, "200 rows hold 1 different text, too few"),
+        ([f"text {number}" for number in range(40)], "40 rows hold 40 different texts, too few"),
+    ],
+)
+def test_a_file_with_nothing_to_learn_is_refused(texts: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.txt").write_text("\n".join(texts), encoding="utf-8")
+    with pytest.raises(CorpusError, match=message):
+        propose(tmp_path / "own.txt", measure=False)
+
+
+LETTERS = {
+    "chinese": ("这家餐厅的菜{}好吃，我还会再来{}。", "gru"),
+    "arabic": ("المطعم رقم {} جميل جدا، وسأعود إليه {}.", "whole_words"),
+    "emoji": ("@user{} love this song 😀👍🏽 https://t.co/{} #fun", "whole_words"),
+}
+
+
+@pytest.mark.parametrize("name", LETTERS)
+def test_a_proposal_for_any_script_gives_text_back(name: str, tmp_path: Path) -> None:
+    """Chinese, which has no spaces, is read in order; all of it is spelt back as it was, and little of it is said."""
+    form, encoder = LETTERS[name]
+    rows = [(form.format(number, number * 7), "pn"[number % 2]) for number in range(120)]
+    path = tmp_path / "own.tsv"
+    path.write_text("text\tlabel\n" + "\n".join("\t".join(row) for row in rows), encoding="utf-8")
+    made = propose(path, label_columns=["label"], measure=False)
+    assert made.recipe.encoder.kind == encoder
+    assert "tokens are little: labels, codes" in made.text
+    tokenizer = build_tokenizer(made.recipe, [text for text, _ in rows])
+    assert not_given_back(tokenizer, [text for text, _ in rows]) == []

@@ -20,6 +20,7 @@ from textebm.model.build import build_corpus
 from textebm.recipe.read import parse_recipe
 from textebm.recipe.schema import Recipe
 from textebm.runs.train import build_trainer
+from textebm.runs.verdict import LITTLE_TOKENS
 from textebm.text.check import FEW, FileReport, check_file
 from textebm.text.readers import file_rows
 from textebm.text.statistics import TextStatistics
@@ -28,6 +29,7 @@ from textebm.text.tokenizer import TokenStore, train_bpe
 SAMPLE = 20_000  # texts from which the tokenizer's pieces a text are counted
 TIMED_ROWS, TIMED_STEPS = 2000, 4
 ANSWERED = {"unknown_words", "no_spaces", "glued_punctuation", "mixed_case", "html", "cut_texts"}  # by the proposal
+LEAST_TEXTS = 50  # different ones; with fewer there is nothing to learn and nothing to hold out
 LONG = 128  # tokens beyond which one latent says little of a text
 
 
@@ -73,6 +75,11 @@ def propose(
     title = name or re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem).strip("-.") or "mine"
     open_findings = [finding for finding in facts.report.findings if finding.name not in ANSWERED]
     head = [f"# textebm train {title}.yaml", *(f"# note: {finding}" for finding in open_findings)]
+    if facts.tokens < LITTLE_TOKENS:
+        head.append(
+            f"# note: {facts.tokens:,} tokens are little: labels, codes, and edits of sentences that you give work "
+            "with so few; new sentences will hardly be fluent unless all are alike (more text, or decoder.pretrained)"
+        )
     body = [f"name: {title}", f"description: {json.dumps(f'{facts.rows:,} texts of {path.name}.')}"]
     recipe = parse_recipe({"name": title, **{key: value for key, (value, _) in sections.items()}})
     seconds = None
@@ -98,6 +105,12 @@ def _facts(
         where = f"line {first.line}: {first.message}" if first else "it has no text"
         raise CorpusError(f"{path}: {report.num_problems} problems ({where}); textebm data check {path} lists them")
     rows = report.rows - report.empty_rows
+    if (different := rows - report.duplicates) < LEAST_TEXTS:
+        raise CorpusError(
+            f"{path}: {rows:,} rows hold {different:,} different text{'s' if different != 1 else ''}, too few for any "
+            f"model: expected {LEAST_TEXTS} or more to classify and find codes, some thousands to write; codes and "
+            "classes of so few are read by eye"
+        )
     # Each piece should be seen often enough to be learned: a dozen words for one piece.
     vocabulary = int(np.clip(round(report.tokens / 12, -2), 600, 10_000))
     texts = TextStatistics()

@@ -14,10 +14,12 @@ from textebm.recipe.schema import Recipe
 from textebm.text.finding import Finding, Verdict
 from textebm.training.health import COLLAPSED
 
-LITTLE_TEXT = 500  # training texts; below, a generator repeats them
+LITTLE_TEXT = 500  # different training texts; below, a generator repeats them
+LITTLE_TOKENS = 30_000  # of training; below, sentences are hardly fluent unless they are all alike
 FEW_LABELS = 20  # rows of a class
 FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
 HIGH_RATE = 0.02  # a learning rate that no recipe has
+FEW_PASSES = 3  # over the training text, after which a falling learning rate makes any curve flat
 RISEN = 0.03  # share by which the validation bound lies above its best
 
 
@@ -69,10 +71,11 @@ def _leak(facts: Facts) -> Iterator[Finding]:
 
 def _little_text(facts: Facts) -> Iterator[Finding]:
     rows = facts.rows.get("train", LITTLE_TEXT)
-    if rows < LITTLE_TEXT:
+    if (different := round(rows * (1 - facts.repeats))) < LITTLE_TEXT:
         yield Finding(
             "little_text",
-            f"{rows:,} training texts; a generator learns fewer than {LITTLE_TEXT} by heart",
+            f"{rows:,} training texts, {different:,} of them different; a generator learns fewer than {LITTLE_TEXT} by "
+            "heart",
             "more text, or training.start_from=RUN of a model of similar text",
             "what works with so little: codes and classes from a pretrained encoder (encoder.pretrained)",
         )
@@ -155,6 +158,18 @@ def _course(facts: Facts) -> Iterator[Finding]:
             "more epochs of the text's stage (training.stages.0.epochs)",
             "the bound, reconstructions and fluency go on improving",
         )
+    else:
+        own, pairs = facts.metrics.get("ppl", 0.0), facts.metrics.get("bigram_ppl", math.inf)
+        steps_taken, rows = _number(lines[-1], "step"), facts.rows.get("train", 0)
+        passes = steps_taken * facts.recipe.training.batch_size / max(1, rows)
+        if rows and passes < FEW_PASSES and own > pairs:
+            yield Finding(
+                "undertrained",
+                f"text was read {passes:.1f} times before the learning rate ended; a token has perplexity {own:.1f}, "
+                f"counting pairs has {pairs:.1f}",
+                "more epochs of the text's stage (training.stages.0.epochs)",
+                "the bound, reconstructions and fluency go on improving",
+            )
 
 
 def _worse_than_counting(facts: Facts) -> Iterator[Finding]:
@@ -243,11 +258,18 @@ def _warned(facts: Facts) -> Iterator[Finding]:
 def _samples(facts: Facts) -> Iterator[Finding]:
     score = facts.metrics.get("fluency_sampled", facts.metrics.get("fluency"))
     if score is not None and score < 0.6:
+        tokens = facts.rows.get("train", 0) * facts.mean_tokens
+        little = 0 < tokens < LITTLE_TOKENS
         yield Finding(
             "not_fluent",
-            f"samples have fluency {score:.2f} (shuffled words 0, real sentences 1)",
-            "more epochs or text; a lower objective.kl_weight; decoder.pretrained",
-            "samples come nearer to sentences",
+            f"samples have fluency {score:.2f} (shuffled words 0, real sentences 1)"
+            + (f", learned from {tokens:,.0f} tokens" if little else ""),
+            f"more text ({LITTLE_TOKENS:,} tokens and more), or decoder.pretrained"
+            if little
+            else "more epochs or text; a lower objective.kl_weight; decoder.pretrained",
+            "until then labels, codes, and edits of sentences that are given work, new sentences do not"
+            if little
+            else "samples come nearer to sentences",
         )
     own, real = facts.repeating
     if own > real + 0.15:
@@ -349,7 +371,8 @@ def _control(facts: Facts) -> Iterator[Finding]:
                 "read samples before this figure",
                 "word salad with the right words passes, too",
             )
-        if judge > 1.2 / len(counts) and control < 1 / len(counts) + 0.5 * (judge - 1 / len(counts)):
+        noise = 2 * math.sqrt(0.25 / (facts.recipe.evaluation.samples_per_class * len(counts)))
+        if judge > 1.2 / len(counts) and control + noise < 1 / len(counts) + 0.5 * (judge - 1 / len(counts)):
             yield Finding(
                 "weak_control",
                 f"control of {head} is {control:.3f}; the judge has {judge:.3f} on real text, chance is "
