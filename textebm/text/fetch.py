@@ -140,7 +140,7 @@ def _place(download: Download, missing: Mapping[str, str], unfinished: Path, fol
         try:
             with unfinished.open("rb") as file:
                 contents = {names[name]: data for name, data in _members(file, set(names))}
-        except (BadZipFile, NotImplementedError, EOFError) as error:
+        except (BadZipFile, RuntimeError, EOFError) as error:  # RuntimeError: encrypted, or packed in a new way
             unfinished.unlink()
             raise CorpusError(f"{download.url} gave no readable zip ({error}); fetch again") from error
     else:
