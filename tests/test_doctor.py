@@ -90,6 +90,12 @@ def test_text_that_was_read_once_is_undertrained_however_flat_its_curve() -> Non
     assert diagnose(replace(once, rows={"train": 6000, "test": 600})).findings == (), "a bound may lie above pairs"
 
 
+def test_a_latent_of_two_dimensions_is_small_however_little_it_holds() -> None:
+    two = parse_recipe(RECIPE.model_dump(mode="json"), ["latent.dim=2", "latent.max_stddev=0.5"])
+    verdict = diagnose(replace(changed(reconstruction_bleu=6.0), recipe=two, history=lines(FALLING, kl=1.8)))
+    assert [finding.name for finding in verdict.findings] == ["small_latent"]
+
+
 def test_few_samples_are_not_taken_for_weak_control() -> None:
     few = parse_recipe(RECIPE.model_dump(mode="json"), ["evaluation.samples_per_class=20"])
     weak = changed(control_accuracy_y=0.55)

@@ -20,6 +20,7 @@ FEW_LABELS = 20  # rows of a class
 FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
 HIGH_RATE = 0.02  # a learning rate that no recipe has
 FEW_PASSES = 3  # over the training text, after which a falling learning rate makes any curve flat
+FEW_DIMENSIONS = 8  # of a latent; the least that any shipped recipe has is 16
 RISEN = 0.03  # share by which the validation bound lies above its best
 
 
@@ -231,7 +232,8 @@ def _latent(facts: Facts) -> Iterator[Finding]:
             "objective.kl_weight has an effect again" if low else "posteriors narrow and say more of the text",
         )
     bleu = facts.metrics.get("reconstruction_bleu")
-    if kl > 1.8 * latent.dim and bleu is not None and bleu < 40 and not capped:
+    full = kl > 1.8 * latent.dim and not capped
+    if (full or latent.dim < FEW_DIMENSIONS) and bleu is not None and bleu < 40 and reliance >= COLLAPSED:
         yield Finding(
             "small_latent",
             f"{latent.dim} dimensions carry {kl / latent.dim:.1f} nats each, and reconstruction BLEU is {bleu:.1f} "
