@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tiny import run, sentences, trained, untrained
 from textebm.api import TextEBM
 from textebm.errors import CheckpointError, TextEBMError
 from textebm.model.files import model_card
+from textebm.model.latent_text_model import Attribute
+from textebm.use.codebook import Codebook, HeadBook
 
 TEXTS = list(sentences(8))
 EXPECTED = {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
@@ -196,7 +199,9 @@ class FakeHub:
         return f"https://huggingface.co/{repo_id}"
 
     def upload_folder(self, *, repo_id: str, folder_path: str) -> None:
-        self.uploaded = {str(p.relative_to(folder_path)): p.read_bytes() for p in Path(folder_path).rglob("*")}
+        self.uploaded = {
+            str(p.relative_to(folder_path)): p.read_bytes() for p in Path(folder_path).rglob("*") if p.is_file()
+        }
 
 
 def test_push_uploads_the_model_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -211,6 +216,29 @@ def test_push_uploads_the_model_and_nothing_else(monkeypatch: pytest.MonkeyPatch
     for name, data in hub.uploaded.items():
         (tmp_path / name).write_bytes(data)
     assert TextEBM.from_pretrained(tmp_path).generate(2, seed=0) == model.generate(2, seed=0)
+
+
+def test_what_was_added_is_pushed_and_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub, model = FakeHub(), untrained()
+    levels = model.prior.schedule.num_levels
+    model.network.attributes["side"] = Attribute(
+        "side", ("a", "b"), torch.randn(levels, 2, 8), torch.randn(levels, 2), {"n": 10}
+    )
+    words = (("one",),) * len(model.heads["code"].classes)
+    model.codes = Codebook(heads={"code": HeadBook(words=words, names={0: "first"})})
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
+    model.push_to_hub("me/tiny")
+
+    def download(repo_id: str, *, allow_patterns: list[str], **_: Any) -> str:
+        for name, data in hub.uploaded.items():
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_bytes(data)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    loaded = TextEBM.from_pretrained("me/tiny")
+    assert loaded.attributes["side"].facts == {"n": 10} and loaded.codes.heads["code"].names == {0: "first"}
 
 
 def test_a_failed_push_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,13 +93,14 @@ def test_codes_are_named_wherever_they_stand(inspection: Inspection, data: dict[
 
 
 def test_figures_stand_beside_their_references() -> None:
-    first, second = headline(MEASURED, {"sentiment": 2}, [])
+    first, second = headline(MEASURED, ["sentiment"], [])
     assert (first["value"], first["beside"]) == ("90.0%", "judge on real text 95.0%, guessing 50%")
     assert (second["value"], second["beside"]) == ("12.3", "bigrams 20, unigrams 80")
-    assert headline(None, {}, []) == []
+    assert headline(None, [], []) == []
     control = judged(MEASURED, "sentiment", ["negative", "positive"])
     assert control["classes"] == [0.8, 1.0] and (control["judge"], control["chance"]) == (0.95, 0.5)
-    assert judged(None, "code", ["a", "b", "c", "d"])["accuracy"] is None
+    assert judged(MEASURED, "sentiment", ["negative", "neutral", "positive"])["chance"] == 0.5  # two were asked for
+    assert judged(None, "code", ["a", "b", "c", "d"])["chance"] == 0.25
     table = measured(MEASURED)
     assert table is not None
     assert {row["group"] for row in table["rows"]} == {"Control", "Reconstruction and bound"}

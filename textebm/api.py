@@ -28,7 +28,7 @@ from textebm.use.arguments import checked
 from textebm.use.attributes import AttributeReport
 from textebm.use.attribution import Attribution
 from textebm.use.calibration import Curve
-from textebm.use.codebook import Codebook, load_codebook, name_codes
+from textebm.use.codebook import Codebook, load_codebook, name_codes, save_codebook
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.inputs import as_latents, as_symbols, as_texts, lost_in_reading
 from textebm.use.likelihood import NllInterval, Progress
@@ -104,28 +104,32 @@ class TextEBM:
         (docs/extending.md).
         Example: ``TextEBM.from_pretrained("runs/quickstart", device="cuda")``.
         """
+        directory = files.locate(name, revision=revision, token=token, cache_dir=cache_dir)
         with code_allowed(allow_code):
-            network = files.load(name, revision=revision, token=token, cache_dir=cache_dir)
-        network.attributes = attributes.load_attributes(network, Path(name))
+            network = files.load(directory)
+        network.attributes = attributes.load_attributes(network, directory)
         if dtype is not None:
             cast_networks(network, dtype)
-        book = load_codebook(Path(name)) if Path(name).is_dir() else None
+        book = load_codebook(directory)
         name_codes(network, book)
         return cls(network.to(device), codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write model.safetensors, config.json, tokenizer files and a model card. Raises CheckpointError.
+        """Write model.safetensors, config.json, tokenizer files and a model card, with the attributes that were added
+        and what its codes are called. Raises CheckpointError.
         Example: ``model.save_pretrained("my-model")``.
         """
         files.save(self.network, directory)
         for attribute in self.attributes.values():
             attributes.save_attribute(attribute, Path(directory))
+        if self.codes.heads:
+            save_codebook(self.codes, Path(directory))
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload what `save_pretrained` writes; returns the address. Raises CheckpointError.
         Example: ``model.push_to_hub("me/my-model", private=True)``.
         """
-        return files.push(self.network, repo_id, private=private)
+        return files.push(self.save_pretrained, repo_id, private=private)
 
     def to(self, device: str | torch.device) -> TextEBM:
         """Move the network to a device; returns the model itself.

@@ -3,7 +3,7 @@
     PYTHONPATH=. python tests/benchmarks/pretrain.py yelp language-model --data ../shared/data --epochs 2
 
 A GPT-2 of two layers over the corpus's words, in a directory as transformers saves it. With --epochs 0 it is untrained:
-what to compare with. What it is worth: recipes/README.md, "Pretrained networks".
+what to compare with. What it was worth: recipes/history.md, "Pretrained networks".
 """
 
 from __future__ import annotations

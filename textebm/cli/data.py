@@ -1,4 +1,4 @@
-"""Commands about text: list, check."""
+"""Commands about text: list, fetch, check."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from textebm.cli.shared import DataOption, JsonOption, console, emit, print_rows, stdout_kept_clean
+from textebm.cli.shared import DataOption, JsonOption, console, emit, note, print_rows, stdout_kept_clean
 
-app = typer.Typer(no_args_is_help=True, help="List the corpora, and check a file of your own.")
+app = typer.Typer(no_args_is_help=True, help="List and fetch the corpora, and check a file of your own.")
 
 
 @app.command("list", epilog="Example: textebm data list --data ../shared/data")
@@ -28,6 +28,19 @@ def list_(data: DataOption = None, as_json: JsonOption = False) -> None:
         where = each["found"] or f"not here; get it from {each['source']}"
         rows.append((each["name"], count, ", ".join(each["labels"]) or "none", where))
     print_rows(("corpus", "sentences", "labels", "where"), rows)
+
+
+@app.command(epilog="Example: textebm data fetch dailydialog --data data")
+def fetch(
+    corpus: Annotated[str, typer.Argument(metavar="CORPUS", help="dailydialog, agnews or smd.")],
+    data: DataOption = None,
+) -> None:
+    """Download a corpus from its public source and check its files; what was broken off goes on."""
+    with stdout_kept_clean():
+        from textebm.text import fetch as fetching
+
+        folder = fetching.fetch(corpus, data, say=note)
+    typer.echo(folder)
 
 
 @app.command(epilog="Example: textebm data check reviews.csv --text review --label stars --against test.csv")

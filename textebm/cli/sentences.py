@@ -162,7 +162,7 @@ def respond(
     histories: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[HISTORY... | FILE | -]",
+            metavar="HISTORY|FILE|-",
             help="Turns with a tab or __eou__ between them; or one txt file of them; or - (as when none is given): "
             "stdin, one a line.",
         ),

@@ -41,7 +41,7 @@ DeviceOption = Annotated[
 SentencesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[SENTENCE... | FILE | -]",
+        metavar="SENTENCE|FILE|-",
         help="Sentences; or one file of them (txt, csv, tsv, jsonl, parquet); or - (as when nothing is given): stdin, "
         "one a line.",
     ),

@@ -60,9 +60,8 @@ def _headline(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     shown = []
     for run in runs:
         heads = [str(head["name"]) for head in run.recipe.get("heads", [])]
-        counts = {h: sum(m.startswith(f"control_accuracy_{h}_") for m in run.evaluation.metrics) for h in heads}
         labels = [name.removeprefix("ami_") for name in run.evaluation.metrics if name.startswith("ami_")]
-        shown.append({figure["name"]: figure for figure in headline(run.evaluation, counts, labels, most=None)})
+        shown.append({figure["name"]: figure for figure in headline(run.evaluation, heads, labels, most=None)})
     every = {name: figure for own in reversed(shown) for name, figure in own.items()}
     order = list(dict.fromkeys(name for own in shown for name in own))
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,17 +23,17 @@ class Figure:
 
 
 def headline(
-    evaluation: Evaluation | None, classes: Mapping[str, int], labels: Sequence[str], most: int | None = MOST
+    evaluation: Evaluation | None, heads: Sequence[str], labels: Sequence[str], most: int | None = MOST
 ) -> list[dict[str, Any]]:
     """The first figures that were measured, as (title, value, beside, description, and the metric's name).
 
-    classes: of each head, how many (0: not known); labels: the corpus's label columns.
+    heads, labels: the names of the model's heads and of the corpus's label columns.
     """
     if evaluation is None:
         return []
     values = {name: metric.value for name, metric in evaluation.metrics.items()}
     found = []
-    for figure in _figures(classes, labels, values):
+    for figure in _figures(heads, labels, values):
         if (metric := evaluation.metrics.get(figure.name)) is not None:
             said = describe(figure.name).description
             found.append(
@@ -54,13 +55,14 @@ def _shown(metric: MetricValue) -> str:
     return f"{metric.value:,.{digits}f}"
 
 
-def _figures(classes: Mapping[str, int], labels: Sequence[str], values: Mapping[str, float]) -> list[Figure]:
+def _figures(heads: Sequence[str], labels: Sequence[str], values: Mapping[str, float]) -> list[Figure]:
     def of(text: str, *names: str) -> Callable[[Mapping[str, float]], str]:
         """The text with the values of these metrics, or nothing where one is missing."""
         return lambda v: text.format(*(v[name] for name in names)) if all(name in v for name in names) else ""
 
     control = []
-    for head, count in classes.items():
+    for head in heads:
+        count = sum(name.startswith(f"control_accuracy_{head}_") for name in values)  # classes that were asked for
         guessing = f", guessing {1 / count:.0%}" if count else ""
         beside = of("judge on real text {:.1%}" + guessing, f"judge_accuracy_{head}")
         control.append(Figure(f"Control: {head}", f"control_accuracy_{head}", beside))
@@ -80,7 +82,8 @@ def _figures(classes: Mapping[str, int], labels: Sequence[str], values: Mapping[
 
 def judged(evaluation: Evaluation | None, head: str, classes: Sequence[str]) -> dict[str, Any]:
     """Control of *head* with its judge and base rate: accuracy (n), the judge's own accuracy on real text, what
-    guessing gives, that of each class, and how often the model's own encoder agrees (own, own_n). None: not measured.
+    guessing gives, that of each class, how often the model's own encoder agrees (own, own_n), and the shares asked with
+    those found (calibration). None: not measured.
     """
     metrics = {} if evaluation is None else evaluation.metrics
     accuracy = metrics.get(f"control_accuracy_{head}")
@@ -91,10 +94,15 @@ def judged(evaluation: Evaluation | None, head: str, classes: Sequence[str]) -> 
         "accuracy": accuracy and accuracy.value,
         "n": accuracy and accuracy.n,
         "judge": judge and judge.value,
-        "chance": 1 / len(classes) if classes else None,
+        "chance": 1 / (sum(each is not None for each in by_class) or len(classes)) if classes else None,
         "classes": [each and each.value for each in by_class],
         "own": None if own is None or accuracy else own.value,
         "own_n": None if own is None or accuracy else own.n,
+        "calibration": sorted(
+            [float(name.removeprefix("judged_").removesuffix(f"_{head}")), metric.value]
+            for name, metric in metrics.items()
+            if re.fullmatch(rf"judged_[0-9.]+_{re.escape(head)}", name)
+        ),
     }
 
 

@@ -55,9 +55,7 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
     encoding, rows = inspection.encoding, inspection.rows
     data = {
         "run": _overview(inspection, facts, recipe),
-        "headline": headline(
-            facts.evaluation, {name: len(cards) for name, cards in inspection.cards.items()}, list(rows.labels)
-        ),
+        "headline": headline(facts.evaluation, list(inspection.cards), list(rows.labels)),
         "evaluation": measured(facts.evaluation),
         "curves": _curves(facts.history),
         "warnings": _warnings(facts.history),

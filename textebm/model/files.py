@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -47,7 +47,7 @@ from textebm.recipe.checks import explain
 MODEL_FORMAT, FORMAT_VERSION = "textebm", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
-FILES = [WEIGHTS, CONFIG, *TOKENIZER_FILES, "README.md", "evaluation.json"]
+FILES = [WEIGHTS, CONFIG, *TOKENIZER_FILES, "README.md", "evaluation.json", "codes.yaml", "attributes/*"]
 
 
 class SavedModel(NamedTuple):
@@ -86,14 +86,19 @@ def save(model: LatentTextModel, directory: str | Path) -> None:
         write_atomically(directory / "README.md", model_card(model))
 
 
-def load(
+def locate(
     name: str | Path, *, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
-) -> LatentTextModel:
-    """A run directory, a saved model, or a Hub id, there with a revision, a token and the Hub's cache. Raises
-    CheckpointError with what is wrong."""
+) -> Path:
+    """The directory of a run, a saved model, or of a Hub id, which is downloaded. Raises CheckpointError."""
     directory = Path(name)
     if not directory.exists() and _looks_like_hub_id(str(name)):
-        directory = _download(str(name), revision, token, cache_dir)
+        return _download(str(name), revision, token, cache_dir)
+    return directory
+
+
+def load(directory: str | Path) -> LatentTextModel:
+    """The model of a run directory or a saved model. Raises CheckpointError with what is wrong."""
+    directory = Path(directory)
     saved = read_model(directory)
     tokenizer = _read_tokenizer(directory, saved.files)
     try:
@@ -279,13 +284,14 @@ def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTo
     return tokenizer
 
 
-def push(model: LatentTextModel, repo_id: str, *, private: bool = False) -> str:
-    """Upload to the Hub; the token is the one `hf auth login` stored. Returns the address. Raises CheckpointError."""
+def push(write: Callable[[str], None], repo_id: str, *, private: bool = False) -> str:
+    """Upload what *write* puts into a directory to the Hub; the token is the one `hf auth login` stored. Returns the
+    address. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     with TemporaryDirectory() as folder:
-        save(model, folder)
+        write(folder)
         try:
             address = str(api.create_repo(repo_id, private=private, exist_ok=True))
             api.upload_folder(repo_id=repo_id, folder_path=folder)

@@ -62,14 +62,20 @@ EXPERIMENTS = {
             Expected("control_accuracy_sentiment", 0.946, 0.03),
             Expected("wkl", 0.185, 0.04),
         ),
-        ("evaluation.limit=1000", "evaluation.samples=1000"),
+        (
+            "encoder.word_dropout=0",
+            "objective.cluster_features=latent",
+            "objective.cluster_weight=1",
+            "evaluation.limit=1000",
+            "evaluation.samples=1000",
+        ),
         30,
     ),
     "ptb": Experiment(
         "Penn Treebank: reconstruction and likelihood",
         "ptb",
         (Expected("reconstruction_bleu", 20.5, 2.0), Expected("reconstruction_nll", 71.8, 3.0)),
-        ("evaluation.limit=1000", "evaluation.samples=1000", "evaluation.refine=0"),
+        ("encoder.word_dropout=0", "evaluation.limit=1000", "evaluation.samples=1000", "evaluation.refine=0"),
         65,
     ),
     **{

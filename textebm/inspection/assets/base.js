@@ -118,7 +118,7 @@ const chart = ({ title, last, note, x, ticks, W, H, said }, ...marks) => el("fig
     ticks.map(([y, text]) => [svg("line", { class: "axis", x1: 40, x2: W - 6, y1: y, y2: y }), svg("text", { x: 36, y: y + 4, "text-anchor": "end" }, text)]),
     marks, svg("text", { x: 40, y: H - 16 }, x[0]), svg("text", { x: W - 6, y: H - 16, "text-anchor": "end" }, x[2]),
     svg("text", { class: "axistitle", x: (W + 34) / 2, y: H - 3, "text-anchor": "middle" }, x[1])));
-const lineChart = ({ title, unit, points, verticals = [], range = null, across = "step" }) => {
+const lineChart = ({ title, unit, points, verticals = [], range = null, across = "step", diagonal = false }) => {
   const W = 300, H = 152, L = 40, R = 6, T = 8, B = 34;
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const x0 = Math.min(...xs, ...verticals), x1 = Math.max(...xs, ...verticals);
@@ -130,6 +130,7 @@ const lineChart = ({ title, unit, points, verticals = [], range = null, across =
     ticks: [...new Set([y0, (y0 + y1) / 2, y1])].map((y) => [Y(y), number(y, 3)]),
     said: `${title}, ${unit}, by ${across}: from ${number(points[0][1])} to ${number(ends[1])}` },
     verticals.map((x) => svg("line", { class: "rule", x1: X(x), x2: X(x), y1: T, y2: H - B })),
+    diagonal ? svg("line", { class: "rule", x1: X(x0), y1: Y(x0), x2: X(x1), y2: Y(x1) }) : null,
     svg("path", { class: "line", d: path }),
     points.map((p) => svg("circle", { class: "dot", cx: X(p[0]), cy: Y(p[1]), r: 2.2 }, svg("title", {}, `${number(p[0])}: ${number(p[1])}`))));
 };

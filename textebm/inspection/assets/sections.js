@@ -110,8 +110,11 @@ const control = () => {
   const draw = (i, all = false) => {
     const C = D.control[i], head = D.heads[i], every = D.cards[head.name], cards = all ? every : every.slice(0, FEW);
     holder.replaceChildren(
-      C.sweep.length ? el("div", { class: "charts" }, lineChart({ title: "Read as asked, by strength", unit: `share of ${C.sweep[0].n}, by the model's encoder`, range: [0, 1], across: "strength (1 = Bayes)",
-        points: C.sweep.map((s) => [s.strength, s.agreement]) })) : "",
+      el("div", { class: "charts" },
+        C.sweep.length ? lineChart({ title: "Read as asked, by strength", unit: `share of ${C.sweep[0].n}, by the model's encoder`, range: [0, 1], across: "strength (1 = Bayes)",
+          points: C.sweep.map((s) => [s.strength, s.agreement]) }) : null,
+        C.judged.calibration.length ? lineChart({ title: "Asked for p, and found", unit: "share found by the judge; dashed: exact", range: [0, 1], across: "share asked (strength \"auto\")", diagonal: true,
+          points: C.judged.calibration }) : null),
       el("div", { class: "classes" }, cards.map((card, k) => el("section", { class: "class" },
         el("h3", {}, swatch(card.code), el("bdi", {}, card.name), el("span", { class: "muted small" }, C.judged.classes[k] === null ? `${percent(C.agreement[k])} of ${card.generated.length} read so` : `${share(C.judged.classes[k])} by the judge`)),
         el("ul", { class: "sentences made" }, card.generated.map((t) => el("li", {}, say(t))))))),
