@@ -146,6 +146,10 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "empty_codes": (changed(codes_in_use=1.0), "1 of 6 codes"),
     "mute_codes": (changed(code_agreement=0.2), "20% of the sentences written under a code"),
     "codes_are_form": (replace(HEALTHY, form=0.7), "0.70 of their information"),
+    "invented_words": (
+        replace(HEALTHY, invented=(0.4, 0.1)),
+        "40% of the words of samples are in no training text, 10%",
+    ),
     "codes_of_unknown_words": (replace(HEALTHY, code_names={"3": "<unk> the of (90)"}), "code 3"),
     "unreadable_labels": (changed(head_accuracy_y=0.41, tfidf_accuracy_y=0.4), "commonest class 0.400"),
     "weak_head": (changed(head_accuracy_y=0.74), "accuracy 0.740 where TF-IDF with logistic regression has 0.920"),

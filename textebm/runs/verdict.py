@@ -31,8 +31,8 @@ class Facts:
     rows: of each split. copies: share of test texts that are training texts; repeats: share of the training texts that
     repeat an earlier one, what such copies are measured against. class_rows: for each taught head, the rows of each
     class that it was shown. train_accuracy: of heads on labels that they were shown. repeating: share of free samples
-    that say a word or pair twice in a row, beside that of real texts. form: of codes, normalised mutual information
-    with a text's length and last mark.
+    that say a word or pair twice in a row, beside that of real texts. invented: share of the samples' words that are in
+    no training text, likewise. form: of codes, normalised mutual information with a text's length and last mark.
     """
 
     recipe: Recipe
@@ -45,6 +45,7 @@ class Facts:
     class_rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     train_accuracy: Mapping[str, float] = field(default_factory=dict)
     repeating: tuple[float, float] = (0.0, 0.0)
+    invented: tuple[float, float] = (0.0, 0.0)
     form: float = 0.0
     code_names: Mapping[str, str] = field(default_factory=dict)
     text_findings: Sequence[Finding] = ()
@@ -280,6 +281,14 @@ def _samples(facts: Facts) -> Iterator[Finding]:
             f"{own:.0%} of the samples say a word or pair twice in a row, {real:.0%} of real texts do",
             "more epochs; --decoding sample instead of greedy",
             "sentences go on instead of round",
+        )
+    own, real = facts.invented
+    if own > real + 0.1:
+        yield Finding(
+            "invented_words",
+            f"{own:.0%} of the words of samples are in no training text, {real:.0%} of those of real texts are",
+            "more text or epochs, a larger tokenizer.vocabulary_size, or tokenizer.kind=word",
+            "words are then spelt as they are; fluency counts an invented word as a rare one",
         )
     copied = facts.metrics.get("copied", 0.0)
     if copied > facts.copies + 0.5:
