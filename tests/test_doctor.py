@@ -90,6 +90,12 @@ def test_text_that_was_read_once_is_undertrained_however_flat_its_curve() -> Non
     assert diagnose(replace(once, rows={"train": 6000, "test": 600})).findings == (), "a bound may lie above pairs"
 
 
+def test_a_latent_of_two_dimensions_is_small_however_little_it_holds() -> None:
+    two = parse_recipe(RECIPE.model_dump(mode="json"), ["latent.dim=2", "latent.max_stddev=0.5"])
+    verdict = diagnose(replace(changed(reconstruction_bleu=6.0), recipe=two, history=lines(FALLING, kl=1.8)))
+    assert [finding.name for finding in verdict.findings] == ["small_latent"]
+
+
 def test_few_samples_are_not_taken_for_weak_control() -> None:
     few = parse_recipe(RECIPE.model_dump(mode="json"), ["evaluation.samples_per_class=20"])
     weak = changed(control_accuracy_y=0.55)
@@ -140,6 +146,10 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "empty_codes": (changed(codes_in_use=1.0), "1 of 6 codes"),
     "mute_codes": (changed(code_agreement=0.2), "20% of the sentences written under a code"),
     "codes_are_form": (replace(HEALTHY, form=0.7), "0.70 of their information"),
+    "invented_words": (
+        replace(HEALTHY, invented=(0.4, 0.1)),
+        "40% of the words of samples are in no training text, 10%",
+    ),
     "codes_of_unknown_words": (replace(HEALTHY, code_names={"3": "<unk> the of (90)"}), "code 3"),
     "unreadable_labels": (changed(head_accuracy_y=0.41, tfidf_accuracy_y=0.4), "commonest class 0.400"),
     "weak_head": (changed(head_accuracy_y=0.74), "accuracy 0.740 where TF-IDF with logistic regression has 0.920"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ def gather(
         class_rows=class_rows,
         train_accuracy=_train_accuracy(model, train, known),
         repeating=(_repeating(samples), _repeating(real)),
+        invented=_invented(train["text"], samples, real),
         form=_form(model, real),
         code_names=code_names or {},
         text_findings=findings,
@@ -117,6 +118,14 @@ def _repeats(words: Sequence[str]) -> bool:
     once = any(word and word == after for word, after in zip(letters, letters[1:], strict=False))
     pairs = list(zip(words, words[1:], strict=False))
     return once or any(pair == after for pair, after in zip(pairs, pairs[2:], strict=False))
+
+
+def _invented(train: Iterable[str], samples: Sequence[str], real: Sequence[str]) -> tuple[float, float]:
+    """Share of the words of *samples*, and of *real* texts, that are in none of *train*."""
+    known = {word for text in train for word in split_words(text.lower())}
+    told = ([word for text in texts for word in split_words(text.lower())] for texts in (samples, real))
+    own, beside = (float(np.mean([word not in known for word in words])) if words else 0.0 for words in told)
+    return own, beside
 
 
 def _form(model: TextEBM, texts: Sequence[str]) -> float:

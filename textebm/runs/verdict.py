@@ -20,6 +20,7 @@ FEW_LABELS = 20  # rows of a class
 FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
 HIGH_RATE = 0.02  # a learning rate that no recipe has
 FEW_PASSES = 3  # over the training text, after which a falling learning rate makes any curve flat
+FEW_DIMENSIONS = 8  # of a latent; the least that any shipped recipe has is 16
 RISEN = 0.03  # share by which the validation bound lies above its best
 
 
@@ -30,8 +31,8 @@ class Facts:
     rows: of each split. copies: share of test texts that are training texts; repeats: share of the training texts that
     repeat an earlier one, what such copies are measured against. class_rows: for each taught head, the rows of each
     class that it was shown. train_accuracy: of heads on labels that they were shown. repeating: share of free samples
-    that say a word or pair twice in a row, beside that of real texts. form: of codes, normalised mutual information
-    with a text's length and last mark.
+    that say a word or pair twice in a row, beside that of real texts. invented: share of the samples' words that are in
+    no training text, likewise. form: of codes, normalised mutual information with a text's length and last mark.
     """
 
     recipe: Recipe
@@ -44,6 +45,7 @@ class Facts:
     class_rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     train_accuracy: Mapping[str, float] = field(default_factory=dict)
     repeating: tuple[float, float] = (0.0, 0.0)
+    invented: tuple[float, float] = (0.0, 0.0)
     form: float = 0.0
     code_names: Mapping[str, str] = field(default_factory=dict)
     text_findings: Sequence[Finding] = ()
@@ -231,7 +233,8 @@ def _latent(facts: Facts) -> Iterator[Finding]:
             "objective.kl_weight has an effect again" if low else "posteriors narrow and say more of the text",
         )
     bleu = facts.metrics.get("reconstruction_bleu")
-    if kl > 1.8 * latent.dim and bleu is not None and bleu < 40 and not capped:
+    full = kl > 1.8 * latent.dim and not capped
+    if (full or latent.dim < FEW_DIMENSIONS) and bleu is not None and bleu < 40 and reliance >= COLLAPSED:
         yield Finding(
             "small_latent",
             f"{latent.dim} dimensions carry {kl / latent.dim:.1f} nats each, and reconstruction BLEU is {bleu:.1f} "
@@ -278,6 +281,14 @@ def _samples(facts: Facts) -> Iterator[Finding]:
             f"{own:.0%} of the samples say a word or pair twice in a row, {real:.0%} of real texts do",
             "more epochs; --decoding sample instead of greedy",
             "sentences go on instead of round",
+        )
+    own, real = facts.invented
+    if own > real + 0.1:
+        yield Finding(
+            "invented_words",
+            f"{own:.0%} of the words of samples are in no training text, {real:.0%} of those of real texts are",
+            "more text or epochs, a larger tokenizer.vocabulary_size, or tokenizer.kind=word",
+            "words are then spelt as they are; fluency counts an invented word as a rare one",
         )
     copied = facts.metrics.get("copied", 0.0)
     if copied > facts.copies + 0.5:
