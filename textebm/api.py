@@ -465,7 +465,7 @@ class TextEBM:
         The latent of each is one of 32 draws of the (tilted) prior, by the likelihood of the text's own words. Raises
         TextEBMError for a text without a blank, or with words that the model does not know.
 
-        >>> model.infill("the ___ was great .", 3, symbols={"sentiment": "positive"})
+        Example: ``model.infill("the ___ was great .", 3, symbols={"sentiment": "positive"})``.
         """
         steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
         (own,) = as_texts([text])
