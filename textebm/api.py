@@ -462,7 +462,7 @@ class TextEBM:
     ) -> list[str]:
         """n ways to fill the blanks of *text*, written ``___``, with one to four tokens each; the rest stays.
 
-        The latent of each is one of 32 draws of the (tilted) prior, by the likelihood of the text's own words. Raises
+        The latent of each is one of 8 draws of the (tilted) prior, by the likelihood of the text's own words. Raises
         TextEBMError for a text without a blank, or with words that the model does not know.
 
         Example: ``model.infill("the ___ was great .", 3, symbols={"sentiment": "positive"})``.

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
-from textebm.model.decoding import DecodingOptions, forbidden_ids
+from textebm.model.decoding import DecodingOptions, decode_tokens, forbidden_ids
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.decoder import Decoder
 from textebm.networks.drawn_word import draw
@@ -28,7 +28,8 @@ from textebm.text.tokenizer import decode as decode_ids
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = 32  # latents, one of which is chosen by the likelihood of the words
+CANDIDATES = 32  # latents, one of which is chosen by the likelihood of a prompt
+WRITTEN = 8  # the same where each is written out first: words that must occur, and blanks
 FEW = 1.5  # effective ones below which the words are said to fit nothing that was drawn
 BLANK = "___"
 FINISHED = 4  # candidates that are written to their end where words must occur, of which the likeliest stays
@@ -157,17 +158,16 @@ def containing(
     seed: int,
 ) -> list[str]:
     """Sentences with all of *words* (each the token ids of one) from n · K candidate latents u (n · K, d), K a row."""
-    n, generator = len(u) // CANDIDATES, torch.Generator(model.device).manual_seed(seed)
+    n, generator = len(u) // WRITTEN, torch.Generator(model.device).manual_seed(seed)
     start = len(options.prefix)
     with model.evaluating():
         z = model.decoder_input(u.to(model.device), context)
-        prefix = torch.tensor(options.prefix, dtype=torch.long, device=z.device).expand(len(z), -1)
-        texts, begun, _ = write_around(model.decoder, z, prefix, model.tokenizer, options, generator)
-        fits = begun.clone()
+        texts = decode_tokens(model.decoder, z, model.tokenizer, options, generator, batch_size=512)
+        fits = -prefix_losses(model, z, options.prefix)
         for word in words:
             fits += _best_places(model, z, texts, word, [start] * len(z))[1]
-        picked = choose(fits.view(n, CANDIDATES).cpu(), "what must occur", seed, FINISHED)  # (n, FINISHED)
-        rows = (torch.arange(n)[:, None] * CANDIDATES + picked).flatten().to(z.device)
+        picked = choose(fits.view(n, WRITTEN).cpu(), "what must occur", seed, FINISHED)  # (n, FINISHED)
+        rows = (torch.arange(n)[:, None] * WRITTEN + picked).flatten().to(z.device)
         z, texts = z[rows], [texts[i] for i in rows.tolist()]
         log_p = torch.zeros(len(z), device=z.device)
         earliest = [start] * len(z)
@@ -188,6 +188,15 @@ def containing(
     mean = mean.masked_fill(~torch.tensor(words_all, dtype=torch.bool, device=z.device), -torch.inf)
     best = mean.view(n, FINISHED).argmax(-1).tolist()
     return [decode_ids(model.tokenizer, texts[i * FINISHED + k]) for i, k in enumerate(best)]
+
+
+def prefix_losses(model: LatentTextModel, z: Tensor, prefix: Sequence[int]) -> Tensor:
+    """−log p(the sentence begins with *prefix* | z), (B,) nats."""
+    tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix], device=z.device)
+    if not prefix:
+        return torch.zeros(len(z), device=z.device)
+    hidden = model.decoder.hidden(tokens[:-1].expand(len(z), -1), z)  # (B, L, E)
+    return model.decoder.nll(hidden.flatten(0, 1), tokens[1:].repeat(len(z))).view(len(z), -1).sum(-1).float()
 
 
 def _occurs(word: Sequence[int], text: Sequence[int]) -> bool:
@@ -223,7 +232,7 @@ def fill(
     seed: int,
 ) -> list[str]:
     """Sentences of *pieces* (token ids) with 1 to 4 tokens between each two, from candidate latents u (n · K, d)."""
-    n, generator = len(u) // CANDIDATES, torch.Generator(model.device).manual_seed(seed)
+    n, generator = len(u) // WRITTEN, torch.Generator(model.device).manual_seed(seed)
     lengths = sorted(product(range(1, LONGEST + 1), repeat=len(pieces) - 1), key=sum)[:PATTERNS]
     patterns = [_pattern(pieces, each) for each in lengths]
     patterns = [each for each in patterns if len(each) < options.max_tokens]
@@ -242,7 +251,7 @@ def fill(
     picked = choose(fits, "the text", seed)[:, 0]
     candidate, pattern_number = picked // len(patterns), picked % len(patterns)
     return [
-        decode_ids(model.tokenizer, written[p][i * CANDIDATES + k])
+        decode_ids(model.tokenizer, written[p][i * WRITTEN + k])
         for i, (k, p) in enumerate(zip(candidate.tolist(), pattern_number.tolist(), strict=True))
     ]
 

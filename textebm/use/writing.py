@@ -24,7 +24,7 @@ from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import BATCH_SIZE, check_width, encode
 from textebm.use.steering import Steering, condition_of
-from textebm.use.wording import BLANK, CANDIDATES, Wanted, choose, containing, fill, word_tokens
+from textebm.use.wording import BLANK, CANDIDATES, WRITTEN, Wanted, choose, containing, fill, prefix_losses, word_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def generate(
 
     def write(asked: Steering, number: int, seed: int) -> list[str]:
         if words:
-            u, vectors = candidate_latents(model, number, asked, seed=seed, steps_factor=steps_factor)
+            u, vectors = candidate_latents(model, number, asked, WRITTEN, seed=seed, steps_factor=steps_factor)
             texts = containing(model, u, vectors, words, decoding, seed=seed)
             context = read_contexts(model, asked.contexts, number)
             return texts if context is None else [*context.turns(texts)]
@@ -102,10 +102,10 @@ def _problems(wanted: Wanted, texts: Sequence[str]) -> str:
 
 
 def candidate_latents(
-    model: LatentTextModel, n: int, steering: Steering, *, seed: int, steps_factor: int = 1
+    model: LatentTextModel, n: int, steering: Steering, count: int, *, seed: int, steps_factor: int = 1
 ) -> tuple[Tensor, Tensor | None]:
-    """`CANDIDATES` draws of the tilted prior for each of n rows, (n · K, d) on the CPU, and their context vectors."""
-    rows = [i for i in range(n) for _ in range(CANDIDATES)]
+    """*count* draws of the tilted prior for each of n rows, (n · count, d) on the CPU, and their context vectors."""
+    rows = [i for i in range(n) for _ in range(count)]
     u = sample_latents(model, len(rows), steering.rows(rows), seed=seed, steps_factor=steps_factor)
     context = read_contexts(model, steering.contexts, n)
     return u, None if context is None else context.vectors[rows]
@@ -124,7 +124,7 @@ def infill(
         word_tokens(model, piece.rstrip(), "the text", inner=number > 0) if piece.strip() else ()
         for number, piece in enumerate(told)
     ]
-    u, vectors = candidate_latents(model, n, steering, seed=seed)
+    u, vectors = candidate_latents(model, n, steering, WRITTEN, seed=seed)
     texts = fill(model, u, vectors, pieces, decoding, seed=seed)
     context = read_contexts(model, steering.contexts, n)
     return texts if context is None else [*context.turns(texts)]
@@ -221,16 +221,13 @@ def prompted_latents(
     Each is chosen among 32 draws with p(prefix | u) as its weight (sampling-importance resampling, Rubin 1987). Where
     hardly more than one of them counts, a warning gives the effective number.
     """
-    u, context = candidate_latents(model, n, steering, seed=seed, steps_factor=steps_factor)
-    tokens = torch.tensor([model.tokenizer.bos_token_id, *prefix], device=model.device)
+    u, context = candidate_latents(model, n, steering, CANDIDATES, seed=seed, steps_factor=steps_factor)
     likelihoods = []
     with model.evaluating():
         for start in range(0, len(u), 1024):
             chosen = u[start : start + 1024].to(model.device)
             z = model.decoder_input(chosen, None if context is None else context[start : start + 1024])
-            hidden = model.decoder.hidden(tokens[:-1].expand(len(z), -1), z)  # (B, L, E)
-            nll = model.decoder.nll(hidden.flatten(0, 1), tokens[1:].repeat(len(z)))
-            likelihoods.append(-nll.view(len(z), -1).sum(-1).float().cpu())
+            likelihoods.append(-prefix_losses(model, z, prefix).cpu())
     fits = torch.cat([torch.zeros(0), *likelihoods]).view(n, CANDIDATES)
     return u[torch.arange(n) * CANDIDATES + choose(fits, "the prompt", seed)[:, 0]] if n else u
 
