@@ -405,7 +405,7 @@ class TextEBM:
         """Rewrite each text under *symbols*. By default with the least change that is read (`textebm.use.editing`).
 
         nearest: keep (nats, default 6) is what a word replaced, inserted or deleted must gain, and
-        confidence (default .95) the probability that the encoder must give each symbol, read off the new sentence.
+        confidence (default .99) the probability that the encoder must give each symbol, read off the new sentence.
         denoise (also meant by a level or a strength): encode, diffuse to *level*, denoise under the symbols, decode:
         a new sentence of the same kind. level (1 … num_levels − 1, default half-way) trades content for control
         (figures: recipes/README.md). A prior with fewer than two levels has no ladder to climb: there the level-0 chain

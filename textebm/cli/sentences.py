@@ -247,11 +247,11 @@ def edit(
     symbol: SymbolOption = None,
     keep: Annotated[
         float | None,
-        typer.Option("--keep", min=0, help="Nats by which another word must beat the input's own; default 6."),
+        typer.Option("--keep", min=0, help="Nats that a word replaced, inserted or deleted must gain; default 6."),
     ] = None,
     confidence: Annotated[
         float | None,
-        typer.Option("--confidence", help="How surely the new sentence must be read as asked; default 0.95."),
+        typer.Option("--confidence", help="How surely the new sentence must be read as asked; default 0.99."),
     ] = None,
     level: Annotated[
         int | None,

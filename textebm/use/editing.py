@@ -34,7 +34,7 @@ from textebm.use.steering import Steering, SymbolRequest, asked_of, condition_of
 from textebm.use.writing import decode, denoise
 
 KEEP = 6.0
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99
 STEPS, ROUNDS = 5, 24  # steps between two readings, and how often it reads before it gives up
 
 
