@@ -9,7 +9,7 @@ import random
 import pytest
 
 from textebm.evaluation.metric import UndefinedMetricError
-from textebm.evaluation.ngram import END, UNKNOWN, NGramModel, fit_words, fluency
+from textebm.evaluation.ngram import END, UNKNOWN, NGramModel, _grams, fit_words, fluency
 from textebm.text.words import split_words
 
 
@@ -84,6 +84,20 @@ def test_unknown_words_and_dull_text_are_seen() -> None:
         fluency([], real, model)
     with pytest.raises(UndefinedMetricError, match="random order"):
         fluency(["x"], ["x", "x"], fit_words(["x", "x"]))
+
+
+def test_invented_words_cost_what_one_of_the_rare_words_does() -> None:
+    """As many different rare words as there are share the unknown word's probability, by hand."""
+    few = NGramModel.fit([["a", "b"], ["a", "b"], ["x", "b"]], min_count=2)
+    many = NGramModel.fit([["a", "b"], ["a", "b"], ["x", "b"], ["y", "b"], ["z", "b"]], min_count=2)
+    assert (few.rare, many.rare) == (1, 3)
+    unknown = [gram for gram in _grams(["new"], many.known, 3) if gram[-1] == UNKNOWN]
+    own = -math.log(many.probability(unknown[0])) - math.log(many.probability((*unknown[0][1:], END)))
+    assert many.nll(["new"]) == pytest.approx(own + math.log(3))
+    real = ["the gnat sat .", "the crow sat .", "a wren sat ."] * 5
+    model = fit_words([*real, *(f"the {word} sat ." for word in ("asp", "bee", "cod", "doe"))])
+    invented = [text.replace("gnat", "gnatto").replace("crow", "crowbo").replace("wren", "wrenny") for text in real]
+    assert fluency(invented, real, model).score < 0.8
 
 
 def test_scripts_without_spaces_are_split() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ def in_child(action: Callable[[], object], log: Path | None = None) -> int:
     if process:
         return process
     code = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores Ctrl-C
     try:
         from textebm.errors import TextEBMError
 

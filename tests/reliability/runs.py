@@ -74,6 +74,7 @@ def arrange(runs: Any, phase: str, step: int, action: Callable[[Any], None]) -> 
     real = getattr(owner, name)
 
     def acting(*arguments: Any, **options: Any) -> Any:
+        setattr(owner, name, real)  # once: a second Ctrl-C leaves without saving
         action(None)
         return real(*arguments, **options)
 

@@ -26,13 +26,15 @@ class NGramModel:
 
     h' is h without its first word; c counts occurrences at the highest order and different words before at the lower
     ones; N(h) counts the different words after h; D = n1 / (n1 + 2 n2). V holds the known words, the unknown word and
-    the end of a sentence.
+    the end of a sentence. An unknown word is each of the *rare* different ones with the same probability, so that
+    invented words are no cheaper than others.
     """
 
     known: frozenset[Hashable]
     counts: tuple[Mapping[Gram, int], ...]  # of the orders 1 … n
     followers: tuple[Mapping[Gram, tuple[int, int]], ...]  # history -> c(h), N(h)
     discounts: tuple[float, ...]
+    rare: int = 1  # different words that the unknown word stands for
 
     @classmethod
     def fit(cls, sentences: Iterable[Sequence[Hashable]], *, order: int = ORDER, min_count: int = 1) -> NGramModel:
@@ -49,10 +51,12 @@ class NGramModel:
         counts = [highest]
         while len(counts) < order:
             counts.insert(0, Counter(gram[1:] for gram in counts[0]))
-        return cls(known, tuple(counts), tuple(map(_followers, counts)), tuple(map(_discount, counts)))
+        rare = max(1, len(frequency) - len(known))
+        return cls(known, tuple(counts), tuple(map(_followers, counts)), tuple(map(_discount, counts)), rare)
 
     def probability(self, gram: Gram) -> float:
-        """p(last word | those before it); *gram* has as many words as the model's order."""
+        """p(last word | those before it), of the unknown word as a whole; *gram* has as many words as the model's
+        order."""
         p = 1 / (len(self.known) + 2)
         for order, (counts, followers, discount) in enumerate(
             zip(self.counts, self.followers, self.discounts, strict=True), 1
@@ -65,7 +69,9 @@ class NGramModel:
 
     def nll(self, sentence: Sequence[Hashable]) -> float:
         """−log p of a sentence and its end, nats."""
-        return -math.fsum(math.log(self.probability(gram)) for gram in _grams(sentence, self.known, len(self.counts)))
+        grams = list(_grams(sentence, self.known, len(self.counts)))
+        unknown = sum(gram[-1] == UNKNOWN for gram in grams)
+        return unknown * math.log(self.rare) - math.fsum(math.log(self.probability(gram)) for gram in grams)
 
     def perplexity(self, sentences: Iterable[Sequence[Hashable]]) -> float:
         """exp of the mean −log p a word, ends of sentences included. Undefined without a sentence."""
