@@ -73,6 +73,13 @@ def test_words_occur_in_every_sentence() -> None:
     assert all({"pizza", "phone"} <= set(text.split()) and "was" not in text.split() for text in both)
 
 
+def test_words_are_drawn_among_the_likeliest_as_everywhere() -> None:
+    model = trained()
+    greedy = model.generate(6, containing=["pizza"], seed=1)
+    assert model.generate(6, containing=["pizza"], decoding="sample", top_k=1, seed=1) == greedy
+    assert model.generate(6, containing=["pizza"], decoding="sample", seed=1) != greedy
+
+
 def test_blanks_are_filled_and_the_rest_stays() -> None:
     model = trained()
     for text in model.infill("the ___ was great ___", 8, symbols={"sentiment": "positive"}, seed=2):

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
-from textebm.model.decoding import DecodingOptions, decode_tokens, forbidden_ids
+from textebm.model.decoding import DecodingOptions, decode_tokens, forbidden_ids, warped
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.decoder import Decoder
 from textebm.networks.drawn_word import draw
@@ -118,7 +118,7 @@ def write_around(
         if options.decoding == "greedy":
             free = allowed.argmax(-1)
         else:
-            free = draw((allowed / options.temperature).softmax(-1), generator)
+            free = draw(warped(allowed, options).softmax(-1), generator)
         tokens = torch.where(here >= 0, here, torch.where(ended, eos, free))
         own = log_probs.gather(-1, tokens[:, None])[:, 0]
         of_held += torch.where(here >= 0, own, 0.0)
