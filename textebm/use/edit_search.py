@@ -83,22 +83,20 @@ def search_near(
         passed = fixed[rows[..., None], target.clamp_max(width - 1)] - fixed[rows, place][..., None]
         copied = copied.masked_fill(~there | (passed > 0), -torch.inf)
 
-        left = length[:, None] - place
         stop = log_p[..., eos] - before[rows, length[:, None]] + before[rows, place]
         stop = stop.masked_fill(fixed[rows, length[:, None]] > fixed[rows, place], -torch.inf)
         stop = torch.where(ended, 0.0, stop)
 
         log_p[..., eos] = -torch.inf
         free, words = log_p.topk(min(beams, log_p.shape[-1]), dim=-1)  # (B, K, K)
-        replaceable = (left > 0) & ~unknown[rows, place.clamp_max(width - 2)]
+        replaceable = there[..., 0] & ~unknown[rows, place.clamp_max(width - 2)]
         replaced = (free - keep).masked_fill(~replaceable[..., None], -torch.inf)
-        moves = torch.cat([copied, stop[..., None], replaced, free - keep], dim=-1)
-        moves = moves.masked_fill(ended[..., None], -torch.inf)
-        moves[..., len(shift)] = stop
+        written_on = torch.cat([copied, replaced, free - keep], dim=-1).masked_fill(ended[..., None], -torch.inf)
+        moves = torch.cat([written_on, stop[..., None]], dim=-1)
         end = torch.full_like(word[..., :1], eos)
-        ids = torch.cat([word, end, words, words], dim=-1)
+        ids = torch.cat([word, words, words, end], dim=-1)
         here = place[..., None].expand_as(words)
-        places = torch.cat([target + 1, torch.full_like(end, width), here + 1, here], dim=-1).clamp_max(width - 1)
+        places = torch.cat([target + 1, here + 1, here, torch.full_like(end, width)], dim=-1).clamp_max(width - 1)
 
         values = value[..., None] + moves
         ranks = values + ahead[rows[..., None], places]
