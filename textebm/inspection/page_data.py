@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from textebm.inspection.measured import headline, judged, measured
 from textebm.inspection.names import by_shown_names
 from textebm.inspection.projection import nearest
 from textebm.inspection.rows import LabelColumn
-from textebm.recipe.stated import stated_networks, stated_prior, stated_source
+from textebm.recipe.stated import stated_networks, stated_options, stated_prior
 
 NEAREST = 8  # neighbours of a sentence; some say the same
 CURVES = (
@@ -144,20 +143,9 @@ def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
     }
 
 
-def recipe_options(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The recipe's options by their dotted names. Of a path only the file's name: the page goes to other people."""
-    options: list[tuple[str, str]] = []
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            options += recipe_options(value, f"{prefix}{name}.")
-        elif f"{prefix}{name}" in ("data.train", "data.validation", "data.test") and value is not None:
-            parts = [value] if isinstance(value, str) else list(value)
-            options.append((f"{prefix}{name}", ", ".join(PurePath(str(part)).name for part in parts)))
-        elif f"{prefix}{name}" in ("tokenizer.name", "encoder.pretrained", "decoder.pretrained") and value is not None:
-            options.append((f"{prefix}{name}", stated_source(value)))
-        elif value is not None and name not in ("description",):
-            options.append((f"{prefix}{name}", str(value)))
-    return options
+def recipe_options(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The recipe's options (`stated_options`) as text."""
+    return [(name, str(value)) for name, value in stated_options(recipe).items()]
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

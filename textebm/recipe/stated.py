@@ -27,3 +27,25 @@ def stated_networks(recipe: Mapping[str, Any]) -> str:
 def stated_source(name: str) -> str:
     """A Hub id, or of a path only the last part."""
     return PurePath(name).name if name.startswith(("/", ".", "~")) else name
+
+
+PATHS = ("data.train", "data.validation", "data.test")
+SOURCES = ("tokenizer.name", "encoder.pretrained", "decoder.pretrained")
+
+
+def stated_options(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The recipe's options by their dotted names, those that are null left out. Of a path only the file's name, as what
+    is stated goes to other people."""
+    options: dict[str, Any] = {}
+    for name, value in recipe.items():
+        dotted = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            options |= stated_options(value, f"{dotted}.")
+        elif dotted in PATHS and value is not None:
+            parts = [value] if isinstance(value, str) else list(value)
+            options[dotted] = ", ".join(PurePath(str(part)).name for part in parts)
+        elif dotted in SOURCES and value is not None:
+            options[dotted] = stated_source(value)
+        elif value is not None and name != "description":
+            options[dotted] = value
+    return options

@@ -12,6 +12,7 @@ from accelerate import tracking
 from textebm.errors import TextEBMError
 from textebm.files import finite
 from textebm.recipe.schema import Recipe
+from textebm.recipe.stated import stated_options
 
 Log = Callable[[int, Mapping[str, Any]], None]
 
@@ -25,13 +26,17 @@ def trackers(names: Sequence[str], recipe: Recipe, directory: Path) -> Iterator[
         raise TextEBMError(
             f"training.trackers: {missing[0]} is not installed here: pip install {missing[0]}, or leave it out"
         )
+    options = stated_options(recipe.model_dump(mode="json"))
+    plain = {
+        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in options.items()
+    }
     made = []
     for name in names:
         kind = tracking.LOGGER_TYPE_TO_CLASS[name]
         place = {"logging_dir": str(directory)} if kind.requires_logging_directory else {}
         made.append(kind(recipe.name, **place))
         getattr(made[-1], "start", lambda: None)()  # later versions of Accelerate open it here
-        made[-1].store_init_configuration({"recipe": recipe.name, **_flat(recipe.model_dump(mode="json"))})
+        made[-1].store_init_configuration({"recipe": recipe.name, **plain})
 
     def log(step: int, values: Mapping[str, Any]) -> None:
         numbers = {name: value for name, value in values.items() if isinstance(finite(value), int | float)}
@@ -43,14 +48,3 @@ def trackers(names: Sequence[str], recipe: Recipe, directory: Path) -> Iterator[
     finally:
         for tracker in made:
             tracker.finish()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options by their dotted names, as plain numbers and text."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
