@@ -219,6 +219,12 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits, read piece by piece. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def checksum(data: bytes) -> dict[str, Any]:
     """What `read_verified` expects of a file that holds *data*."""
     return {"size": len(data), "sha256": digest(data)}

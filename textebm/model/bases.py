@@ -7,7 +7,6 @@ the model's own. Once the base is on disk no network is needed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
+from textebm.files import file_digest
 from textebm.networks.pretrained import Pretrained, Source, check_place, pretrained_modules, resting_names
 from textebm.text.tokenizer import load_own
 
@@ -160,5 +160,4 @@ def _sha256(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _hashed(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)

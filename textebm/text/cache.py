@@ -24,6 +24,7 @@ from datasets import Dataset, DatasetDict, Features, NamedSplit
 from filelock import FileLock
 
 from textebm.errors import CorpusError
+from textebm.files import file_digest
 from textebm.text.readers import Row
 
 log = logging.getLogger(__name__)
@@ -89,15 +90,10 @@ def content_hashes(paths: Iterable[Path]) -> list[str]:
     digests = []
     for path in paths:
         try:
-            digests.append(_digest(path))
+            digests.append(file_digest(path))
         except OSError as error:
             raise CorpusError(f"{path}: cannot be read: {error.strerror}") from error
     return digests
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cached(corpus: str, key: object, build: Callable[[Path], None], root: Path) -> DatasetDict:
@@ -148,7 +144,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
-    return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def _intact(folder: Path) -> bool:
