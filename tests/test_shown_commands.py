@@ -82,7 +82,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = grammar.corpus(400)["train"]
     text, stars, tense, topic = (split[name] for name in ("text", "sentiment", "tense", "topic"))
     table = pd.DataFrame({"review": text, "stars": stars, "label": tense, "formal": stars})
-    for name, rows in {"reviews": table[:300], "test": table[300:], "examples": table[:60], "more": table[60:120]}.items():
+    parts = {"reviews": table[:300], "test": table[300:], "examples": table[:60], "more": table[60:120]}
+    for name, rows in parts.items():
         rows.to_csv(path / f"{name}.csv", index=False)
     turns = pd.DataFrame({"turn": text, "cluster": [n % 5 for n in range(len(text))], "act": stars, "emotion": tense})
     turns.to_csv(path / "turns.csv", index=False)
