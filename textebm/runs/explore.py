@@ -36,7 +36,6 @@ class Explorer:
     def facts(self) -> dict[str, Any]:
         """What the page says before anything is asked; four sentences of the prior to begin with."""
         recipe, prior = self.model.recipe or {}, self.model.prior
-        contexts = [[]] * 4 if self.model.reads_context else None
         return {
             "name": str(recipe.get("name", self.directory.name)),
             "description": str(recipe.get("description") or ""),
@@ -44,7 +43,7 @@ class Explorer:
             "heads": self.heads(),
             "strength": prior.strength,
             "dialogue": self.model.reads_context,
-            "examples": [str(text) for text in self.model.generate(4, seed=0, contexts=contexts)],
+            "examples": [row["text"] for row in self.write([], n=4)],
         }
 
     def heads(self) -> list[dict[str, Any]]:
