@@ -1,7 +1,7 @@
 """The published networks of docs/pretrained.md, from a directory: `TEXTEBM_MODELS=DIR python -m pytest -m published`.
 
-DIR holds `all-minilm-l6-v2` and `smollm2-135m-instruct` as safetensors (the page says how they are made). Nothing here is
-in the gate: where they are absent, these tests skip."""
+DIR holds `all-minilm-l6-v2` and `smollm2-135m-instruct` as safetensors (the page says how they are made). Nothing here
+is in the gate: where they are absent, these tests skip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tiny import RECIPE, start
 import textebm
 from textebm.errors import TextEBMError
 
-pytestmark = pytest.mark.published
+pytestmark = [pytest.mark.published, pytest.mark.timeout(900)]
 SHORT = {
     "name": "published",
     "data": {"corpus": "grammar", "size": 300, "max_tokens": 16},
