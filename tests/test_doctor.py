@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     "weak_control": (changed(control_accuracy_y=0.4), "the judge has 0.950 on real text, chance is 0.33"),
     "unreadable_attribute": (
         replace(HEALTHY, attributes={"formal": {"n": 60, "accuracy": 0.55, "majority": 0.5}}),
-        "formal reads 0.550 of 60 held-out examples right; commonest class 0.500",
+        "formal reads 0.550 of 60 held-out examples, commonest class 0.500",
     ),
     "unknown_words": (
         replace(HEALTHY, text_findings=[Finding("unknown_words", "60% of the words are unknown", "a", "b")]),

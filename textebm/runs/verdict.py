@@ -375,7 +375,7 @@ def _attributes(facts: Facts) -> Iterator[Finding]:
         if measured["accuracy"] < measured["majority"] + max(0.05, 2 * math.sqrt(0.25 / measured["n"])):
             yield Finding(
                 "unreadable_attribute",
-                f"the attribute {name} reads {measured['accuracy']:.3f} of {measured['n']:.0f} held-out examples right; "
+                f"the attribute {name} reads {measured['accuracy']:.3f} of {measured['n']:.0f} held-out examples, "
                 f"commonest class {measured['majority']:.3f}",
                 f"textebm attribute add {name} with more examples, or teach it in training as a head",
                 "what latents do not tell cannot steer",
