@@ -60,6 +60,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "ptb": ("intervals", "language", "outliers"),
     "dailydialog": ("intervals", "language", "baselines", "few_labels", "outliers"),
     "yelp": ("intervals", "language", "steering", "calibration", "editing", "few_labels", "outliers"),
+    "outliers": ("outliers",),
     "all": tuple(SECTIONS),
 }
 SINGLE_SENTENCES = (
