@@ -278,8 +278,8 @@ def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
 
 
 def test_the_suite_of_another_corpus_is_refused() -> None:
-    check_suite("all", recipe())
-    check_suite(None, recipe())
+    for suite in ("all", "outliers", None):
+        check_suite(suite, recipe())
     with pytest.raises(TextEBMError, match="this run is on 'grammar': use --suite all"):
         check_suite("ptb", recipe())
     with pytest.raises(TextEBMError, match="use --suite yelp or --suite all"):
