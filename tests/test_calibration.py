@@ -46,6 +46,9 @@ def test_shares_follow_what_is_asked_and_repeat(monkeypatch: pytest.MonkeyPatch)
     assert len(model._curves) == 1, "one request has one curve, whatever the share"
     several = model.generate(6, symbols={"sentiment": [0, 1, 0, 1, 0, 1]}, strength="auto", confidence=0.7, seed=1)
     assert len(several) == 6 and len(model._curves) == 3 - 1, "rows that are asked the same share a curve"
+    model._curves.clear()
+    asked = {"strength": "auto", "confidence": 0.7, "seed": 1}
+    assert several == model.generate(6, symbols={"sentiment": [0, 1, 0, 1, 0, 1]}, **asked), "nor does its past matter"
 
 
 def test_rows_that_are_asked_the_same_belong_together() -> None:

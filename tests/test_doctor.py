@@ -163,6 +163,10 @@ FAULTS: dict[str, tuple[Facts, str]] = {
     ),
     "easy_judge": (changed(fluency=0.3), "control of y is 0.900, of sentences with fluency 0.30"),
     "weak_control": (changed(control_accuracy_y=0.4), "the judge has 0.950 on real text, chance is 0.33"),
+    "unreadable_attribute": (
+        replace(HEALTHY, attributes={"formal": {"n": 60, "accuracy": 0.55, "majority": 0.5}}),
+        "formal reads 0.550 of 60 held-out examples, commonest class 0.500",
+    ),
     "unknown_words": (
         replace(HEALTHY, text_findings=[Finding("unknown_words", "60% of the words are unknown", "a", "b")]),
         "60% of the words",
@@ -178,6 +182,16 @@ def test_a_fault_is_named_with_its_evidence(name: str) -> None:
     assert findings[name].option and findings[name].effect
     allowed = {"easy_judge": {"not_fluent"}, "not_fluent": {"easy_judge"}, "learned_by_heart": {"weak_head"}}
     assert set(findings) <= {name} | allowed.get(name, set()), findings
+
+
+def test_an_attribute_that_reads_well_is_a_reference() -> None:
+    verdict = diagnose(replace(HEALTHY, attributes={"formal": {"n": 60, "accuracy": 0.9, "majority": 0.5}}))
+    assert not verdict.findings
+    assert (
+        "accuracy of the attribute formal",
+        "0.9",
+        "60 examples, held out; commonest class 0.5",
+    ) in verdict.references
 
 
 def test_a_warning_at_the_end_is_a_finding() -> None:

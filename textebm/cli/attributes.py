@@ -14,6 +14,7 @@ from textebm.cli.shared import (
     check_run,
     emit,
     load_model,
+    note,
     print_rows,
     stdout_kept_clean,
 )
@@ -103,6 +104,7 @@ def remove(run: RunArgument, name: NameArgument) -> None:
         from textebm.use.attributes import remove_attribute
 
         remove_attribute(run, name)
+    note(f"{run} has no attribute {name!r} any more")
 
 
 def _examples(file: Path, text: str, label: str) -> tuple[list[str], list[str]]:

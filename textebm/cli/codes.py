@@ -240,6 +240,8 @@ def export(
             file,
             indent=2,
         )
+    if str(out) != "-":
+        note(f"written to {out}")
 
 
 @app.command(epilog="Example: textebm codes why runs/yelp reviews.txt")

@@ -84,6 +84,7 @@ def gather(
         form=_form(model, real),
         code_names=code_names or {},
         text_findings=findings,
+        attributes={name: attribute.facts for name, attribute in model.attributes.items()},
     )
 
 

@@ -33,6 +33,7 @@ class Facts:
     class that it was shown. train_accuracy: of heads on labels that they were shown. repeating: share of free samples
     that say a word or pair twice in a row, beside that of real texts. invented: share of the samples' words that are in
     no training text, likewise. form: of codes, normalised mutual information with a text's length and last mark.
+    attributes: of each that was added after training, what `AttributeReport` says (n, accuracy, majority, …).
     """
 
     recipe: Recipe
@@ -49,6 +50,7 @@ class Facts:
     form: float = 0.0
     code_names: Mapping[str, str] = field(default_factory=dict)
     text_findings: Sequence[Finding] = ()
+    attributes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def diagnose(facts: Facts) -> Verdict:
@@ -368,6 +370,18 @@ def _heads(facts: Facts) -> Iterator[Finding]:
             )
 
 
+def _attributes(facts: Facts) -> Iterator[Finding]:
+    for name, measured in facts.attributes.items():
+        if measured["accuracy"] < measured["majority"] + max(0.05, 2 * math.sqrt(0.25 / measured["n"])):
+            yield Finding(
+                "unreadable_attribute",
+                f"the attribute {name} reads {measured['accuracy']:.3f} of {measured['n']:.0f} held-out examples, "
+                f"commonest class {measured['majority']:.3f}",
+                f"textebm attribute add {name} with more examples, or teach it in training as a head",
+                "what latents do not tell cannot steer",
+            )
+
+
 def _control(facts: Facts) -> Iterator[Finding]:
     score = facts.metrics.get("fluency_sampled", facts.metrics.get("fluency", 1.0))
     for head, counts in facts.class_rows.items():
@@ -395,7 +409,7 @@ def _control(facts: Facts) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *(_leak, _little_text, _text, _labels, _worse_than_counting, _course, _latent, _warned),
-    *(_samples, _heads, _codes, _control),
+    *(_samples, _heads, _attributes, _codes, _control),
 )
 
 
@@ -414,3 +428,6 @@ def _references(facts: Facts) -> Iterator[tuple[str, str, str]]:
         if f"head_accuracy_{head}" in metrics:
             beside = f"TF-IDF {shown(f'tfidf_accuracy_{head}')}, commonest class {shown(f'majority_accuracy_{head}')}"
             yield f"accuracy of {head}", shown(f"head_accuracy_{head}"), beside
+    for name, measured in facts.attributes.items():
+        beside = f"{measured['n']:.0f} examples, held out; commonest class {measured['majority']:.3g}"
+        yield f"accuracy of the attribute {name}", f"{measured['accuracy']:.3g}", beside

@@ -114,7 +114,7 @@ def calibrated(
         key = (request, options)
         curve = curves.get(key) if single else None
         if curve is None:
-            curve = measure(model, own, len(rows), write, seed=own_seed)
+            curve = measure(model, own, len(rows), write, seed=0 if single else own_seed)  # whoever asks first
             if single:
                 curves[key] = curve
         strength, again = curve.strength_of(share)
