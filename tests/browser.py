@@ -75,8 +75,10 @@ class Browser:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, address: str = "") -> None:
-        """Open a report and wait until it says that it is drawn. address: what stands behind the # of its address."""
+    def open(
+        self, path: Path | str, *, width: int = 1280, height: int = 900, dark: bool = False, address: str = ""
+    ) -> None:
+        """Open a file or address and wait until it says that it is drawn. address: what stands behind the # of it."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [
@@ -86,7 +88,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=features)
         if address:
             self.call("Page.navigate", url="about:blank")  # else only the fragment would change
-        self.call("Page.navigate", url=path.as_uri() + address)
+        self.call("Page.navigate", url=(path if isinstance(path, str) else path.as_uri()) + address)
         end = time.monotonic() + 20
         while self.js("document.documentElement?.dataset.ready") != "yes":
             assert time.monotonic() < end, f"the page is not ready: {self.problems()}"

@@ -20,11 +20,12 @@ from textebm.text.grammar import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS = "heads=[{name: sentiment, labels: sentiment}, {name: tense, labels: tense}, {name: code, classes: 6}]"
-PAGES = {"README.md": 1, "docs/notebook.md": 5, "docs/howto.md": 3, "docs/steering.md": 5}  # blocks at least
+PAGES = {"README.md": 1, "docs/notebook.md": 5, "docs/howto.md": 3, "docs/steering.md": 5, "docs/explore.md": 1}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAGES says how many blocks it has at least."""
     model = untrained(HEADS)
     model.save_pretrained(tmp_path / "runs" / "quickstart")
     measured = Evaluation(seed=0, metrics={"control_accuracy_sentiment": MetricValue(0.5, "share (0-1)", True, 9)})

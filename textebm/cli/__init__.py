@@ -25,6 +25,7 @@ from textebm.cli import (
     data,
     densities,
     doctor,
+    explore,
     inspection,
     latents,
     recipes,
@@ -138,7 +139,7 @@ def _main(
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
-for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, audit, densities, bench):
+for _group in (runs, doctor, reproduce, sweep, sentences, latents, inspection, explore, audit, densities, bench):
     _group.register(app)
 app.add_typer(codes.app, name="codes")
 app.add_typer(attributes.app, name="attribute")

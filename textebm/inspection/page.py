@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else, asks for nothing and runs no code but its own.
+"""Pages as one HTML file that needs nothing else, asks nobody and runs no code but its own: the report.
 
 All text of the corpus, the labels and the run is untrusted. It travels as JSON in a script element that browsers do
 not run, and the page's script puts it in place as text nodes only. The Content-Security-Policy allows that script and
@@ -11,24 +11,32 @@ import base64
 import hashlib
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parent / "assets"
-SCRIPTS = ("base.js", "map.js", "sections.js", "details.js", "compare.js", "page.js")
+SCRIPTS = ("base.js", "theme.js", "map.js", "sections.js", "details.js", "compare.js", "page.js")
 # What could end the element early, open a comment in it, or end a line of script in an old browser.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-def render(data: Mapping[str, Any], title: str) -> str:
-    """The page that shows *data* (`report.page_data`)."""
-    style = (ASSETS / "report.css").read_text(encoding="utf-8")
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+def render(
+    data: Mapping[str, Any],
+    title: str,
+    *,
+    scripts: Sequence[str] = SCRIPTS,
+    styles: Sequence[str] = ("report.css",),
+    asks: bool = False,
+) -> str:
+    """The page that shows *data*: of `report.page_data`, unless other scripts draw it. asks: whether it may ask the
+    server that it comes from, and nobody else."""
+    style = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in styles)
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in scripts)
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        f"{'connect-src ' + repr('self') + '; ' if asks else ''}base-uri 'none'; form-action 'none'"
     )
     parts = {
         "policy": html.escape(policy, quote=True),

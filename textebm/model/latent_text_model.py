@@ -83,9 +83,13 @@ class Attribute:
         """It is named and asked for as a head is."""
         return SymbolHead(self.name, self.classes, self.name)
 
+    def logits(self, u: Tensor) -> Tensor:
+        """log p(y | u) at level 0, up to a constant of each row, (B, K). u (B, d)"""
+        return u @ self.slopes[0].to(u).t() + self.offsets[0].to(u)
+
     def probabilities(self, u: Tensor) -> Tensor:
         """p(y | u) at level 0, (B, K). u (B, d)"""
-        return (u @ self.slopes[0].t() + self.offsets[0]).softmax(-1)
+        return self.logits(u).softmax(-1)
 
 
 class LatentTextModel(nn.Module):

@@ -172,8 +172,15 @@ def _log_probabilities(
             mean = model.posterior(batch, context=own).mean
         else:
             mean = model.encoder.posterior(model.encoder.features(tokens, lengths), own).mean
-        found.append(model.prior.symbol_logits(mean, context=own)[head].log_softmax(-1).cpu())
+        found.append(_logits(model, mean, head, own).log_softmax(-1).cpu())
     return torch.cat(found)
+
+
+def _logits(model: LatentTextModel, mean: Tensor, head: str, context: Tensor | None) -> Tensor:
+    """Of a symbol or an attribute at latents (n, d): (n, K)."""
+    if head in model.attributes:
+        return model.attributes[head].logits(mean)
+    return model.prior.symbol_logits(mean, context=context)[head]
 
 
 def _leave_one_out(
@@ -200,7 +207,7 @@ def _integrate(
     points = (unknown + places[:, None, None] * (own - unknown)).requires_grad_(True)  # (1 + points, T, E)
     context = None if vector is None else vector.expand(len(points), -1)
     mean = encoder.posterior(encoder.read(points, lengths[:1].expand(len(points))), context).mean
-    log_p = model.prior.symbol_logits(mean, context=context)[head].log_softmax(-1)[:, kind]
+    log_p = _logits(model, mean, head, context).log_softmax(-1)[:, kind]
     (gradient,) = torch.autograd.grad(log_p[1:].sum(), points)
     weight = torch.tensor(weights / 2, dtype=own.dtype, device=own.device)
     parts = ((gradient[1:] * weight[:, None, None]).sum(0) * (own - unknown)).sum(-1)

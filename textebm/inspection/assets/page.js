@@ -25,10 +25,6 @@ const build = () => {
   return map;
 };
 
-const themeButton = document.getElementById("theme");
-const themed = () => { themeButton.textContent = isDark() ? "Light" : "Dark"; redraws.forEach((draw) => draw()); };
-themeButton.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; themed(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", themed);
 const shown = D.compared ? compare() : build();
 // On paper: in light colours, the map as a drawing, and nothing folded away.
 let before = "", folded = [];
