@@ -8,6 +8,9 @@ import tiny
 import torch
 
 from textebm.errors import TextEBMError
+from textebm.evaluation import suite
+from textebm.evaluation.state import Effort
+from textebm.model.build import build_corpus
 from textebm.use.attribution import attribute, deletion_test, reads_vectors
 
 TEXTS = list(tiny.sentences(24))
@@ -56,6 +59,17 @@ def test_deleting_the_words_of_largest_parts_matters_more_than_others(network) -
     for method in ("integrated_gradients", "leave_one_out"):
         found = deletion_test(network, TEXTS, "sentiment", method=method, seed=0)
         assert found.n == len(TEXTS) and found.top > found.random
+
+
+def test_the_evaluation_has_the_deletion_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(suite.SUITES, "all", ("attribution",))
+    corpus = build_corpus(tiny.recipe().data)
+    small = Effort(samples=5, samples_per_class=2)
+    model = tiny.trained()
+    found = suite.evaluate(model, corpus, limit=24, effort=small, suite="all", tokenizer=model.tokenizer, seed=3)
+    measured = found.metrics
+    assert measured["deleted_top_words"].value > measured["deleted_random_words"].value
+    assert measured["deleted_top_words"].n == 24
 
 
 def test_the_network_is_left_as_it_was(network) -> None:

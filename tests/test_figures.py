@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from tiny import save_trained, sentences, trained
@@ -18,7 +17,7 @@ from typer.testing import CliRunner
 from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
-from textebm.inspection.frames import Inspection, crosstab
+from textebm.inspection.frames import Inspection
 from textebm.inspection.projection import Layout, Projection, project
 from textebm.inspection.report import inspect, projection_of
 from textebm.inspection.rows import choose_rows
@@ -54,18 +53,6 @@ def test_frames_hold_what_was_found(found: Inspection) -> None:
     assert labels[(labels["head"] == "code") & (labels["label"] == "topic")]["count"].sum() == 50
     assert tables["chains"]["level"].tolist() == [0, 1, 2, 3] and len(tables["energies"]) == 4 * 32
     assert tables["control"].query("head == 'sentiment'")["strength"].tolist() == [0, 1, 2, 4, 8]
-
-
-def test_a_crosstab_counts(found: Inspection) -> None:
-    table = crosstab(found, "code", "sentiment")
-    rows = found.frames()["sentences"]
-    expected = pd.crosstab(rows["code"], rows["sentiment"])
-    for code, row in expected.iterrows():
-        for name, count in row.items():
-            assert table.loc[str(code), str(name)] == count
-    assert table.to_numpy().sum() == 50
-    with pytest.raises(KeyError):
-        crosstab(found, "code", "nothing")
 
 
 def test_inspect_takes_texts() -> None:

@@ -1,4 +1,4 @@
-"""Effective sample size and energies by level, against chains whose autocorrelation is known."""
+"""Effective sample sizes and energies by level, against chains whose autocorrelation is known."""
 
 from __future__ import annotations
 
@@ -11,28 +11,6 @@ from textebm.inspection import sampler
 from textebm.inspection.paths import layers
 from textebm.inspection.rows import Rows
 from textebm.prior.explicit import StandardNormal
-
-
-def autoregressive(phi: float, steps: int = 4000, chains: int = 6, dim: int = 2) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    x = np.zeros((steps, chains, dim))
-    for step in range(1, steps):
-        x[step] = phi * x[step - 1] + rng.normal(size=(chains, dim))
-    return x[100:]
-
-
-@pytest.mark.parametrize("phi", [0.0, 0.5, 0.9])
-def test_effective_sample_size_of_an_autoregression(phi: float) -> None:
-    x = autoregressive(phi)  # τ = (1 + φ) / (1 − φ), whatever scale and place
-    assert sampler.effective_sample_size(3 * x + 7) / len(x) == pytest.approx((1 - phi) / (1 + phi), rel=0.12)
-
-
-def test_effective_sample_size_of_odd_chains() -> None:
-    assert sampler.effective_sample_size(np.ones((50, 3, 2))) == 1.0  # nothing moves
-    apart = autoregressive(0.0, 1100) + 50 * np.arange(6)[:, None]  # each mixes, but in a place of its own
-    assert sampler.effective_sample_size(apart) < 3
-    swinging = autoregressive(-0.8)  # better than independent: counted as independent
-    assert sampler.effective_sample_size(swinging) == len(swinging)
 
 
 def test_a_chain_without_potential_forgets_at_its_own_rate() -> None:

@@ -153,16 +153,6 @@ def tfidf_judge(texts: Sequence[str]) -> Judge:
     return judge
 
 
-def embedding_judge(embed: Embed) -> Judge:
-    """A judge that scores by the cosine between a text's and a name's embedding; words are read as a list."""
-
-    def judge(names: Sequence[Name], texts: Sequence[str]) -> NDArray[np.floating[Any]]:
-        spelled = [name if isinstance(name, str) else ", ".join(name) for name in names]
-        return np.asarray(normalize(embed(texts)) @ normalize(embed(spelled)).T)
-
-    return judge
-
-
 def detection(names: Sequence[Name], texts: Sequence[str], codes: ArrayLike, judge: Judge) -> Detection:
     """Which of *texts* have code k, told from names[k] alone; codes (n,). Undefined with fewer than two codes."""
     truth, scores = np.asarray(codes), np.asarray(judge(names, texts), dtype=np.float64)

@@ -49,6 +49,7 @@ OwnMetric = Callable[["TextEBM", list[str]], "float | MetricValue"]
 SECTIONS: dict[str, Section] = {
     "intervals": intervals.add_likelihood_interval,
     "language": language.add_language_model,
+    "attribution": symbols.add_deletions,
     "baselines": baselines.add_kmeans_baselines,
     "steering": steering.add_control_cost,
     "calibration": calibration.add_calibration,
@@ -57,14 +58,16 @@ SECTIONS: dict[str, Section] = {
     "outliers": outliers.add_outliers,
 }
 SUITES: dict[str, tuple[str, ...]] = {
-    "ptb": ("intervals", "language", "outliers"),
-    "dailydialog": ("intervals", "language", "baselines", "few_labels", "outliers"),
-    "yelp": ("intervals", "language", "steering", "calibration", "editing", "few_labels", "outliers"),
+    "ptb": ("intervals", "language", "attribution", "outliers"),
+    "dailydialog": ("intervals", "language", "attribution", "baselines", "few_labels", "outliers"),
+    "yelp": ("intervals", "language", "attribution", "steering", "calibration", "editing", "few_labels", "outliers"),
+    "outliers": ("outliers",),
     "all": tuple(SECTIONS),
 }
 SINGLE_SENTENCES = (
     "intervals",
     "language",
+    "attribution",
     "steering",
     "calibration",
     "editing",

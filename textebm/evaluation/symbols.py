@@ -16,6 +16,7 @@ from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.probes import layer_probes
 from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
 from textebm.text.history import texts_of
+from textebm.use.attribution import Method, deletion_test, reads_vectors
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NAMING = 5000  # training sentences from which a code gets its words
 KEPT_PER_CLASS, KEPT_PER_CODE = 10, 3
 MAX_EXAMPLES = 100  # to generate by
+EXPLAINED = 200  # sentences whose words are deleted
 
 
 def add_probes(state: EvaluationState, encoding: Encoding) -> None:
@@ -103,6 +105,18 @@ def _add_words(state: EvaluationState, head: str, codes: np.ndarray, generated: 
     loop = detection(words, written, asked, tfidf_judge(state.texts))
     state.result.add(state.own("code_loop_auroc", head), loop.auroc, len(written))
     state.result.add(state.own("code_loop_f1", head), loop.f1, len(written))
+
+
+def add_deletions(state: EvaluationState, encoding: Encoding) -> None:
+    """Whether the words that are said to make a code do so: the deletion test (`textebm.use.attribution`)."""
+    network, texts = state.model.network, state.texts[:EXPLAINED]
+    method: Method = "integrated_gradients" if reads_vectors(network) else "leave_one_out"
+    for head in state.unsupervised:
+        state.progress(f"words of the codes of {head}, deleted")
+        found = deletion_test(network, texts, head, method=method, seed=state.seed)
+        if found.n:
+            state.result.add(state.own("deleted_top_words", head), found.top, found.n)
+            state.result.add(state.own("deleted_random_words", head), found.random, found.n)
 
 
 def add_head_accuracies(state: EvaluationState, encoding: Encoding) -> None:

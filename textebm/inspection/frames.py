@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from textebm.inspection import figures, paths, sampler
-from textebm.inspection.codes import CodeCard, label_counts, to_rows
+from textebm.inspection.codes import CodeCard, to_rows
 from textebm.inspection.projection import Projection
 from textebm.inspection.rows import LabelColumn, Rows
 from textebm.notebook import html_table
@@ -175,14 +175,6 @@ def energies(inspection: Inspection) -> pd.DataFrame:
         )
     columns = ["level", "from", "to", "means", "draws", "samples"]
     return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=columns)
-
-
-def crosstab(inspection: Inspection, head: str, label: str) -> pd.DataFrame:
-    """Counts of sentences, codes of *head* by classes of *label*. Raises KeyError for a name that is not there."""
-    cards, column = inspection.cards[head], inspection.rows.labels[label]
-    codes = inspection.encoding.codes[head].numpy()
-    counts = [label_counts(column, np.flatnonzero(codes == card.code)) for card in cards]
-    return pd.DataFrame(counts, index=[card.name for card in cards], columns=list(column.classes))
 
 
 def _names(label: LabelColumn) -> list[str | None]:

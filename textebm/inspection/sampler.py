@@ -57,18 +57,6 @@ class Energies:
     chance_overlap: float
 
 
-def effective_sample_size(draws: NDArray[np.floating[Any]]) -> float:
-    """Independent draws that S steps of a chain are worth, S / τ.
-
-        τ = 1 + 2 Σ_k ρ_k,    summed while ρ_{2k} + ρ_{2k+1} > 0 and made to fall (Geyer 1992)
-
-    draws (S, C, d): C chains of one distribution, in its stationary part. ρ_k pools the autocovariances of all chains
-    and coordinates about the mean of *all* chains: chains that rest in different places count as not mixing.
-    """
-    centred = draws - draws.mean((0, 1))
-    return _from_autocovariance(_autocovariance(centred), len(draws))
-
-
 def _autocovariance(centred: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """γ_k, k = 0 … S−1, of (S, …), summed over everything but the lag, by the Fourier transform."""
     size = len(centred)
