@@ -169,6 +169,14 @@ def test_score_matching_comes_near_the_truth_and_twice_the_steps_do_not_hurt() -
     assert row.mean("in_plane", doubled=True) < row.mean("in_plane") + 0.04
 
 
+def test_a_standardized_prior_begins_as_the_targets_gaussian() -> None:
+    """Before F is learned its draws have the target's variance in every dimension, not N(0, I)'s."""
+    setting = setting_of("energy", {"standardize": "true", "learning_rate": "1e-9", "hidden_size": "8"})
+    trained = train(setting, circle(8), iterations=1)
+    x, _ = trained.draw(8192, generator=generator(1))
+    torch.testing.assert_close(x.std(0), circle(8).sample(50_000, generator()).std(0), rtol=0.05, atol=0)
+
+
 def test_divergence_is_counted_and_left_out() -> None:
     setting = setting_of("energy-recovery", {"hidden_size": "8", "learning_rate": "1e30", "steps": "1"})
     row = bench("ring", target_of("ring"), "energy-recovery", setting, iterations=30, samples=200)
@@ -222,6 +230,8 @@ def test_the_releases_network_has_one_hidden_layer_and_its_own_classes() -> None
 
 
 def test_exact_needs_a_mixture() -> None:
+    with pytest.raises(TextEBMError, match="standardize=false"):
+        build_prior(setting_of("exact", {"standardize": "true"}), circle(2), smoothing=0.03)
     with pytest.raises(TextEBMError, match="--target gaussians, mixture8, mixture40 or release"):
         build_prior(setting_of("exact"), target_of("ring"), smoothing=0.03)
 

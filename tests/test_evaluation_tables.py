@@ -206,7 +206,7 @@ def test_tables_print_measured_beside_published(measured: Evaluation, name: str)
 
 def test_a_suite_needs_its_tokenizer_and_a_known_name() -> None:
     data = DatasetDict(train=corpus(all_rows(2)), test=corpus(all_rows(1)))
-    assert set(SUITES) == {"ptb", "dailydialog", "yelp", "all"}
+    assert set(SUITES) == {"ptb", "dailydialog", "yelp", "outliers", "all"}
     for options in ({"suite": "ptb"}, {"suite": "bible", "tokenizer": TOKENIZER}):
         with pytest.raises(ValueError, match="a suite is one of"):
             evaluate(FakeModel(), data, **options)
@@ -278,8 +278,8 @@ def test_what_evaluate_refuses(two_runs: list[Path]) -> None:
 
 
 def test_the_suite_of_another_corpus_is_refused() -> None:
-    check_suite("all", recipe())
-    check_suite(None, recipe())
+    for name in ("all", "outliers", None):
+        check_suite(name, recipe())
     with pytest.raises(TextEBMError, match="this run is on 'grammar': use --suite all"):
         check_suite("ptb", recipe())
     with pytest.raises(TextEBMError, match="use --suite yelp or --suite all"):

@@ -184,6 +184,15 @@ def test_a_port_in_use_and_a_run_that_is_none_are_one_error(page: ExplorePage, t
     assert outcome.exit_code == 2 and "no run at" in outcome.stderr
 
 
+def test_the_command_says_where_and_ends_quietly(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExplorePage, "serve_forever", ended)
+    outcome = CliRunner().invoke(app, ["explore", str(saved), "--port", "0"])
+    assert outcome.exit_code == 0 and re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{16,}/\n", outcome.stdout)
+
+
 # -- the page in a browser ---------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,8 @@ from textebm.errors import TextEBMError
 from textebm.model.latent_text_model import SymbolHead
 from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import FREE
+from textebm.text.batches import collate_texts
+from textebm.use import reading
 from textebm.use.writing import denoise, slerp
 
 TEXTS = list(sentences(12))
@@ -238,3 +240,45 @@ def test_a_class_may_be_a_name_or_a_number() -> None:
     assert [stars.index(value) for value in ("5", 5, 3, 0, 2)] == [2, 2, 1, 0, 2], "a name comes before a position"
     with pytest.raises(TextEBMError):
         stars.index(-1)
+
+
+def test_a_place_and_a_batch_size_for_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is computed does not depend on how many rows are computed together; how many are is told once for all."""
+    model, sizes = trained(), list[int]()
+
+    def spied(texts: Any, *arguments: Any) -> Any:
+        sizes.append(len(texts))
+        return collate_texts(texts, *arguments)
+
+    texts = TEXTS[:7]
+    calls: list[Callable[[], Any]] = [
+        lambda: model.encode(texts).mean,
+        lambda: model.symbol_probabilities(model.encode(texts).mean)["code"],
+        lambda: model.reconstruction_losses(texts),
+        lambda: model.certainty(texts, {"sentiment": torch.ones(7, dtype=torch.long)}),
+        lambda: torch.tensor(model.attribute(texts, "code", method="leave_one_out")[0].parts),
+    ]
+    before = [call() for call in calls]
+    monkeypatch.setattr(reading, "collate_texts", spied)
+    with model.on(batch_size=2) as same:
+        assert same is model
+        for call, expected in zip(calls, before, strict=True):
+            torch.testing.assert_close(call(), expected, rtol=1e-4, atol=1e-4)
+        assert max(sizes) == 2
+        model.encode(texts, batch_size=5)
+        assert max(sizes) == 5
+    model.encode(texts)
+    assert max(sizes) == 7
+
+
+def test_a_model_comes_back_from_where_it_was_sent() -> None:
+    model = trained()
+    with pytest.raises(ZeroDivisionError), model.on("cpu:0", batch_size=3):
+        assert rows_at_once(model.device, 512) == 3
+        _ = 1 / 0
+    assert rows_at_once(model.device, 512) == 512 and model.device == torch.device("cpu")
+    for wrong in ("nowhere", "cuda:99"):
+        with pytest.raises(TextEBMError, match=f"device '{wrong}' cannot be used here.*cpu always can"):
+            model.to(wrong)
+    with pytest.raises(TextEBMError, match="batch_size must be a whole number"):
+        model.on(batch_size=0)

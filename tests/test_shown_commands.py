@@ -37,6 +37,7 @@ NOT_RUN = {  # the beginning of the command: why
     "train RECIPE": "the tracker it names need not be installed (test_trackers.py)",
     "sweep": "trains a whole recipe several times (test_sweep.py)",
     "reproduce quickstart": "trains a whole recipe three times (test_reproduce.py)",
+    "explore": "serves until it is ended (test_explore.py)",
     "bench": "times a minute of work (test_scale.py)",
     "densities": "minutes of chains (test_densities.py)",
     "audit": "minutes of estimators (test_audit.py)",

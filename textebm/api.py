@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from textebm.model import files
 from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import Attribute, Decoder, Encoder, LatentTextModel, SymbolHead
+from textebm.networks.hardware import rows_together
 from textebm.networks.pretrained import cast_networks
 from textebm.notebook import html_table
 from textebm.prior.prior import LatentPrior
@@ -30,12 +31,15 @@ from textebm.use.attribution import Attribution
 from textebm.use.calibration import Curve
 from textebm.use.codebook import Codebook, load_codebook, name_codes, save_codebook
 from textebm.use.contexts import Contexts, parse_contexts
-from textebm.use.inputs import as_latents, as_symbols, as_texts, lost_in_reading
+from textebm.use.inputs import as_device, as_latents, as_symbols, as_texts, lost_in_reading
 from textebm.use.likelihood import NllInterval, Progress
 from textebm.use.reading import Classification, ElboTerms, Encoding
 from textebm.use.steering import Direction, Steering, SymbolRequest, classes_meant
 from textebm.use.wording import Wanted
 from textebm.use.writing import Twin
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +116,7 @@ class TextEBM:
             cast_networks(network, dtype)
         book = load_codebook(directory)
         name_codes(network, book)
-        return cls(network.to(device), codes=book)
+        return cls(network.to(as_device(device)), codes=book)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card, with the attributes that were added
@@ -132,11 +136,24 @@ class TextEBM:
         return files.push(self.save_pretrained, repo_id, private=private)
 
     def to(self, device: str | torch.device) -> TextEBM:
-        """Move the network to a device; returns the model itself.
+        """Move the network to a device; returns the model itself. Raises TextEBMError where there is no such device.
         Example: ``model.to("cuda")``.
         """
-        self.network.to(device)
+        self.network.to(as_device(device))
         return self
+
+    @contextmanager
+    def on(self, device: str | torch.device | None = None, *, batch_size: int | None = None) -> Iterator[TextEBM]:
+        """Within, all methods compute on *device* (None: where it is), *batch_size* rows at a time unless they are told
+        another number; then the network goes back.
+        Example: ``with model.on("cuda", batch_size=64): model.edit(texts, {"sentiment": "positive"})``.
+        """
+        before = self.device
+        with rows_together(batch_size):
+            try:
+                yield self if device is None else self.to(device)
+            finally:
+                self.network.to(before)
 
     # -- what it is made of --------------------------------------------------------------------------------------
 
@@ -378,7 +395,7 @@ class TextEBM:
         num_beams: int = 4,
         refine: int = 0,
         contexts: Contexts | None = None,
-        batch_size: int = reading.BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Decode the posterior mean of each text; refine: as in `encode`.
         Example: ``model.reconstruct(["the soup was cold ."])``.
@@ -464,7 +481,6 @@ class TextEBM:
 
         The latent of each is one of 8 draws of the (tilted) prior, by the likelihood of the text's own words. Raises
         TextEBMError for a text without a blank, or with words that the model does not know.
-
         Example: ``model.infill("the ___ was great .", 3, symbols={"sentiment": "positive"})``.
         """
         steering = Steering(as_symbols(symbols), strength, contexts=self._contexts(contexts, n))
@@ -533,7 +549,7 @@ class TextEBM:
     def encode(
         self,
         texts: Sequence[str],
-        batch_size: int = reading.BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         refine: int = 0,
         seed: int = 0,
@@ -549,7 +565,7 @@ class TextEBM:
         return reading.encode(self.network, texts, batch_size=batch_size, refine=refine, seed=seed, contexts=contexts)
 
     def classify(
-        self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None, batch_size: int = reading.BATCH_SIZE
+        self, texts: Sequence[str], head: str, *, contexts: Contexts | None = None, batch_size: int | None = None
     ) -> Classification:
         """The most probable class of each text; of codes that people curated (`textebm codes`) by their names, merged
         ones as one, and "none of these" below the threshold. Raises TextEBMError for an unknown head.
@@ -575,18 +591,14 @@ class TextEBM:
         return attribution.attribute(self.network, texts, head, method=method, contexts=contexts)
 
     def posterior_draws(
-        self,
-        texts: Sequence[str],
-        *,
-        contexts: Contexts | None = None,
-        seed: int = 0,
-        batch_size: int = reading.BATCH_SIZE,
+        self, texts: Sequence[str], *, contexts: Contexts | None = None, seed: int = 0, batch_size: int | None = None
     ) -> Tensor:
         """One draw of q(u|x) for each text, (n, d) on the CPU.
         Example: ``model.decode(model.posterior_draws(texts, seed=1))``.
         """
-        texts = as_texts(texts)
-        return reading.posterior_draws(self.network, texts, contexts=contexts, seed=seed, batch_size=batch_size)
+        return reading.posterior_draws(
+            self.network, as_texts(texts), contexts=contexts, seed=seed, batch_size=batch_size
+        )
 
     def symbol_probabilities(self, z: Tensor, *, contexts: Contexts | None = None) -> dict[str, Tensor]:
         """p(y^h | z) of each head, (n, K_h) on the CPU. z (n, d)
@@ -595,7 +607,7 @@ class TextEBM:
         z = as_latents(z)
         return reading.symbol_probabilities(self.network, z, contexts=self._contexts(contexts, len(z)))
 
-    def views(self, texts: Sequence[str], batch_size: int = reading.BATCH_SIZE) -> Tensor:
+    def views(self, texts: Sequence[str], batch_size: int | None = None) -> Tensor:
         """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance.
         Example: ``model.views(texts).shape``.
         """
@@ -615,7 +627,7 @@ class TextEBM:
         texts: Sequence[str],
         *,
         seed: int = 0,
-        batch_size: int = reading.BATCH_SIZE,
+        batch_size: int | None = None,
         refine: int = 0,
         contexts: Contexts | None = None,
     ) -> ElboTerms:
@@ -641,14 +653,14 @@ class TextEBM:
         burn_in: int = 4,
         chains: int = 1,
         seed: int = 0,
-        batch_size: int = 1024,
+        batch_size: int | None = None,
         progress: Progress | None = None,
         scaling_texts: Sequence[str] = (),
         q_steps: int = 0,
     ) -> NllInterval:
         """Lower and upper −log p(x) of each text, nats: what they promise is said in `textebm.use.likelihood`.
 
-        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size counts draws.
+        More draws, temperatures (of each log Z_t) and chains (averaged) narrow it. batch_size (1,024) counts draws.
         scaling_texts: other sentences (validation), on which the scale and the width of q are fitted first: worth much
         where the model was trained with a KL weight below 1. q_steps: gradient steps on each text's own q, about as
         dear as a training step each; worth more again.
@@ -671,7 +683,7 @@ class TextEBM:
     def reconstruction_losses(
         self,
         texts: Sequence[str],
-        batch_size: int = reading.BATCH_SIZE,
+        batch_size: int | None = None,
         *,
         latents: Tensor | None = None,
         contexts: Contexts | None = None,

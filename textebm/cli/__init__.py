@@ -7,8 +7,10 @@ Heavy imports happen inside the commands, so that ``textebm --help`` answers at 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import gc
 import os
 import sys
 from typing import Annotated, Any, TextIO, cast
@@ -62,6 +64,7 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         _wait_briefly()
+        atexit.register(gc.freeze)  # else Python's end searches all that libraries hold for garbage, half a second
         try:
             with contextlib.redirect_stdout(cast(TextIO, PlainStream(sys.stdout))):
                 result = super().invoke(ctx)

@@ -110,7 +110,7 @@ def evaluate(
         ),
     ],
     suite: Annotated[
-        Literal["ptb", "dailydialog", "yelp", "all"] | None,
+        Literal["ptb", "dailydialog", "yelp", "outliers", "all"] | None,
         typer.Option(
             "--suite",
             help="Also the field's table of this corpus: likelihood interval, perplexities, baselines, edits. Slow; a "

@@ -224,13 +224,14 @@ def interpolate(
     a: Annotated[str, typer.Argument(metavar="A", help="The sentence to start from.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The sentence to end at.")],
     steps: Annotated[int, typer.Option("--steps", min=2, help="Sentences on the way, both ends included.")] = 8,
+    device: DeviceOption = "cpu",
     as_json: JsonOption = False,
 ) -> None:
     """Walk through the latent space from one sentence to another."""
     for name, text in (("A", a), ("B", b)):
         if not text.strip():
             raise TextEBMError(f"sentence {name} is empty")
-    model = load_model(run)
+    model = load_model(run, device)
     with stdout_kept_clean():
         first, last = as_read(model, [a, b])
         sentences = model.interpolate(first, last, steps=steps)

@@ -17,6 +17,7 @@ from torch import Tensor
 from textebm.densities.settings import Setting, build_prior
 from textebm.densities.targets import Target
 from textebm.errors import TextEBMError
+from textebm.networks.energy import EnergyNet
 from textebm.networks.posterior import Posterior
 from textebm.objective.schedules import learning_rate_factor
 from textebm.prior.explicit import standard_normal_log_prob
@@ -26,6 +27,7 @@ from textebm.prior.sampling import calibrate, observe_scores, sample
 from textebm.prior.transport import Ladder, resting
 
 SMOOTHING = 0.03
+SCALED = 20_000  # draws that give the target's standard deviations
 FAR = 20.0  # a draw further from the origin than this counts as diverged: no target reaches 4
 
 
@@ -89,17 +91,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Trained:
-    """A prior that has learned a target, and how to draw from it."""
+    """A prior that has learned a target, and how to draw from it. scale (d,): the target's coordinates over the
+    prior's."""
 
     prior: LatentPrior
     finite: bool
     seconds: float
+    scale: Tensor
 
     def draw(self, n: int, *, factor: int = 1, generator: torch.Generator | None = None) -> tuple[Tensor, int]:
         """Samples (n, d) of z, and evaluations of F a sample. *factor* multiplies the steps."""
         drawn = sample(self.prior, n, steps_factor=factor, generator=generator)
         with torch.no_grad():
-            return self.prior.transport(drawn.z).detach(), drawn.evaluations
+            return self.scale * self.prior.transport(drawn.z).detach(), drawn.evaluations
 
 
 def train(
@@ -122,10 +126,14 @@ def train(
     begin, generator = time.perf_counter(), torch.Generator().manual_seed(seed)
     prior = build_prior(setting, target, smoothing=smoothing, seed=seed)
     ladder = prior.transport if isinstance(prior.transport, Ladder) else None
+    scale = target.sample(SCALED, generator).std(0) if setting.standardize else torch.ones(target.dim)
+    if isinstance(prior.energy, EnergyNet):
+        with torch.no_grad():
+            prior.energy.inputs.weight.mul_(scale)  # the network sees the target's own coordinates
 
     def smoothed(n: int) -> Tensor:
         x = target.sample(n, generator)
-        return x + smoothing * torch.empty_like(x).normal_(generator=generator)
+        return (x + smoothing * torch.empty_like(x).normal_(generator=generator)) / scale
 
     def ladder_loss() -> Tensor:
         assert ladder is not None
@@ -137,8 +145,8 @@ def train(
             return -prior.explicit.log_ratio(smoothed(batch)).mean()
         if setting.learning == "recovery":
             return recovery(prior, inverse(smoothed(batch)), generator).energy_loss.mean()
-        mean = inverse(target.sample(batch, generator))
-        matching = score_matching(prior, Posterior(mean, torch.full_like(mean, smoothing)), generator)
+        mean = inverse(target.sample(batch, generator) / scale)
+        matching = score_matching(prior, Posterior(mean, (smoothing / scale).expand_as(mean)), generator)
         return matching.loss.mean() + prior.potential_penalty * matching.potential.mean().square()
 
     @torch.no_grad()
@@ -158,7 +166,7 @@ def train(
                 finite = finite and _descend(loss, parameters, steps, setting.learning_rate, progress)
     if finite and prior.explicit is None and setting.sampler == "semi_implicit" and setting.learning != "recovery":
         calibrate(prior, generator=generator)
-    return Trained(prior, finite, time.perf_counter() - begin)
+    return Trained(prior, finite, time.perf_counter() - begin, scale)
 
 
 def _descend(

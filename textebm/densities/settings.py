@@ -48,6 +48,7 @@ class Setting:
     spectral_norm: bool = False
     potential_penalty: float = 1e-3
     learning_rate: float = 3e-3
+    standardize: bool = False  # the prior's coordinates have unit variance, as latents of text have
 
 
 # Recovery does not reject (prior.metropolis in the recipe). Published: Yu et al. 2022, six levels of 50 Langevin steps.
@@ -161,10 +162,11 @@ def build_prior(setting: Setting, target: Target, *, smoothing: float, seed: int
         torch.manual_seed(seed)
         energy: EnergyNet | LayeredEnergyNet
         if setting.density == "exact":
-            if not isinstance(target, Mixture) or setting.reference != "stationary":
+            if not isinstance(target, Mixture) or setting.reference != "stationary" or setting.standardize:
                 raise TextEBMError(
                     "the prior 'exact' knows the diffused density of Gaussian mixtures alone, with "
-                    "reference=stationary: choose --target gaussians, mixture8, mixture40 or release-gaussians"
+                    "reference=stationary, standardize=false: choose --target gaussians, mixture8, mixture40 or "
+                    "release-gaussians"
                 )
             energy = ExactNet(target, schedule, smoothing)
         elif layered:

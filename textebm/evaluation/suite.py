@@ -61,6 +61,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "ptb": ("intervals", "language", "attribution", "outliers"),
     "dailydialog": ("intervals", "language", "attribution", "baselines", "few_labels", "outliers"),
     "yelp": ("intervals", "language", "attribution", "steering", "calibration", "editing", "few_labels", "outliers"),
+    "outliers": ("outliers",),
     "all": tuple(SECTIONS),
 }
 SINGLE_SENTENCES = (

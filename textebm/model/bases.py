@@ -11,17 +11,19 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError
 from textebm.files import file_digest
 from textebm.networks.pretrained import Pretrained, Source, check_place, pretrained_modules, resting_names
 from textebm.text.tokenizer import load_own
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -77,6 +79,8 @@ def own_tokenizer(
     """The tokenizer of a network that reads in its own, from its source or from a model saved in full."""
     if kept is None or "tokenizer" not in kept:
         return load_own(*split_revision(_place_of(named, directory)), option)
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer.from_str(json.dumps(kept["tokenizer"]["backend"]))
     return PreTrainedTokenizerFast(tokenizer_object=backend, **kept["tokenizer"]["roles"])
 

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerFast
-
 from textebm.model import own
 from textebm.model.bases import base_of, kept_of, locate, own_tokenizer, split_revision
 from textebm.model.build_prior import VIEW_SIZE, build_prior
@@ -34,6 +32,7 @@ from textebm.text.tokenizer import pieces_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
 CHECKED, LOST = 300, 0.03  # training sentences that a tokenizer is tried on, and the share that may be lost

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
 from textebm.networks.best_word import BestWord
@@ -17,6 +16,9 @@ from textebm.networks.decoder import Advances, Decoder, DecoderState
 from textebm.networks.drawn_word import DrawnWord, draw
 from textebm.notebook import track
 from textebm.text.tokenizer import writes_unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Advance = Callable[[Tensor, Tensor, DecoderState], tuple[Tensor, DecoderState]]  # tokens, z, state
 Choose = Callable[[Tensor, Tensor], Tensor]  # what `Advance` found, the words before (B, t) -> (B,)

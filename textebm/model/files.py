@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import (
     CheckpointError,
@@ -43,10 +42,15 @@ from textebm.model.build import model_config, rebuild_model
 from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.recipe.checks import explain
+from textebm.text import saved_tokenizer
+from textebm.text.saved_tokenizer import SavedTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MODEL_FORMAT, FORMAT_VERSION = "textebm", 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"]
+TOKENIZER_FILES = list(saved_tokenizer.FILES)
 FILES = [WEIGHTS, CONFIG, *TOKENIZER_FILES, "README.md", "evaluation.json", "codes.yaml", "attributes/*"]
 
 
@@ -270,18 +274,13 @@ def _tied(model: LatentTextModel) -> bool:
 def _read_tokenizer(directory: Path, files: Mapping[str, bytes]) -> PreTrainedTokenizerFast:
     if missing := set(TOKENIZER_FILES) - files.keys():
         raise CheckpointError(f"{directory}: config.json has no checksum for {', '.join(sorted(missing))}")
-    try:
-        with TemporaryDirectory() as folder:  # the very bytes that were checked are read
-            for name in TOKENIZER_FILES:
-                parse_json(files[name], name)
-                (Path(folder) / name).write_bytes(files[name])
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:  # the very bytes that were checked are read
+        tokenizer = SavedTokenizer({name: files[name] for name in TOKENIZER_FILES}, str(directory))
     except Exception as error:
         if not refused_by_library(error) and not isinstance(error, FileError):
             raise
         raise CheckpointError(f"{directory}: the tokenizer cannot be read: {error}") from error
-    tokenizer.name_or_path = str(directory)
-    return tokenizer
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def push(write: Callable[[str], None], repo_id: str, *, private: bool = False) -> str:

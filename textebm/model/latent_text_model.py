@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import Refinement, Score, ShortRun, frozen, text_noise
@@ -32,6 +31,9 @@ from textebm.prior.condition import Condition
 from textebm.prior.prior import LatentPrior
 from textebm.prior.sampler import potential_and_gradient
 from textebm.text.batches import TokenBatch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Encoder = (
     RecurrentEncoder

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError, did_you_mean
 from textebm.text.cache import cache_root
@@ -53,7 +52,7 @@ def made_directory(name: str) -> Path:
 
 
 def _make(kind: str, folder: str) -> None:
-    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+    from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     letters = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]

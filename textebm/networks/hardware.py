@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -26,7 +29,21 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 
 
-def rows_at_once(device: torch.device, rows: int) -> int:
-    """How many rows to sample or decode together where a CPU takes *rows*. A GPU takes eight times as many: its time
-    is that of starting kernels, whatever their size (one H100: 100 or 8,192 latents are drawn in 41 ms alike)."""
-    return 8 * rows if device.type == "cuda" else rows
+_told: ContextVar[int | None] = ContextVar("rows", default=None)
+
+
+def rows_at_once(device: torch.device, rows: int, *, gpu: int = 8) -> int:
+    """How many rows to compute together where a CPU takes *rows*, unless `rows_together` says. A GPU takes *gpu* times
+    as many; to sample and decode, its time is that of starting kernels, whatever their size (one H100: 100 or 8,192
+    latents are drawn in 41 ms alike)."""
+    return _told.get() or (gpu * rows if device.type == "cuda" else rows)
+
+
+@contextmanager
+def rows_together(rows: int | None) -> Iterator[None]:
+    """Within, `rows_at_once` answers *rows*; None: what it does without."""
+    before = _told.set(rows)
+    try:
+        yield
+    finally:
+        _told.reset(before)

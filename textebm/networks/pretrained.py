@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from textebm.errors import RecipeError
 
@@ -208,6 +207,8 @@ def _name(source: Source) -> str:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Bars that transformers draws while it loads belong on a terminal; what its report says `_load` looks at."""
+    from transformers.utils import logging
+
     hide, level = logging.is_progress_bar_enabled() and not sys.stderr.isatty(), logging.get_verbosity()
     logging.set_verbosity_error()
     if hide:

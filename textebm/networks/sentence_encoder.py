@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textebm.errors import RecipeError, refused_by_library
 from textebm.networks.pretrained import load_encoder
@@ -25,6 +24,8 @@ class SentenceEncoder:
     def __init__(
         self, source: str, *, layer: int = -1, max_tokens: int = 64, option: str = "a sentence encoder"
     ) -> None:
+        from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
         except Exception as error:  # not found, offline, gated, malformed: transformers raises many kinds

@@ -153,7 +153,7 @@ def read_evaluation(directory: Path) -> Evaluation:
 def check_suite(suite: str | None, recipe: Recipe) -> None:
     """Raises TextEBMError for the suite of another corpus."""
     own = recipe.data.corpus
-    if suite is not None and suite not in ("all", own):
+    if suite is not None and suite not in ("all", "outliers", own):
         offered = f"--suite {own} or --suite all" if own in SUITES else "--suite all"
         raise TextEBMError(
             f"suite {suite!r} is for runs on the corpus {suite!r}; this run is on {own!r}: use {offered}"

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from textebm.api import TextEBM
-from textebm.inspection.paths import sorted_heads
 from textebm.model.latent_text_model import SymbolHead
-from textebm.runs.codes import change_codes
 from textebm.text.history import Turn
 from textebm.use.attribution import reads_vectors
 from textebm.use.codebook import HeadBook, load_codebook, name_codes
@@ -48,7 +46,8 @@ class Explorer:
 
     def heads(self) -> list[dict[str, Any]]:
         """Symbols and attributes with the classes that are shown; curable: whose codes may get names."""
-        heads = [*sorted_heads(self.model), *(each.head for each in self.model.attributes.values())]
+        own = sorted(self.model.heads.values(), key=lambda head: head.column is None)  # those that labels taught first
+        heads = [*own, *(each.head for each in self.model.attributes.values())]
         return [
             {
                 "name": head.name,
@@ -133,6 +132,8 @@ class Explorer:
 
     def rename(self, head: str, code: int, name: str) -> list[dict[str, Any]]:
         """Call a code by *name* ("": by its words again) in the run's codes.yaml; the heads as they are called now."""
+        from textebm.runs.codes import change_codes  # with datasets and pandas, which the rest does not need
+
         change_codes(self.directory, head, lambda book: book.rename(code, name), data_dir=self.data_dir)
         book = load_codebook(self.directory)
         assert book is not None

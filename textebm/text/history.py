@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import PreTrainedTokenizerFast
 
 from textebm.text.tokenizer import Encoded, TokenStore, chunks_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
 
 History = tuple[str, ...]
 COLUMN = "context"  # of a corpus: the turns before the sentence, a list of texts

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from textebm.text.tokenizer import spell
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 Ids = tuple[int, ...]
 

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import RecipeError, refused_by_library
 from textebm.text.natural import detokenize, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 PAD = "<pad>"
 BOS = "<bos>"
@@ -160,6 +162,8 @@ def writes_unknown(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 
 def _wrap(tokenizer: Tokenizer, unknown_is_word: bool) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -173,7 +177,7 @@ def _wrap(tokenizer: Tokenizer, unknown_is_word: bool) -> PreTrainedTokenizerFas
 
 def load_own(name: str, revision: str | None = None, option: str = "tokenizer.name") -> PreTrainedTokenizerFast:
     """The fast tokenizer of a directory or a Hub id, as it is. Raises RecipeError when there is none."""
-    from transformers import AutoTokenizer  # with the tables of all models
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # with the tables of all models
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(

@@ -18,6 +18,7 @@ from textebm.errors import TextEBMError, did_you_mean
 from textebm.model.inference import ShortRun, frozen
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.encoder import OwnEncoder, SentenceEncoder
+from textebm.networks.hardware import rows_at_once
 from textebm.networks.reader import ContextualEmbedding
 from textebm.networks.whole_words import WholeWordsEncoder
 from textebm.text.batches import collate_texts
@@ -162,8 +163,9 @@ def _log_probabilities(
     """log p(y|z) of texts given as ids, (n, K) on the CPU. vectors (n, C): of their contexts."""
     vectors = context.vectors if context is not None else vectors
     found = [torch.zeros(0, len(model.head(head).classes))]
-    for start in range(0, len(rows), ROWS):
-        part = slice(start, start + ROWS)
+    size = rows_at_once(model.device, ROWS, gpu=1)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
         tokens, lengths = _padded(model, rows[part])
         own = None if vectors is None else vectors[part]
         if isinstance(model.encoder, ShortRun):

@@ -12,14 +12,17 @@ in the input and others are compared fairly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import PreTrainedTokenizerFast
 
 from textebm.model.decoding import forbidden_ids
 from textebm.networks.decoder import Decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 BEAMS = 6
 MARGIN = 3.0  # nats below the best at which a sentence is no longer near

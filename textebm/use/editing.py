@@ -22,6 +22,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.model.decoding import Decoding, DecodingOptions
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.networks.hardware import rows_at_once
 from textebm.prior.condition import Condition
 from textebm.prior.nearest import ascend
 from textebm.text.batches import collate_texts
@@ -113,7 +114,6 @@ def edit_nearest(
     keep: float = KEEP,
     confidence: float = CONFIDENCE,
     contexts: Contexts | None = None,
-    batch_size: int = 128,
 ) -> list[str]:
     """Each text with the least change, upwards in *condition*, after which the encoder gives every one of *symbols*
     (`steering.asked_of`) the probability *confidence*; where none does, the surest version. A text that reads so
@@ -129,7 +129,7 @@ def edit_nearest(
         if not len(waiting):
             break
         near = list[list[str]]()
-        for rows in waiting.split(batch_size):
+        for rows in waiting.split(rows_at_once(model.device, 128, gpu=1)):
             asked = condition.chosen(rows.to(model.device))
             z[rows] = ascend(model.prior, z[rows], asked, level=level, steps=STEPS)
             batch = collate_texts([texts[i] for i in rows.tolist()], model.tokenizer, model.max_tokens).to(model.device)

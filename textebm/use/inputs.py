@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
 from textebm.text.tokenizer import TokenStore
 from textebm.use.steering import SINGLE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 def as_texts(texts: Iterable[str], what: str = "texts") -> list[str]:
@@ -97,6 +99,17 @@ def as_latents(latents: Tensor | Sequence[Any] | np.ndarray[Any, Any], what: str
     if not bool(torch.isfinite(tensor).all()):
         raise TextEBMError(f"{what}: they hold numbers that are not finite (NaN or infinity); nothing can be decoded")
     return tensor
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """The device. Raises TextEBMError for one that there is not here."""
+    try:
+        there = torch.device(device)
+        torch.empty(0, device=there)
+    except (RuntimeError, AssertionError) as error:  # unknown, out of reach, or PyTorch is built without it
+        told = str(error).splitlines()[0]
+        raise TextEBMError(f"device {str(device)!r} cannot be used here: {told}; cpu always can") from None
+    return there
 
 
 LOOKED_AT = 1000  # texts in which lost words are counted

@@ -40,6 +40,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.model.inference import frozen
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.networks.hardware import rows_at_once
 from textebm.networks.posterior import Affine
 from textebm.prior.learning import score_cross_entropy
 from textebm.prior.likelihood import Annealing, chain_log_weights
@@ -194,7 +195,7 @@ def nll_interval(
     burn_in: int = 4,
     chains: int = 1,
     seed: int = 0,
-    batch_size: int = 1024,
+    batch_size: int | None = None,
     progress: Progress | None = None,
     scaling_texts: Sequence[str] = (),
     q_steps: int = 0,
@@ -205,6 +206,7 @@ def nll_interval(
         raise TextEBMError("likelihood intervals are not there for models of dialogues; elbo_terms bounds them")
     if q_steps < 0:
         raise TextEBMError(f"q_steps must not be negative, got {q_steps}")
+    batch_size = rows_at_once(model.device, 1024, gpu=1) if batch_size is None else batch_size
     if min(draws, temperatures, chains, batch_size) < 1 or burn_in < 0:
         raise TextEBMError(
             "draws, temperatures, chains and batch_size must be at least 1 and burn_in at least 0, got "

@@ -18,6 +18,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.model.inference import ShortRun
 from textebm.model.latent_text_model import LatentTextModel
+from textebm.networks.hardware import rows_at_once
 from textebm.notebook import html_table, track
 from textebm.prior.condition import Condition, log_probability_of
 from textebm.prior.likelihood import log_prob_bound
@@ -103,7 +104,7 @@ def over_texts(
     context: DialogueContext | None,
     compute: Callable[[TokenBatch, Tensor | None], tuple[Tensor, ...]],
     *empty: Tensor,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> tuple[Tensor, ...]:
     """What *compute* gives for all texts, in their order, on the CPU.
 
@@ -111,13 +112,14 @@ def over_texts(
     *empty* has one of each of them with no rows. Texts of one length are computed together, so that batches have little
     padding. Raises TextEBMError.
     """
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise TextEBMError(f"batch_size must be at least 1, got {batch_size}")
+    size = batch_size or rows_at_once(model.device, BATCH_SIZE, gpu=1)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     columns = [[each] for each in empty]
     with model.evaluating():
-        for start in track(range(0, len(order), batch_size), "reading"):
-            rows = order[start : start + batch_size]
+        for start in track(range(0, len(order), size), "reading"):
+            rows = order[start : start + size]
             batch = collate_texts([texts[i] for i in rows], model.tokenizer, model.max_tokens)
             batch = replace(batch, index=torch.tensor(rows)).to(model.device)
             vectors = None if context is None else context.vectors[rows]
@@ -132,7 +134,7 @@ def encode(
     model: LatentTextModel,
     texts: Sequence[str],
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     refine: int = 0,
     seed: int = 0,
     contexts: Contexts | None = None,
@@ -160,7 +162,7 @@ def posterior_draws(
     *,
     contexts: Contexts | None = None,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Tensor:
     """One draw of q(u|x) for each text, (n, d) on the CPU."""
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -187,7 +189,7 @@ def _symbol_probabilities(model: LatentTextModel, z: Tensor, context: DialogueCo
 
 
 @torch.no_grad()
-def views(model: LatentTextModel, texts: Sequence[str], *, batch_size: int = BATCH_SIZE) -> Tensor:
+def views(model: LatentTextModel, texts: Sequence[str], *, batch_size: int | None = None) -> Tensor:
     """The contrastive views of the texts, (n, C), on the CPU. Raises TextEBMError without guidance."""
     encoder = model.encoder
     if isinstance(encoder, ShortRun) or encoder.view is None:
@@ -220,7 +222,7 @@ def classify(
     head: str,
     *,
     contexts: Contexts | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> Classification:
     """The most probable class of each text. Raises TextEBMError for an unknown head."""
     classes = model.head(head).classes
@@ -234,7 +236,7 @@ def elbo_terms(
     texts: Sequence[str],
     *,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     refine: int = 0,
     contexts: Contexts | None = None,
 ) -> ElboTerms:
@@ -265,7 +267,7 @@ def reconstruction_losses(
     texts: Sequence[str],
     *,
     latents: Tensor | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     contexts: Contexts | None = None,
 ) -> Tensor:
     """−log p(x|z) of each text at its posterior mean or at *latents* (n, d), nats a sentence, (n,) on the CPU."""

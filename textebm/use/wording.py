@@ -11,20 +11,24 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerFast
 
 from textebm.errors import TextEBMError
 from textebm.model.decoding import DecodingOptions, decode_tokens, forbidden_ids, warped
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.networks.decoder import Decoder
 from textebm.networks.drawn_word import draw
+from textebm.networks.hardware import rows_at_once
 from textebm.text.tokenizer import TokenStore, unknown_words
 from textebm.text.tokenizer import decode as decode_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +166,8 @@ def containing(
     start = len(options.prefix)
     with model.evaluating():
         z = model.decoder_input(u.to(model.device), context)
-        texts = decode_tokens(model.decoder, z, model.tokenizer, options, generator, batch_size=512)
+        size = rows_at_once(model.device, 512)
+        texts = decode_tokens(model.decoder, z, model.tokenizer, options, generator, batch_size=size)
         fits = -prefix_losses(model, z, options.prefix)
         for word in words:
             fits += _best_places(model, z, texts, word, [start] * len(z))[1]

@@ -22,7 +22,7 @@ from textebm.text.tokenizer import TokenStore
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
-from textebm.use.reading import BATCH_SIZE, check_width, encode
+from textebm.use.reading import check_width, encode
 from textebm.use.steering import Steering, condition_of
 from textebm.use.wording import BLANK, CANDIDATES, WRITTEN, Wanted, choose, containing, fill, prefix_losses, word_tokens
 
@@ -224,9 +224,10 @@ def prompted_latents(
     u, context = candidate_latents(model, n, steering, CANDIDATES, seed=seed, steps_factor=steps_factor)
     likelihoods = []
     with model.evaluating():
-        for start in range(0, len(u), 1024):
-            chosen = u[start : start + 1024].to(model.device)
-            z = model.decoder_input(chosen, None if context is None else context[start : start + 1024])
+        size = rows_at_once(model.device, 1024, gpu=1)
+        for start in range(0, len(u), size):
+            chosen = u[start : start + size].to(model.device)
+            z = model.decoder_input(chosen, None if context is None else context[start : start + size])
             likelihoods.append(-prefix_losses(model, z, prefix).cpu())
     fits = torch.cat([torch.zeros(0), *likelihoods]).view(n, CANDIDATES)
     return u[torch.arange(n) * CANDIDATES + choose(fits, "the prompt", seed)[:, 0]] if n else u
@@ -321,7 +322,7 @@ def reconstruct(
     seed: int = 0,
     refine: int = 0,
     contexts: Contexts | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> list[str]:
     """The sentence that the posterior mean of each text is decoded to."""
     contexts = named_contexts(model, texts, contexts)
