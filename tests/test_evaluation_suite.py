@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -293,7 +294,8 @@ def test_the_whole_suite_gives_the_numbers_worked_out_by_hand(data: DatasetDict,
     }
     assert counts == {"reconstruction_bleu": 24, "wkl": 60, "self_bleu_real": 24, "code_agreement": 60}
     assert found.metrics["control_accuracy_sentiment"].n == 48 and found.metrics["judge_accuracy_sentiment"].n == 24
-    assert parts[0] == "reconstruction" and "control of sentiment" in parts and len(set(parts)) == len(parts)
+    assert parts[0] == "1 of 8 · reconstruction" and len(set(parts)) == len(parts)
+    assert any(re.fullmatch(r"7 of 8 · control of sentiment · about \d+ (s|min)(.*)? left", part) for part in parts)
 
     saved = json.loads(found.save(tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert set(saved["metrics"]) == set(found.metrics)

@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from textebm.api import TextEBM
 from textebm.cli import app
 from textebm.errors import TextEBMError
-from textebm.runs.explore import Explorer, word_changes
+from textebm.runs.explore import Explorer
 from textebm.runs.explore_page import ExplorePage
+from textebm.text.words import share_changed, word_changes
 from textebm.use.codebook import Codebook, HeadBook, load_codebook
 
 POSITIVE = {"head": "sentiment", "class": 1, "weight": 3.0}
@@ -66,6 +67,7 @@ def test_changes_of_words_spell_both_sentences() -> None:
         ("out", "old"),
         ("in", ", too"),
     ]
+    assert share_changed("a b c", "a x c") == pytest.approx(1 / 3) and share_changed("a", "a") == 0
     assert word_changes("", "") == [] and word_changes("", "a b") == [("in", "a b")]
 
 

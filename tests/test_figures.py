@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from tiny import save_trained, sentences, trained
 from typer.testing import CliRunner
 
+from textebm.api import TextEBM
 from textebm.cli import app
 from textebm.errors import TextEBMError
 from textebm.inspection.codes import CodeCard, LabelShare, Word
@@ -23,6 +25,7 @@ from textebm.inspection.report import inspect, projection_of
 from textebm.inspection.rows import choose_rows
 from textebm.runs import report as reports
 from textebm.text.grammar import corpus
+from textebm.use.attributes import save_attribute
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +193,7 @@ def test_the_figure_command(run_directory: Path, tmp_path: Path, arguments: list
         (["maps", "--out", "x.pdf"], "unknown figure 'maps'; did you mean 'map'"),
         (["map", "--out", "x.doc"], "ends in one of .pdf, .svg, .png"),
         (["map", "--out", "no/x.pdf"], "its folder does not exist"),
-        (["map", "--by", "topics", "--out", "x.pdf"], "unknown head or label 'topics'; did you mean 'topic'"),
+        (["map", "--by", "topics", "--out", "x.pdf"], "unknown head, attribute or label 'topics'; did you"),
         (["map", "--map", "tsnee", "--out", "x.pdf"], "unknown map 'tsnee'; did you mean 'tsne'"),
         (["heatmap", "--by", "code", "--out", "x.pdf"], "unknown label 'code'"),
         (["codes", "--head", "cod", "--out", "x.pdf"], "unknown head 'cod'; did you mean 'code'"),
@@ -203,6 +206,18 @@ def test_what_cannot_be_drawn_is_said(
     monkeypatch.chdir(tmp_path)
     answer = CliRunner().invoke(app, ["figure", str(run_directory), *arguments])
     assert answer.exit_code == 2 and said in answer.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_an_added_attribute_colours_the_map(run_directory: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra [figures])")
+    model = TextEBM.from_pretrained(shutil.copytree(run_directory, tmp_path / "run"))
+    model.add_attribute("formal", model.generate(10, seed=1), ["yes", "no"] * 5)
+    for attribute in model.attributes.values():
+        save_attribute(attribute, tmp_path / "run")
+    drawn = reports.figure_of_run(tmp_path / "run", "map", tmp_path / "x.svg", by="formal", layout="pca", limit=40)
+    assert "by formal" in drawn.read_text()
+    table = {"by": "sentiment", "head": "formal", "limit": 40}
+    assert "formal" in reports.figure_of_run(tmp_path / "run", "heatmap", tmp_path / "y.svg", **table).read_text()
 
 
 def test_the_map_is_the_reports_own(run_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from textebm.evaluation import words as of_words
 from textebm.evaluation.words import c_tf_idf, log_odds, top_words
 from textebm.inspection import codes as of_codes
 from textebm.inspection.codes import centroid_cosines, inspect_codes, spreadsheet_safe, to_rows
-from textebm.inspection.paths import compose, diffusions, edits, strength_sweep, walks
+from textebm.inspection.paths import SHOWN_TWINS, TWINS, compose, diffusions, edits, strength_sweep, twins, walks
 from textebm.inspection.projection import Projection, project, projection_key
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
 from textebm.use.reading import Encoding
@@ -259,6 +259,28 @@ def test_what_the_model_does_is_shown_for_every_prior(overrides: tuple[str, ...]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
+
+
+def test_twins_say_what_a_symbol_changes_and_what_it_leaves() -> None:
+    model = trained()
+    first, second = twins(model, seed=3)
+    assert (first.head, second.head) == ("sentiment", "topic") and first.n == TWINS
+    assert (first.first, first.second) == ("negative", "positive") and set(first.kept) == {"topic", "code"}
+    pairs = model.compare({"sentiment": "negative"}, {"sentiment": "positive"}, TWINS, seed=3)
+    assert first.changed == pytest.approx(np.mean([each.changed for each in pairs]))
+    a, b = (model.encode(texts).codes for texts in ([each.a for each in pairs], [each.b for each in pairs]))
+    assert first.read == pytest.approx(float(((a["sentiment"] == 0) & (b["sentiment"] == 1)).float().mean()))
+    unrelated = [(i, (i - 1) % TWINS) for i in range(TWINS)]
+    assert first.kept["code"] == pytest.approx(np.mean([int(a["code"][i] == b["code"][i]) for i in range(TWINS)]))
+    assert first.kept_chance["code"] == pytest.approx(
+        np.mean([int(a["code"][i] == b["code"][j]) for i, j in unrelated])
+    )
+    assert len(first.changes) == SHOWN_TWINS
+    for pair, changes in zip(pairs, first.changes, strict=False):
+        for text, own in ((pair.a, "out"), (pair.b, "in")):
+            assert " ".join(words for kind, words in changes if kind in ("same", own)) == " ".join(text.split())
+    found = untrained("heads=[{name: code, classes: 3}]")
+    assert [each.head for each in twins(found)] == ["code"] and twins(untrained("heads=[]")) == []
 
 
 def test_the_codes_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

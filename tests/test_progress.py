@@ -63,7 +63,7 @@ def run(console: Console, quiet: bool, every: float) -> None:
         progress.stage("prior")
         progress.update(1)
         assert progress.tokens_per_second == 0
-        progress.stage("warm-up", total=3)
+        progress.stage("warm-up", total=3, steps=3)
         for step in range(1, 4):
             progress.update(step, {"loss": 2.0 / step}, tokens=100)
         progress.message("[red]not markup[/red] [b]")
@@ -74,11 +74,33 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
     run(Console(file=often, width=200), quiet=False, every=0.0)
     run(Console(file=seldom, width=200), quiet=False, every=3600.0)
     lines = often.getvalue().splitlines()
-    assert lines[:3] == ["prior", "prior: step 1", "warm-up: 3 steps"]
+    assert lines[:2] == ["prior", "prior: step 1"]
+    assert lines[2] == "warm-up: 3 steps, their losses running means over about 50"
     assert lines[3] == "warm-up: step 1/3 · loss 2.000", "no step before it to count from"
-    assert lines[4].startswith("warm-up: step 2/3 · loss 1.000 · tokens/s ")
-    assert seldom.getvalue().splitlines() == ["prior", "warm-up: 3 steps", "[red]not markup[/red] [b]"]
+    assert lines[4].startswith("warm-up: step 2/3 · 1 s left · loss 1.500 · tokens/s ")
+    assert seldom.getvalue().splitlines() == ["prior", lines[2], "[red]not markup[/red] [b]"]
     assert "\x1b" not in often.getvalue()
+
+
+def test_losses_are_means_and_the_time_is_the_whole_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain mean of the first 50 steps, then one that forgets; steps and time count to the run's end."""
+    clock, told = iter(range(10_000)), io.StringIO()
+    monkeypatch.setattr("textebm.runs.progress.time.monotonic", lambda: float(next(clock)))
+    with Progress(console=Console(file=told, width=200), every=0.0) as progress:
+        progress.stage("prior", total=1000, step=100, steps=900)
+        for step in range(101, 151):
+            progress.update(step, {"loss": float(step - 101)})
+        assert told.getvalue().splitlines()[-1].endswith(" · loss 24.500")  # (0 + … + 49) / 50
+        progress.update(151, {"loss": 74.5})
+        line = told.getvalue().splitlines()[-1]
+        assert line.startswith("prior: step 151/1000 · ") and line.endswith(" · loss 25.500")  # 24.5 + 50 / 50
+        ticks = progress._ticked - progress._first[0]  # the clock ticks once a reading, the same for every step
+        assert progress.left(151) == pytest.approx(ticks / 50 * 849)
+        progress.stage("joint", total=1000, step=151)
+        progress.update(152, {"loss": 9.0})
+        assert told.getvalue().splitlines()[-1] == "joint: step 152/1000 · loss 9.000"
+        progress.part("evaluating: codes")
+    assert told.getvalue().splitlines()[-1] == "evaluating: codes"
 
 
 def test_on_a_terminal_there_is_a_bar_unless_quiet() -> None:

@@ -123,6 +123,18 @@ def test_an_added_attribute_is_reported_with_its_accuracy(browser: Browser, page
     assert "Added: size" in browser.js("document.querySelector('#map select').textContent")
 
 
+def test_twins_are_shown_with_what_changed_and_its_reference(
+    browser: Browser, page: Path, data: dict[str, Any]
+) -> None:
+    browser.open(page)
+    said = browser.js("document.querySelector('#control').innerText")
+    assert "Twins" in said
+    for twins in data["twins"]:
+        assert f"{round(100 * twins['changed'])}% ({round(100 * twins['changed_chance'])}%)" in said
+    shown = browser.js("[...document.querySelectorAll('#control ins')].map(node => node.textContent)")
+    assert shown == [w for t in data["twins"] for changes in t["changes"] for kind, w in changes if kind == "in"]
+
+
 # -- its order, menu, paper and pictures -------------------------------------------------------------------------------
 
 

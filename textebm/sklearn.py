@@ -16,7 +16,8 @@ import numpy as np
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, column_or_1d
 
 from textebm.api import TextEBM
 from textebm.errors import CorpusError
@@ -24,7 +25,7 @@ from textebm.evaluation.words import top_words
 from textebm.model.build import build_corpus
 from textebm.recipe.read import load_recipe, parse_recipe
 from textebm.recipe.schema import Recipe
-from textebm.runs.memory import keep_in_run, provisional
+from textebm.runs.memory import IN_MEMORY, keep_in_run, provisional
 from textebm.runs.propose import propose
 from textebm.runs.train import build_trainer
 from textebm.use.inputs import as_texts
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABEL, CODE = "label", "code"
+
+
+class InputError(CorpusError, ValueError):
+    """Texts or labels that cannot be fitted: of the family of errors here, and what scikit-learn expects."""
 
 
 class _Estimator(BaseEstimator):
@@ -47,8 +52,8 @@ class _Estimator(BaseEstimator):
         with TemporaryDirectory(prefix="textebm-") as folder:
             directory = Path(folder)
             if self.recipe is None:
-                kept = keep_in_run(data, directory, parse_recipe({"name": "fit"}, provisional(data)), labels=columns)
-                path = kept.data.train
+                first = keep_in_run(data, directory, parse_recipe({"name": "fit"}, provisional(data)), labels=columns)
+                path = first.data.train
                 assert isinstance(path, str)
                 plain = propose(path, label_columns=columns, measure=False).recipe.model_dump(mode="json")
             else:
@@ -56,12 +61,28 @@ class _Estimator(BaseEstimator):
             plain = {**plain, "heads": heads, "seed": self.seed}
             recipe = parse_recipe(plain, [*provisional(data), *self.overrides])
             recipe = keep_in_run(data, directory, recipe, labels=columns)
-            return _trained(recipe)
+            model = _trained(recipe)
+        kept = model.network.recipe
+        assert kept is not None, "a model that was built has one"
+        model.network.recipe = {**kept, "data": {**kept["data"], "train": IN_MEMORY}}  # the files are gone
+        return model
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        return tags
 
     def transform(self, X: Any) -> NDArray[Any]:
         """The latent of each text: posterior means (n, d)."""
         check_is_fitted(self, "model_")
         return np.asarray(self.model_.encode(as_texts(X)).mean.numpy())
+
+
+def _fitted(X: Any) -> list[str]:
+    texts = as_texts(X)
+    if not texts:
+        raise InputError("found 0 samples: fit needs texts")
+    return texts
 
 
 def _trained(recipe: Recipe) -> TextEBM:
@@ -73,7 +94,7 @@ def _trained(recipe: Recipe) -> TextEBM:
     return TextEBM(trainer.model.to("cpu").eval())
 
 
-class TextEBMClassifier(ClassifierMixin, _Estimator):
+class TextEBMClassifier(ClassifierMixin, TransformerMixin, _Estimator):
     """A classifier of texts with a latent, which also writes: `model_.generate(5, symbols={"label": "positive"})`.
 
     recipe: a name, path or `Recipe`; None proposes one from the texts. Its heads are replaced by one of the labels.
@@ -86,11 +107,18 @@ class TextEBMClassifier(ClassifierMixin, _Estimator):
         self.recipe, self.overrides, self.seed = recipe, overrides, seed
 
     def fit(self, X: Any, y: Any) -> TextEBMClassifier:
-        """Train on texts and their labels. Raises CorpusError for texts that cannot be trained on."""
-        texts = as_texts(X)
-        self.classes_, codes = np.unique(np.asarray(y), return_inverse=True)
-        if len(codes) != len(texts):
-            raise CorpusError(f"{len(texts)} texts and {len(codes)} labels; expected one label a text")
+        """Train on texts and their labels. Raises InputError, and CorpusError for texts that cannot be trained on."""
+        texts = _fitted(X)
+        if y is None:
+            raise InputError("fit requires y to be passed, but the target y is None: give a label for each text")
+        try:
+            labels = column_or_1d(check_array(y, input_name="y", ensure_2d=False, dtype=None), warn=True)
+            check_classification_targets(labels)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if len(labels) != len(texts):
+            raise InputError(f"{len(texts)} texts and {len(labels)} labels; expected one label a text")
+        self.classes_, codes = np.unique(labels, return_inverse=True)
         names = [str(each) for each in self.classes_]
         head = {"name": LABEL, "labels": LABEL}
         self.model_ = self._train(texts, [names[code] for code in codes], [head])
@@ -122,8 +150,8 @@ class TextEBMTopicModel(TransformerMixin, _Estimator):
         self.n_topics, self.recipe, self.overrides, self.seed = n_topics, recipe, overrides, seed
 
     def fit(self, X: Any, y: Any = None) -> TextEBMTopicModel:
-        """Train on texts; y is not read. Raises CorpusError for texts that cannot be trained on."""
-        texts = as_texts(X)
+        """Train on texts; y is not read. Raises InputError, and CorpusError for texts that cannot be trained on."""
+        texts = _fitted(X)
         self.model_ = self._train(texts, None, [{"name": CODE, "classes": self.n_topics}])
         self.labels_ = self.predict(texts)
         members = [[text for text, code in zip(texts, self.labels_, strict=True) if code == k] for k in self._topics()]

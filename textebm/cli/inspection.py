@@ -55,7 +55,9 @@ def figure(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .pdf, .svg or .png.")],
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="NAME", help="Head or label that colours the map; label of the heat map."),
+        typer.Option(
+            "--by", metavar="NAME", help="Head, attribute or label to colour the map by; label of the heat map."
+        ),
     ] = None,
     head: Annotated[
         str | None, typer.Option("--head", metavar="HEAD", help="Whose codes; those found unless given.")

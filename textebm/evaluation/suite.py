@@ -10,6 +10,7 @@ language model's perplexities, baselines, editing, outliers.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ from textebm.evaluation import (
 )
 from textebm.evaluation.metric import Evaluation, MetricValue
 from textebm.evaluation.state import Effort, EvaluationState, choose
-from textebm.notebook import tell
+from textebm.notebook import duration, tell
 from textebm.text.history import texts_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ SUITES: dict[str, tuple[str, ...]] = {
     "outliers": ("outliers",),
     "all": tuple(SECTIONS),
 }
+QUICK = ("reconstruction", "latent", "samples", "probes", "codes", "accuracies", "control", "likeness")
+# CPU-seconds of sections of quickstart's evaluation, for the time left; others of a suite are taken as 20, else as 1.
+SHARES = {"reconstruction": 9, "samples": 2, "codes": 4, "accuracies": 3, "control": 2, "intervals": 90}
 SINGLE_SENTENCES = (
     "intervals",
     "language",
@@ -100,7 +104,8 @@ def evaluate(
     effort: its samples are free samples, and as many in all for code agreement; its samples_per_class are sentences a
     class of each labelled head, and in all for each pair of heads. judge_corpus: labelled sentences that the model
     never saw, to fit judges on. parser: the exact parser of a generated corpus (it also judges grammaticality).
-    progress is called with the name of each section as it starts; by default it is shown as other progress is.
+    progress is called with what is measured as it starts: ``3 of 8 · control of sentiment · about 40 s left``; by
+    default it is shown as other progress is.
     tokenizer, max_tokens: the model's, so that n-gram and language models read the same tokens. shown_labels: for heads
     that were shown some labels only, the rows of train that have them.
 
@@ -125,6 +130,9 @@ def evaluate(
             raise CorpusError(f"the corpus has no split {name!r}{did_you_mean(name, list(corpus))}")
     result = Evaluation(seed=seed, split=split, versions=_versions())
     data = _choose(corpus[split], limit, seed, result)
+    own = SUITES[suite] if suite else ()
+    chosen = [name for name in own if not (model.reads_context and name in SINGLE_SENTENCES)]
+    course = _Course(progress or tell, [*QUICK, *metrics, *chosen])
     state = EvaluationState(
         model,
         corpus,
@@ -135,7 +143,7 @@ def evaluate(
         effort,
         judge_corpus,
         parser,
-        progress or tell,
+        course,
         tokenizer,
         max_tokens,
         shown_labels or {},
@@ -155,24 +163,53 @@ def evaluate(
     }
     if split != "test":
         result.note(f"measured on {split}, not on test")
+    course.next()
     reconstructions = core.add_reconstruction(state)
+    course.next()
     encoding = core.add_latent(state)
+    course.next()
     core.add_free_samples(state)
     for add in (symbols.add_probes, symbols.add_codes, symbols.add_head_accuracies, symbols.add_control):
+        course.next()
         add(state, encoding)
+    course.next()
     symbols.add_likeness(state, reconstructions)
     for name, function in metrics.items():
+        course.next()
         _add_own(state, name, function)
-    for name in SUITES[suite] if suite else ():
-        if model.reads_context and name in SINGLE_SENTENCES:
+    for name in own:
+        if name not in chosen:
             result.note(f"{name}: left out, it compares models of single sentences")
             continue
         if so_far is not None:
             so_far(result)
+        course.next()
         SECTIONS[name](state, encoding)
     if progress is None:
         tell("")
     return result
+
+
+class _Course:
+    """Says which of the sections is measured, and about how long all that are left will take."""
+
+    def __init__(self, say: Callable[[str], None], sections: Sequence[str]) -> None:
+        self.say, self.shares, self.number = (
+            say,
+            [SHARES.get(name, 20 if name in SECTIONS else 1) for name in sections],
+            0,
+        )
+        self.begun = time.monotonic()
+
+    def next(self) -> None:
+        self.number += 1
+
+    def __call__(self, part: str) -> None:
+        done, left = sum(self.shares[: self.number - 1]), sum(self.shares[self.number - 1 :])
+        told = [f"{self.number} of {len(self.shares)}", part]
+        if done > 0:
+            told.append(f"about {duration((time.monotonic() - self.begun) * left / done)} left")
+        self.say(" · ".join(told))
 
 
 def _add_own(state: EvaluationState, name: str, function: OwnMetric) -> None:

@@ -66,6 +66,7 @@ class Inspection:
     chains: list[sampler.Chain]
     energy_levels: list[sampler.Energies]
     attributes: list[paths.Added] = field(default_factory=list)
+    twins: list[paths.Twins] = field(default_factory=list)
 
     def __repr__(self) -> str:
         heads = ", ".join(f"{head} ({len(cards)})" for head, cards in self.cards.items()) or "none"

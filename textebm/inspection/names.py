@@ -23,6 +23,7 @@ def shown_name(card: CodeCard) -> str:
 def by_shown_names(inspection: Inspection, heads: Iterable[str]) -> Inspection:
     """The same, with the codes of these heads called so wherever they are named."""
     cards, cells, edits = dict(inspection.cards), inspection.composition, list(inspection.edits)
+    twins = list(inspection.twins)
     for head in heads:
         names = {card.name: shown_name(card) for card in cards[head]}
         cards[head] = [
@@ -49,4 +50,10 @@ def by_shown_names(inspection: Inspection, heads: Iterable[str]) -> Inspection:
             else each
             for each in edits
         ]
-    return replace(inspection, cards=cards, composition=cells, edits=edits)
+        twins = [
+            replace(each, first=names.get(each.first, each.first), second=names.get(each.second, each.second))
+            if each.head == head
+            else each
+            for each in twins
+        ]
+    return replace(inspection, cards=cards, composition=cells, edits=edits, twins=twins)

@@ -100,6 +100,7 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
         ],
         "attributes": [asdict(each) for each in inspection.attributes],
         "composition": asdict(inspection.composition) if inspection.composition else None,
+        "twins": [asdict(each) for each in inspection.twins],
         "walks": inspection.walks,
         "edits": [asdict(each) for each in inspection.edits],
         "diffusions": [asdict(each) for each in inspection.diffusions],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textebm.inspection.rows import Rows
 from textebm.model.latent_text_model import SymbolHead
-from textebm.text.words import words_of
+from textebm.text.words import share_changed, word_changes, words_of
 
 if TYPE_CHECKING:
     from textebm.api import TextEBM
@@ -25,6 +25,7 @@ WALKS, WALK_STEPS = 3, 7
 EDITED, EDIT_LEVELS = 4, 5
 DIFFUSED = 5
 PER_ATTRIBUTE = 4
+TWIN_HEADS, TWINS, SHOWN_TWINS = 3, 40, 4
 LAYERED, PER_LAYER, LAYER_SENTENCES = 3, 3, 40
 
 
@@ -66,6 +67,27 @@ class Edit:
     levels: tuple[int | None, ...]
     texts: tuple[str, ...]
     found: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Twins:
+    """n pairs of sentences from the same noise, asked to be *first* and *second* of *head*: what that changes.
+
+    changed: the share of words that differ; read: of the pairs of which both are read as asked; kept: of those that are
+    read alike by another head. The chances are those of sentences from different noise. changes: of the pairs that are
+    shown, the way from one to the other (`text.words.word_changes`).
+    """
+
+    head: str
+    first: str
+    second: str
+    n: int
+    changed: float
+    changed_chance: float
+    read: float
+    kept: dict[str, float]
+    kept_chance: dict[str, float]
+    changes: tuple[tuple[tuple[str, str], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -177,6 +199,35 @@ def compose(model: TextEBM, *, seed: int = 0) -> Composition | None:
                 cells.append(Cell(a, b, tuple(texts[own]), sum(both) / len(both)))
             return Composition((first.name, second.name), tuple(cells))
     return None
+
+
+def twins(model: TextEBM, *, seed: int = 0) -> list[Twins]:
+    """Of at most three heads, taught ones if there are any, the first two classes beside each other."""
+    heads = [head for head in sorted_heads(model) if len(head.classes) > 1]
+    heads = [head for head in heads if head.column is not None] or heads
+    found = []
+    for head in heads[:TWIN_HEADS]:
+        first, second = head.classes[:2]
+        pairs = model.compare({head.name: first}, {head.name: second}, TWINS, seed=seed)
+        a, b = (model.encode(texts).codes for texts in ([each.a for each in pairs], [each.b for each in pairs]))
+        unrelated = [share_changed(pairs[i].a, pairs[i - 1].b) for i in range(len(pairs))]
+        own = (a[head.name] == 0) & (b[head.name] == 1)
+        others = [name for name in model.heads if name != head.name]
+        found.append(
+            Twins(
+                head.name,
+                first,
+                second,
+                len(pairs),
+                float(np.mean([each.changed for each in pairs])),
+                float(np.mean(unrelated)),
+                float(own.float().mean()),
+                {name: float((a[name] == b[name]).float().mean()) for name in others},
+                {name: float((a[name] == b[name].roll(1)).float().mean()) for name in others},
+                tuple(tuple(word_changes(each.a, each.b)) for each in pairs[:SHOWN_TWINS]),
+            )
+        )
+    return found
 
 
 def walks(model: TextEBM, rows: Rows, *, seed: int = 0) -> list[tuple[str, ...]]:

@@ -67,6 +67,7 @@ def inspect_rows(
         chains=sampler.chains(model, acceptance, seed=seed),
         energy_levels=sampler.energies(model, encoding.mean, draws, path, seed=seed),
         attributes=paths.added(model, encoding.mean, seed=seed),
+        twins=paths.twins(model, seed=seed),
     )
 
 

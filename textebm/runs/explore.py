@@ -6,13 +6,13 @@ Symbols are asked for as ``{"head": …, "class": its number, "not": whether any
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 from textebm.api import TextEBM
 from textebm.model.latent_text_model import SymbolHead
 from textebm.text.history import Turn
+from textebm.text.words import word_changes
 from textebm.use.attribution import reads_vectors
 from textebm.use.codebook import HeadBook, load_codebook, name_codes
 from textebm.use.inputs import lost_in_reading
@@ -21,7 +21,6 @@ from textebm.use.steering import Direction, Others
 
 SHOWN = 5  # most probable classes of a head
 Asked = Sequence[Mapping[str, Any]]
-Change = tuple[str, str]  # "same", "out" or "in", and words
 
 
 class Explorer:
@@ -198,15 +197,3 @@ class Explorer:
         codes = {name: int(of[row]) for name, of in encoding.codes.items()}
         heads = {name: self.model.network.head(name) for name in codes}
         return {name: {"number": code, "name": self._name(heads[name], code)} for name, code in codes.items()}
-
-
-def word_changes(before: str, after: str) -> list[Change]:
-    """The words of two sentences as runs that stay ("same"), go ("out") and come ("in"), in the order of reading."""
-    a, b = before.split(), after.split()
-    changes: list[Change] = []
-    for kind, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        if kind == "equal":
-            changes.append(("same", " ".join(a[a0:a1])))
-            continue
-        changes += [(side, " ".join(words)) for side, words in (("out", a[a0:a1]), ("in", b[b0:b1])) if words]
-    return changes

@@ -21,6 +21,8 @@ from textebm.text.history import parse_history
 from textebm.text.readers import label_text
 from textebm.use.inputs import as_texts
 
+IN_MEMORY = "memory"  # in a recipe, where the path of a file would stand
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -33,7 +35,7 @@ class _Table:
 def provisional(data: Any, text: str = "text", context: str | None = None) -> list[str]:
     """Overrides with which a recipe is read until its files are written: every column may be a label."""
     columns = [column for column in _table(_splits(data)["train"], text).columns if column not in (text, context)]
-    return ["data.corpus=files", "data.train=memory", f"data.label_columns={json.dumps(columns)}"]
+    return ["data.corpus=files", f"data.train={IN_MEMORY}", f"data.label_columns={json.dumps(columns)}"]
 
 
 def keep_in_run(

@@ -16,10 +16,12 @@ from rich.progress import Progress as Bar
 
 from textebm.errors import CheckpointError
 from textebm.files import append_line, finite, write_atomically
+from textebm.notebook import duration
 from textebm.runs.directory import METRICS, read_recorded, write_recorded
 from textebm.terminal import make_console
 
 logger = logging.getLogger(__name__)
+MEAN_OF = 50  # steps
 
 # metric name -> (label, format) in a health line, in this order; any other name is shown as it is, after these.
 HEALTH = {
@@ -81,10 +83,12 @@ class MetricsLog:
         return records
 
 
-def health_line(step: int, values: Mapping[str, Any], total: int | None = None) -> str:
-    """`step 200/1000 · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are."""
+def health_line(step: int, values: Mapping[str, Any], total: int | None = None, left: float | None = None) -> str:
+    """`step 200/1000 · 3 min left · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are.
+    left: seconds."""
     known = [name for name in HEALTH if name in values]
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
+    parts += [] if left is None else [f"{duration(left)} left"]
     parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]
     parts += [f"{name} {_format(values[name], '.4g')}" for name in values if name not in HEALTH]
     return " · ".join(parts)
@@ -97,7 +101,9 @@ def _format(value: Any, form: str) -> str:
 class Progress:
     """A bar with stage, step, loss and tokens a second on a terminal; elsewhere a health line every *every* seconds.
 
-    Everything goes to stderr: stdout belongs to results. `quiet` (as with --json) turns the bar off also on a terminal.
+    Steps count from the run's first to its last, over all stages. What is shown of a step's values are running means
+    over about MEAN_OF steps of the stage. Everything goes to stderr: stdout belongs to results. `quiet` (as with
+    --json) turns the bar off also on a terminal.
     """
 
     def __init__(self, quiet: bool = False, console: Console | None = None, every: float = 30.0) -> None:
@@ -106,8 +112,10 @@ class Progress:
         self.stage_name = ""
         self.total: int | None = None
         self.tokens_per_second = 0.0
+        self._means, self._seen = dict[str, float](), 0
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._first: tuple[float, int] | None = None  # when which step of the stage was done first
         self._ticked: float | None = None  # when the stage's last step was done
         self._printed = time.monotonic()
         if self.console.is_terminal and not quiet:
@@ -131,34 +139,52 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def stage(self, name: str, total: int | None = None, step: int = 0) -> None:
-        """Begin a stage of *total* steps (None: unknown), of which *step* are done."""
+    def stage(self, name: str, total: int | None = None, step: int = 0, steps: int | None = None) -> None:
+        """Begin a stage of *steps* steps, in a run of *total* (None: unknown) of which *step* are done."""
         self.stage_name, self.total, self.tokens_per_second = name, total, 0.0
-        self._ticked = None
+        self._means, self._seen = {}, 0
+        self._first = self._ticked = None
         if self._bar is None:
-            self.message(name if total is None else f"{name}: {total} steps")
-            return
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total, completed=step, numbers="")
+            of = "" if steps is None else f": {steps:,} steps, their losses running means over about {MEAN_OF}"
+            self.message(f"{name}{of}")
+        elif self._task is None:
+            self._task = self._bar.add_task(name, total=total, completed=step, numbers="")
+        else:
+            self._bar.update(self._task, description=name, total=total, completed=step)
 
-    def update(self, step: int, values: Mapping[str, Any] | None = None, tokens: int = 0) -> None:
-        """Step *step* of the stage is done; *tokens* were used since the last call. A stage's first call only starts
-        the clock: it comes when the first step is done, with nothing to measure that step from."""
+    def update(self, step: int, values: Mapping[str, float] | None = None, tokens: int = 0) -> None:
+        """The run's step *step* is done; *tokens* were used since the last call. A stage's first call only starts the
+        clock: it comes when the first step is done, with nothing to measure that step from."""
         now = time.monotonic()
         if tokens and self._ticked is not None:
             speed = tokens / max(now - self._ticked, 1e-9)
             # Smoothed over about ten calls: a single step says little, the whole run hides a slowdown.
             self.tokens_per_second = speed if not self.tokens_per_second else 0.9 * self.tokens_per_second + 0.1 * speed
-        self._ticked = now
-        shown = dict(values or {})
+        self._ticked, self._first = now, self._first or (now, step)
+        self._seen += 1
+        share = max(1 / self._seen, 1 / MEAN_OF)  # the plain mean of the first ones
+        for name, value in (values or {}).items():
+            self._means[name] = self._means.get(name, value) + share * (value - self._means.get(name, value))
+        shown: dict[str, Any] = {name: self._means[name] for name in values or {}}
         if self.tokens_per_second:
             shown["tokens_per_second"] = self.tokens_per_second
         if self._bar is not None and self._task is not None:
             numbers = health_line(step, {name: shown[name] for name in ("loss", "tokens_per_second") if name in shown})
             self._bar.update(self._task, completed=step, numbers=numbers.partition(" · ")[2])
         elif self._bar is None and now - self._printed >= self.every:
-            self.message(f"{self.stage_name}: {health_line(step, shown, self.total)}")
+            self.message(f"{self.stage_name}: {health_line(step, shown, self.total, self.left(step))}")
+
+    def left(self, step: int) -> float | None:
+        """Seconds until the run's last step at this stage's pace; None before there is one."""
+        if self.total is None or self._first is None or self._ticked is None or step <= self._first[1]:
+            return None
+        began, first = self._first
+        return (self._ticked - began) / (step - first) * (self.total - step)
+
+    def part(self, text: str) -> None:
+        """What is done now, as a line if the last one is *every* seconds old."""
+        if time.monotonic() - self._printed >= self.every:
+            self.message(text)
 
     def message(self, text: str) -> None:
         """A line of its own, above the bar if there is one. The text is shown as it is, never read as markup."""

@@ -214,8 +214,8 @@ def figure_of_run(
 ) -> Path:
     """One figure of a run as PDF, SVG or PNG: "map", "codes" or "heatmap". Raises TextEBMError subclasses.
 
-    by: the head or label that colours the map, or the label of the heat map. head: whose codes. layout: which map. A
-    map is the report's own where it is stored for the same sentences.
+    by: the head, added attribute or label that colours the map, or the label of the heat map. head: whose codes; a heat
+    map may be an attribute's. layout: which map. A map is the report's own where it is stored for the same sentences.
     """
     figures.choose(what, FIGURES, "figure")
     out, directory = Path(out), Path(directory)
@@ -227,12 +227,12 @@ def figure_of_run(
         return out
     model, corpus = open_run(directory, data_dir)
     rows = choose_rows(corpus[_split(corpus, split)], limit=limit or sentences_of(model), seed=seed)
-    encoding = model.encode(rows.texts)
+    encoding, known = model.encode(rows.texts), [*model.heads, *model.attributes]
     if what == "heatmap":
-        head = figures.choose(head, list(model.heads), "head", _found_head(model))
+        head = figures.choose(head, known, "head", _found_head(model))
         label = figures.choose(by, list(rows.labels), "label")
         column, codes = rows.labels[label], encoding.codes[head].numpy()
-        classes = model.heads[head].classes
+        classes = model.network.head(head).classes
         counts = np.stack([label_counts(column, np.flatnonzero(codes == code)) for code in range(len(classes))])
         drawn = figures.draw_heatmap(counts, classes, column.classes, head=head, label=label, width=width)
     else:
@@ -247,12 +247,12 @@ def figure_of_run(
         )
         layout = figures.choose(layout, list(projection.layouts), "map", "tsne")
         by = figures.choose(
-            by, list(dict.fromkeys([*model.heads, *rows.labels])), "head or label", head or _found_head(model)
+            by, list(dict.fromkeys([*known, *rows.labels])), "head, attribute or label", head or _found_head(model)
         )
         if by in rows.labels:  # what was labelled, where a head has learned the same
             names, values = rows.labels[by].classes, rows.labels[by].values
         else:
-            names, values = model.heads[by].classes, encoding.codes[by].numpy()
+            names, values = model.network.head(by).classes, encoding.codes[by].numpy()
         drawn = figures.draw_map(
             projection.layouts[layout],
             names,

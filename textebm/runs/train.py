@@ -222,11 +222,11 @@ def _train(
     for step in trainer.steps():
         if step.stage is not stage:
             stage = step.stage
-            progress.stage(f"{stage.name}", stage.steps, step.stage_step - 1)
+            progress.stage(stage.name, trainer.total_steps, step.number - 1, stage.steps)
         tokens += step.tokens
         for name, value in step.values.items():
             totals[name] = totals.get(name, 0.0) + value
-        progress.update(step.stage_step, step.values, step.tokens)
+        progress.update(step.number, step.values, step.tokens)
         for callback in callbacks:
             callback(step)
         if step.number % options.evaluate_every == 0 or step.stage_step == stage.steps:
@@ -290,6 +290,7 @@ def _conclude(
     def look(part: str) -> None:
         if stop.requested:
             raise _StoppedError
+        progress.part(f"evaluating: {part}")
 
     model.network.eval()
     model.save_pretrained(directory)

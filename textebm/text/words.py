@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 
 # Scripts without spaces are counted by the character; everything else by what stands between spaces.
 _UNSPACED = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff0f"
@@ -63,3 +64,21 @@ def content_words(text: str) -> list[str]:
 def subject_words(text: str) -> list[str]:
     """Those of `content_words` that are no light verbs."""
     return [word for word in content_words(text) if word not in LIGHT_VERBS]
+
+
+def word_changes(before: str, after: str) -> list[tuple[str, str]]:
+    """What spaces separate in two sentences, as runs that stay ("same"), go ("out") and come ("in"), in the order of
+    reading."""
+    a, b = before.split(), after.split()
+    changes: list[tuple[str, str]] = []
+    for kind, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+        if kind == "equal":
+            changes.append(("same", " ".join(a[a0:a1])))
+            continue
+        changes += [(side, " ".join(words)) for side, words in (("out", a[a0:a1]), ("in", b[b0:b1])) if words]
+    return changes
+
+
+def share_changed(a: str, b: str) -> float:
+    """The share of the words of two sentences that the other does not have at its place, 0 … 1."""
+    return 1 - SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()

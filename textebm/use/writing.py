@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from textebm.prior.condition import Condition
 from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore
 from textebm.text.tokenizer import decode as decode_ids
+from textebm.text.words import share_changed
 from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import check_width, encode
@@ -258,10 +258,7 @@ def compare(
 ) -> list[Twin]:
     """n counterfactual twins; see `textebm.TextEBM.compare`."""
     pairs = zip(*(generate(model, n, each, decoding, seed=seed) for each in (a, b)), strict=True)
-    return [
-        Twin(one, two, 1 - SequenceMatcher(None, one.split(), two.split(), autojunk=False).ratio())
-        for one, two in pairs
-    ]
+    return [Twin(one, two, share_changed(one, two)) for one, two in pairs]
 
 
 @torch.no_grad()

@@ -33,6 +33,10 @@ const found = (text, query) => {
   return el("span", { class: "text", dir: "auto" }, parts, text.slice(at));
 };
 
+// A sentence with the words that come (in) and go (out) between it and another: runs of [kind, words].
+const changed = (changes, kinds) => el("span", { class: "text", dir: "auto" }, changes.filter(([kind]) => kind === "same" || kinds.includes(kind))
+  .map(([kind, words], i) => [i ? " " : "", kind === "same" ? words : el(kind === "in" ? "ins" : "del", {}, words)]));
+
 const number = (value, digits = 4) => {
   if (value === null || value === undefined) return "–";
   if (Number.isInteger(value)) return value.toLocaleString("en");

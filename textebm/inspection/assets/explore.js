@@ -70,8 +70,6 @@ const wishes = (change, weighted) => {
   return { node: holder, asked, fill, choose };
 };
 
-const changed = (changes, kinds) => el("span", { class: "text", dir: "auto" }, changes.filter(([kind]) => kind === "same" || kinds.includes(kind))
-  .map(([kind, words], i) => [i ? " " : "", kind === "same" ? words : el(kind === "in" ? "ins" : "del", {}, words)]));
 const chips = (read) => read.map((r) => el("span", { class: `read ${r.as_asked ? "yes" : "no"}`, dir: "auto", title: `${r.head}: read as ${r.name}` }, r.as_asked ? "✓ " : "✗ ", r.name));
 const curable = () => D.heads.filter((head) => head.curable);
 

@@ -134,6 +134,19 @@ const control = () => {
         el("thead", {}, el("tr", {}, el("td"), columns.map((b) => el("th", { scope: "col", dir: "auto" }, b)))),
         el("tbody", {}, rows.map((a) => el("tr", {}, el("th", { scope: "row", dir: "auto" }, a), columns.map((b) => cell(at(a, b)))))))));
   }
+  if (D.twins.length) {
+    const heads = D.heads.map((h) => h.name).filter((name) => D.twins.some((t) => name in t.kept));
+    const beside = (v, chance) => (v === undefined ? "–" : [el("b", {}, percent(v)), el("span", { class: "muted small" }, ` (${percent(chance)})`)]);
+    parts.push(el("h3", {}, "Twins: one symbol changed, the noise kept"),
+      el("p", { class: "muted" }, "Two sentences from the same noise under two classes. A symbol that is apart from the others changes its own words and leaves what they read. ",
+        "In brackets: sentences from different noise, which have nothing in common but what was asked."),
+      el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Twins" }, el("table", {},
+        el("thead", {}, el("tr", {}, ["changed", "pairs", "both read as asked", "words that differ"].map((h, i) => el("th", { scope: "col", class: i ? "num" : "" }, h)), heads.map((h) => el("th", { scope: "col", class: "num" }, el("bdi", {}, h), " read alike")))),
+        el("tbody", {}, D.twins.map((t) => el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, t.head), ": ", el("bdi", {}, t.first), " → ", el("bdi", {}, t.second)), el("td", { class: "num" }, t.n),
+          el("td", { class: "num" }, percent(t.read)), el("td", { class: "num" }, beside(t.changed, t.changed_chance)), heads.map((h) => el("td", { class: "num" }, beside(t.kept[h], t.kept_chance[h])))))))),
+      el("div", { class: "trails" }, D.twins.map((t) => el("ol", { class: "trail" }, el("li", { class: "muted small" }, el("bdi", {}, t.first), " → ", el("bdi", {}, t.second)),
+        t.changes.map((changes) => el("li", {}, changed(changes, ["in", "out"])))))));
+  }
   if (D.attributes.length) {
     parts.push(el("h3", {}, "Attributes added after training"),
       el("p", { class: "muted" }, "Taught to the finished model from a few examples. Accuracy is on examples held out (cross-validated), beside that of always saying the most frequent class."),
