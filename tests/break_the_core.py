@@ -36,6 +36,7 @@ class Fault:
 SAMPLER, PRIOR, NOISE = "tests/test_sampler.py", "tests/test_prior.py", "tests/test_noise.py"
 TERMS, MODEL, OBJECTIVE = "tests/test_objective_terms.py", "tests/test_model.py", "tests/test_objective.py"
 STEERING, EDITING = "tests/test_steering.py", "tests/test_rewriting.py"
+CALIBRATION, WORDING = "tests/test_calibration.py", "tests/test_wording.py"
 FAULTS = (
     # the sampler
     Fault("prior/sampler.py", "noise_scale = (1 - rho.square()).sqrt()", "noise_scale = (1 - rho)", SAMPLER),
@@ -75,10 +76,12 @@ FAULTS = (
     Fault("model/auxiliary_terms.py", "weights.cluster if model.heads[name].column is None else", "", TERMS),
     Fault("model/auxiliary_terms.py", "loss - weights.mutual_information", "loss + weights.mutual_information", MODEL),
     # use
-    Fault("use/editing.py", "logits[unknown, unk] = 0.0", "pass", EDITING),
-    Fault("use/editing.py", "logits[rows, own] += keep", "logits[rows, own] += 0", EDITING),
-    Fault("use/writing.py", "best[i], surest[i] = text, value", "best[i] = text", EDITING),
-    Fault("use/writing.py", "nll.view(len(z), -1).sum(-1)", "nll.view(-1, len(z)).sum(0)", STEERING),
+    Fault("use/edit_search.py", "~there | (passed > 0)", "~there", EDITING),
+    Fault("use/edit_search.py", "replaced = (free - keep)", "replaced = free", EDITING),
+    Fault("use/edit_search.py", "(losses + keep).cumsum(-1)", "losses.cumsum(-1)", EDITING),
+    Fault("use/calibration.py", "best[i], surest[i] = text, value", "best[i] = text", EDITING),
+    Fault("use/calibration.py", "(share - self.shares[-1]) / (1 -", "(share - self.shares[-1]) / (2 -", CALIBRATION),
+    Fault("use/wording.py", ".view(len(z), -1).sum(-1)", ".view(-1, len(z)).sum(0)", WORDING),
     Fault("use/attributes.py", "[-slope / 2, slope / 2]", "[slope / 2, -slope / 2]", STEERING),
     Fault("use/reading.py", "torch.minimum(least, log_prob", "torch.maximum(least, log_prob", EDITING),
 )

@@ -18,7 +18,7 @@ from textebm.model.decoding import DecodingOptions
 from textebm.text.batches import collate_texts
 from textebm.text.tokenizer import decode
 from textebm.use.edit_search import word_losses
-from textebm.use.wording import choose, word_tokens, write_around
+from textebm.use.wording import choose, prefix_losses, word_tokens, write_around
 
 torch.set_num_threads(1)
 
@@ -49,9 +49,11 @@ def test_held_tokens_stand_and_log_p_is_the_decoders() -> None:
             assert tuple(row[places]) == words
         batch = collate_texts([decode(tokenizer, row) for row in rows], tokenizer, model.max_tokens)
         losses = word_losses(model.decoder, inputs, batch.tokens, tokenizer.eos_token_id)
+        begun = prefix_losses(model, inputs, words)
     ended = torch.tensor([len(row) < model.max_tokens for row in rows])
     torch.testing.assert_close(everything[ended], -losses.sum(-1)[ended], atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(held[3:], -losses[3:, :3].sum(-1), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(begun[3:], losses[3:, :3].sum(-1), atol=1e-3, rtol=1e-4)
 
 
 def test_candidates_are_chosen_by_their_weights() -> None:

@@ -131,12 +131,6 @@ class BagOfWordsDecoder(nn.Module):
         among_topical = scores.masked_fill(~self.topical, -torch.inf).log_softmax(-1) + share
         return torch.where(self.topical, among_topical, self.background)
 
-    def relevance(self, hidden: Tensor) -> Tensor:
-        """How much each topical word stands for the document, −inf for the others: `RELEVANCE` of log p(word|z) and the
-        rest of its lift over the background. (…, E) -> (…, V)"""
-        relevance = self.logits(hidden) - (1 - RELEVANCE) * self.background
-        return relevance.masked_fill(~self.topical, -torch.inf)
-
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """hidden (N, E), targets (N,) -> −log p(target), (N,) nats."""
         return -self.logits(hidden).gather(-1, targets[:, None])[:, 0]
@@ -164,7 +158,8 @@ class BagOfWordsDecoder(nn.Module):
         written once; the end comes after `WORDS_WRITTEN` words."""
         written, count = state
         written = written.scatter(1, tokens[:, None], 1.0)
-        logits = self.relevance(self._bag(z)).masked_fill(written > 0, -torch.inf)
+        logits = self.logits(self._bag(z)) - (1 - RELEVANCE) * self.background
+        logits = logits.masked_fill(~self.topical | (written > 0), -torch.inf)
         over = (count[:, 0] >= WORDS_WRITTEN) | torch.isinf(logits).all(-1)
         logits[:, self.end] = torch.where(over, 1e4, -torch.inf)
         return logits, (written, count + 1)
