@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             arguments = json.loads(self.rfile.read(min(MOST, int(self.headers["Content-Length"]))))
             signature(method).bind(**arguments)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             self.send_error(400)
             return
         answer = self.server.answer(method, arguments)
