@@ -186,6 +186,15 @@ def test_a_port_in_use_and_a_run_that_is_none_are_one_error(page: ExplorePage, t
     assert outcome.exit_code == 2 and "no run at" in outcome.stderr
 
 
+def test_a_page_that_is_closed_early_is_no_fault(page: ExplorePage, capsys: pytest.CaptureFixture[str]) -> None:
+    for error, told in ((BrokenPipeError(), False), (ConnectionResetError(), False), (RuntimeError("a bug"), True)):
+        try:
+            raise error
+        except Exception:
+            page.handle_error(None, ("127.0.0.1", 1))
+        assert ("a bug" in capsys.readouterr().err) == told
+
+
 def test_the_command_says_where_and_ends_quietly(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ended(*_: object) -> None:
         raise KeyboardInterrupt
@@ -276,4 +285,4 @@ def test_the_page_fits_a_phone_and_says_when_the_server_is_gone(browser: Browser
     page.shutdown()
     page.server_close()
     enter(browser, "#read .sentence", FOOD)
-    assert "has ended" in until(browser, "document.querySelector('#read .problem')?.textContent")
+    assert "gives no answer" in until(browser, "document.querySelector('#read .problem')?.textContent")

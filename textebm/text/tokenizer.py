@@ -296,10 +296,12 @@ class Encoded:
 
 def encode_chunks(texts: Iterable[str], tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> Iterator[Encoded]:
     """What `TokenStore.build` joins, a chunk at a time."""
-    # The tokenizers library itself is three times as fast as its wrapper; a copy, since the switches are its state.
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_truncation()
-    backend.no_padding()
+    # The tokenizers library itself is three times as fast as its wrapper; a copy where its switches, its state, are on.
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None or backend.padding is not None:
+        backend = Tokenizer.from_str(backend.to_str())
+        backend.no_truncation()
+        backend.no_padding()
     reserved = [tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
     natural = tokenizer.init_kwargs.get("natural")
     for chunk in chunks_of(texts):

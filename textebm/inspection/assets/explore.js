@@ -4,7 +4,7 @@ const again = []; // what is done when the codes' names change
 
 const ask = async (question, body) => {
   const reply = await fetch(question, { method: "POST", body: JSON.stringify(body) })
-    .catch(() => { throw new Error("no answer: textebm explore has ended; start it again and open the address that it prints"); });
+    .catch(() => { throw new Error("textebm explore gives no answer: see what it says in its terminal, or start it again and open the address that it prints"); });
   if (!reply.ok) throw new Error(`the server refused the question (${reply.status}); load the page again`);
   const { answer, error } = await reply.json();
   if (error) throw new Error(error);
