@@ -230,6 +230,14 @@ def test_a_bad_gradient_stops_the_run_before_the_weights_change() -> None:
     assert torch.equal(weight, before)
 
 
+def test_a_latent_that_is_not_finite_ends_the_run_before_codes_are_found_in_it() -> None:
+    worker = trainer()
+    with pytest.raises(DivergenceError, match="a latent of the training text is nan"):
+        for step in worker.steps():
+            if step.number == 26:  # the last of the text's stage
+                next(worker.model.encoder.parameters()).data[:] = math.nan
+
+
 def test_a_runaway_potential_stops_the_run() -> None:
     worker = trainer("training.stages=[{name: prior, steps: 3}]")
     torch.nn.init.normal_(worker.model.prior.energy.outputs.weight, std=1e6)

@@ -275,7 +275,10 @@ class Trainer:
 
     def _encode(self, rows: NDArray[np.int64]) -> LatentBatch:
         learned = any(stage.name != "autoencoder" for stage in self.plan[: self.stage_index])
-        return encode(self.model, self.train, rows, learned_prior=learned)
+        latents = encode(self.model, self.train, rows, learned_prior=learned)
+        if not latents.posterior.packed.isfinite().all():
+            raise DivergenceError(self._advice("a latent of the training text", math.nan))
+        return latents
 
     def _finish(self, stage: StagePlan) -> None:
         """The end of a stage: exact standardisation after text, and a chain step that fits the potential."""
