@@ -113,19 +113,24 @@ def measured() -> Evaluation:
     data = DatasetDict(train=corpus(all_rows(80)), test=test.add_column("reference", opposite))
     effort = Effort(30, 12, language_samples=60, draws=4, language_model=TINY)
     seen: list[str] = []
-    found = evaluate(
-        FakeModel(),
-        data,
-        parser=parse,
-        effort=effort,
-        suite="all",
-        tokenizer=TOKENIZER,
-        max_tokens=12,
-        other_texts={"foreign": ["bad good", "room staff food", "was was"]},
-        progress=seen.append,
-        shown_labels={"sentiment": list(range(20))},
-    )
-    assert any("epoch 1" in part for part in seen) and "outliers" in seen
+    with pytest.MonkeyPatch.context() as patch:
+        without = tuple(
+            name for name in SUITES["all"] if name != "attribution"
+        )  # which asks the network (its own test)
+        patch.setitem(SUITES, "all", without)
+        found = evaluate(
+            FakeModel(),
+            data,
+            parser=parse,
+            effort=effort,
+            suite="all",
+            tokenizer=TOKENIZER,
+            max_tokens=12,
+            other_texts={"foreign": ["bad good", "room staff food", "was was"]},
+            progress=seen.append,
+            shown_labels={"sentiment": list(range(20))},
+        )
+    assert any("epoch 1" in part for part in seen) and any("outliers" in part for part in seen)
     return found
 
 

@@ -384,7 +384,7 @@ def test_evaluate_run_measures_again(finished: runs.Run) -> None:
     parts: list[str] = []
     evaluation = runs.evaluate_run(finished.directory, seed=0, progress=parts.append)
     assert finished.evaluation is not None
-    assert evaluation.metrics == finished.evaluation.metrics and "samples" in parts
+    assert evaluation.metrics == finished.evaluation.metrics and any("samples" in part for part in parts)
 
 
 def test_too_few_sentences_are_one_clear_error(tmp_path: Path) -> None:
