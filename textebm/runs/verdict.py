@@ -17,7 +17,7 @@ from textebm.training.health import COLLAPSED
 LITTLE_TEXT = 500  # different training texts; below, a generator repeats them
 LITTLE_TOKENS = 30_000  # of training; below, sentences are hardly fluent unless they are all alike
 FEW_LABELS = 20  # rows of a class
-FALLING = 0.02  # share of the validation bound that the last fifth of a stage still gained
+FALLING = 0.03  # share of the validation bound that the last fifth of a stage still gained
 HIGH_RATE = 0.02  # a learning rate that no recipe has
 FEW_PASSES = 3  # over the training text, after which a falling learning rate makes any curve flat
 FEW_DIMENSIONS = 8  # of a latent; the least that any shipped recipe has is 16
