@@ -194,12 +194,8 @@ class _Course:
     """Says which of the sections is measured, and about how long all that are left will take."""
 
     def __init__(self, say: Callable[[str], None], sections: Sequence[str]) -> None:
-        self.say, self.shares, self.number = (
-            say,
-            [SHARES.get(name, 20 if name in SECTIONS else 1) for name in sections],
-            0,
-        )
-        self.begun = time.monotonic()
+        self.shares = [SHARES.get(name, 20 if name in SECTIONS else 1) for name in sections]
+        self.say, self.number, self.begun = say, 0, time.monotonic()
 
     def next(self) -> None:
         self.number += 1

@@ -16,7 +16,7 @@ from textebm.evaluation.metric import UndefinedMetricError
 from textebm.evaluation.probes import layer_probes
 from textebm.evaluation.state import MAX_SENTENCES, EvaluationState, fit_classifier, some_rows
 from textebm.text.history import texts_of
-from textebm.use.attribution import Method, deletion_test, reads_vectors
+from textebm.use.attribution import deletion_test, usual_method
 
 if TYPE_CHECKING:
     from textebm.use.reading import Encoding
@@ -110,10 +110,9 @@ def _add_words(state: EvaluationState, head: str, codes: np.ndarray, generated: 
 def add_deletions(state: EvaluationState, encoding: Encoding) -> None:
     """Whether the words that are said to make a code do so: the deletion test (`textebm.use.attribution`)."""
     network, texts = state.model.network, state.texts[:EXPLAINED]
-    method: Method = "integrated_gradients" if reads_vectors(network) else "leave_one_out"
     for head in state.unsupervised:
         state.progress(f"words of the codes of {head}, deleted")
-        found = deletion_test(network, texts, head, method=method, seed=state.seed)
+        found = deletion_test(network, texts, head, method=usual_method(network), seed=state.seed)
         if found.n:
             state.result.add(state.own("deleted_top_words", head), found.top, found.n)
             state.result.add(state.own("deleted_random_words", head), found.random, found.n)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from textebm.errors import TextEBMError, did_you_mean
 from textebm.evaluation.words import Word, top_words
 from textebm.inspection.rows import LabelColumn, Rows, choose_rows
-from textebm.use.attribution import Method, attribute, reads_vectors
+from textebm.use.attribution import attribute, usual_method
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -140,8 +140,8 @@ def explain_cards(model: TextEBM, cards: Sequence[CodeCard], most: int = EXPLAIN
     each = max(1, most // max(1, len(cards)))
     chosen = [(card, text) for card in cards for text in card.typical[:each]]
     head, classes = cards[0].head, [card.code for card, _ in chosen]
-    method: Method = "integrated_gradients" if reads_vectors(model.network) else "leave_one_out"
-    found = iter(attribute(model.network, [text.text for _, text in chosen], head, method=method, classes=classes))
+    network, texts = model.network, [text.text for _, text in chosen]
+    found = iter(attribute(network, texts, head, method=usual_method(network), classes=classes))
     explained = []
     for card in cards:
         why = [next(found) for _ in card.typical[:each]]

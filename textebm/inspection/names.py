@@ -7,17 +7,14 @@ from dataclasses import replace
 
 from textebm.inspection.codes import CodeCard
 from textebm.inspection.frames import Inspection
+from textebm.use import codebook
 
 WORDS = 3
 
 
 def shown_name(card: CodeCard) -> str:
     """``2 · novel memoir book``; the name alone where it says something already."""
-    number, _, words = card.name.partition(" ")
-    if number != str(card.code):
-        return card.name
-    words = words or " ".join(word.text for word in card.words[:WORDS])
-    return f"{card.code} · {words}" if words else card.name
+    return codebook.shown_name(card.code, card.name, " ".join(word.text for word in card.words[:WORDS]))
 
 
 def by_shown_names(inspection: Inspection, heads: Iterable[str]) -> Inspection:

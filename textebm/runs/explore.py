@@ -13,8 +13,8 @@ from textebm.api import TextEBM
 from textebm.model.latent_text_model import SymbolHead
 from textebm.text.history import Turn
 from textebm.text.words import word_changes
-from textebm.use.attribution import reads_vectors
-from textebm.use.codebook import HeadBook, load_codebook, name_codes
+from textebm.use.attribution import usual_method
+from textebm.use.codebook import HeadBook, load_codebook, name_codes, shown_name
 from textebm.use.inputs import lost_in_reading
 from textebm.use.reading import Encoding
 from textebm.use.steering import Direction, Others
@@ -70,8 +70,7 @@ class Explorer:
             (best,) = (p.argmax(1) if book is None else book.read(p)).tolist()
             own = (p if book is None else book.gather(p)[0])[0]
             classes = [(each["number"], each["name"], float(own[each["number"]])) for each in told["classes"]]
-            method = "integrated_gradients" if reads_vectors(model.network) else "leave_one_out"
-            (why,) = model.attribute(texts, name, method=method)  # type: ignore[arg-type]
+            (why,) = model.attribute(texts, name, method=usual_method(model.network))
             heads.append(
                 {
                     "name": name,
@@ -100,9 +99,11 @@ class Explorer:
         terms = [self._direction(each) for each in asked]
         direction = Direction(tuple(term for each in terms for term in each.terms)) if terms else None
         free = self.model.generate(n, seed=seed, contexts=contexts)
-        texts = self.model.generate(
-            n, seed=seed, contexts=contexts, direction=direction, containing=containing, without=without
-        )
+        texts = free
+        if direction or containing or without:
+            texts = self.model.generate(
+                n, seed=seed, contexts=contexts, direction=direction, containing=containing, without=without
+            )
         readings = self._agreement(texts, asked)
         return [
             {"text": str(text), "free": str(other), "changes": word_changes(other, text), "read": read}
@@ -162,9 +163,8 @@ class Explorer:
         book = self._book(head)
         if book is None:
             return head.classes[number]
-        told = book.name(number)
-        code, _, words = told.partition(" ")
-        return f"{code} · {words}" if number >= 0 and number not in book.names and words else told
+        code = book.merged.get(number, number)
+        return book.names.get(code) or shown_name(code, book.name(code))
 
     def _value(self, asked: Mapping[str, Any]) -> Any:
         """By name, which is exact where a class is called as another's number."""

@@ -37,8 +37,8 @@ class SavedTokenizer:
                 setattr(self, role, word)
                 setattr(self, f"{role}_id", self.backend_tokenizer.token_to_id(word))
                 special.append(word)
-        for name in ("extra_special_tokens", "additional_special_tokens"):
-            more = self.init_kwargs.get(name)
+        for role in ("extra_special_tokens", "additional_special_tokens"):
+            more = self.init_kwargs.get(role)
             special += more if isinstance(more, list) else []
         self.all_special_ids = [self.backend_tokenizer.token_to_id(word) for word in dict.fromkeys(special)]
 

@@ -100,6 +100,11 @@ def reads_vectors(model: LatentTextModel) -> bool:
     return not isinstance(encoder.embedding, ContextualEmbedding)
 
 
+def usual_method(model: LatentTextModel) -> Method:
+    """Integrated gradients where they can be had, else what is lost without each word."""
+    return "integrated_gradients" if reads_vectors(model) else "leave_one_out"
+
+
 def deletion_test(
     model: LatentTextModel,
     texts: Sequence[str],

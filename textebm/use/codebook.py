@@ -24,6 +24,14 @@ FILE = "codes.yaml"
 SHOWN_WORDS = 3  # of a code that nobody named
 
 
+def shown_name(code: int, name: str, words: str = "") -> str:
+    """``2 · novel memoir book`` of a code that is called by its number, and by *words* where its name has none; else
+    the name."""
+    number, _, own = name.partition(" ")
+    words = own or words
+    return f"{code} · {words}" if number == str(code) and words else name
+
+
 class CodebookError(TextEBMError):
     """A codes.yaml that cannot be used, or a code that does not exist."""
 
