@@ -37,7 +37,8 @@ def judge(
     counts = {} if evaluation is None else {name: metric.n for name, metric in evaluation.metrics.items() if metric.n}
     names = {} if evaluation is None else evaluation.code_names
     history = read_history(directory)
-    return diagnose(gather(model, recipe, corpus, history=history, metrics=metrics, measured_on=counts, code_names=names))
+    facts = gather(model, recipe, corpus, history=history, metrics=metrics, measured_on=counts, code_names=names)
+    return diagnose(facts)
 
 
 def keep_verdict(verdict: Verdict, directory: Path) -> None:

@@ -26,8 +26,8 @@ RISEN = 0.03  # share by which the validation bound lies above its best
 
 @dataclass(frozen=True)
 class Facts:
-    """history: the lines of metrics.jsonl. metrics: of the evaluation, by name; empty where there is none. counts: on how
-    many sentences each of them was measured. samples: how many were written for what is counted here.
+    """history: the lines of metrics.jsonl. metrics: of the evaluation, by name; empty where there is none. counts: on
+    how many sentences each of them was measured. samples: how many were written for what is counted here.
 
     rows: of each split. copies: share of test texts that are training texts; repeats: share of the training texts that
     repeat an earlier one, what such copies are measured against. class_rows: for each taught head, the rows of each
@@ -342,8 +342,8 @@ def _codes(facts: Facts) -> Iterator[Finding]:
 
 
 def _two_errors(rows: float) -> float:
-    """Two standard errors of the difference of two accuracies, both near chance, on the same *rows*: each answer is right
-    with p = 1/2, and the two are independent."""
+    """Two standard errors of the difference of two accuracies on the same *rows*, at most: of independent answers, each
+    of which is right with p = 1/2."""
     return 2 * math.sqrt(0.5 / max(1, rows))
 
 
