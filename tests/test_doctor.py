@@ -205,6 +205,20 @@ def test_a_warning_at_the_end_is_a_finding() -> None:
     )
 
 
+def named(facts: Facts) -> set[str]:
+    return {finding.name for finding in diagnose(facts).findings}
+
+
+def test_what_chance_does_is_accused_of_nothing() -> None:
+    """Two coins on 300 rows differ by 1/sqrt(600) = .041 in one standard error; 17 % of 400 samples, by .019."""
+    even = replace(changed(head_accuracy_y=0.35, tfidf_accuracy_y=0.47), counts={"head_accuracy_y": 300})
+    assert "unreadable_labels" in named(even), ".07 above the commonest class is within two standard errors of it"
+    assert "unreadable_labels" not in named(replace(even, counts={"head_accuracy_y": 3000}))
+    dull = replace(HEALTHY, repeating=(0.22, 0.02), samples=400)
+    assert "repeating" in named(dull)
+    assert "repeating" not in named(replace(dull, samples=200)), "200 samples do not show it"
+
+
 def test_a_run_carries_its_verdict_in_log_card_report_and_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ BASE: dict[str, Any] = {
         "evaluate_every": 80,
         "checkpoint_every": 1000,
     },
-    "evaluation": {"samples": 120, "samples_per_class": 20, "limit": 150},
+    "evaluation": {"samples": 400, "samples_per_class": 20, "limit": 300},
 }
 
 

@@ -26,6 +26,7 @@ from textebm.text.words import split_words
 from textebm.training.data import Split, known_labels, label_names, read_split, split_findings
 
 LOOKED_AT = 1000  # sentences of a split on which the model is asked
+SAMPLES = 400  # written for what is counted on free samples
 
 
 def judge(
@@ -33,8 +34,11 @@ def judge(
 ) -> Verdict:
     """The verdict on a run whose model and corpus are at hand."""
     metrics = {} if evaluation is None else {name: metric.value for name, metric in evaluation.metrics.items()}
+    counts = {} if evaluation is None else {name: metric.n for name, metric in evaluation.metrics.items() if metric.n}
     names = {} if evaluation is None else evaluation.code_names
-    return diagnose(gather(model, recipe, corpus, history=read_history(directory), metrics=metrics, code_names=names))
+    history = read_history(directory)
+    facts = gather(model, recipe, corpus, history=history, metrics=metrics, measured_on=counts, code_names=names)
+    return diagnose(facts)
 
 
 def keep_verdict(verdict: Verdict, directory: Path) -> None:
@@ -49,6 +53,7 @@ def gather(
     *,
     history: Sequence[Mapping[str, Any]],
     metrics: Mapping[str, float],
+    measured_on: Mapping[str, int] | None = None,
     code_names: Mapping[str, str] | None = None,
 ) -> Facts:
     """Facts of a run whose model and corpus are at hand; asks the model about some thousand sentences."""
@@ -67,12 +72,14 @@ def gather(
             class_rows[head.name] = {
                 name: int(count) for name, count in zip(names[head.labels], counts, strict=True) if count
             }
-    samples = answering.generate(min(200, max(20, len(real))), seed=0)
+    samples = answering.generate(min(SAMPLES, recipe.evaluation.samples, max(20, len(real))), seed=0)
     findings = split_findings(corpus, splits, model.tokenizer, model.max_tokens)
     return Facts(
         recipe=recipe,
         history=history,
         metrics=metrics,
+        counts=measured_on or {},
+        samples=len(samples),
         rows={name: len(rows) for name, rows in corpus.items()},
         mean_tokens=_mean(splits["train"]),
         copies=float(np.mean([text_digest(text) in seen for text in test["text"]])) if len(test) else 0.0,

@@ -26,7 +26,8 @@ RISEN = 0.03  # share by which the validation bound lies above its best
 
 @dataclass(frozen=True)
 class Facts:
-    """history: the lines of metrics.jsonl. metrics: of the evaluation, by name; empty where there is none.
+    """history: the lines of metrics.jsonl. metrics: of the evaluation, by name; empty where there is none. counts: on
+    how many sentences each of them was measured. samples: how many were written for what is counted here.
 
     rows: of each split. copies: share of test texts that are training texts; repeats: share of the training texts that
     repeat an earlier one, what such copies are measured against. class_rows: for each taught head, the rows of each
@@ -39,6 +40,8 @@ class Facts:
     recipe: Recipe
     history: Sequence[Mapping[str, Any]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    samples: int = 400
     rows: Mapping[str, int] = field(default_factory=dict)
     mean_tokens: float = 0.0
     copies: float = 0.0
@@ -277,7 +280,7 @@ def _samples(facts: Facts) -> Iterator[Finding]:
             else "samples come nearer to sentences",
         )
     own, real = facts.repeating
-    if own > real + 0.15:
+    if own > real + 0.15 + 2 * math.sqrt(own * (1 - own) / facts.samples):
         yield Finding(
             "repeating",
             f"{own:.0%} of the samples say a word or pair twice in a row, {real:.0%} of real texts do",
@@ -338,13 +341,19 @@ def _codes(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def _two_errors(rows: float) -> float:
+    """Two standard errors of the difference of two accuracies on the same *rows*, at most: of independent answers, each
+    of which is right with p = 1/2."""
+    return 2 * math.sqrt(0.5 / max(1, rows))
+
+
 def _heads(facts: Facts) -> Iterator[Finding]:
     for head, counts in facts.class_rows.items():
         own, tfidf, majority = (facts.metrics.get(f"{kind}_accuracy_{head}") for kind in ("head", "tfidf", "majority"))
         if own is None or tfidf is None or majority is None or len(counts) < 2:
             continue
-        rows, shown = max(1, facts.rows.get("test", 1)), sum(counts.values())
-        noise = 2 * math.sqrt(0.25 / rows)
+        shown = sum(counts.values())
+        noise = _two_errors(facts.counts.get(f"head_accuracy_{head}", facts.rows.get("test", 1)))
         if max(own, tfidf) < majority + max(0.03, noise):
             yield Finding(
                 "unreadable_labels",
@@ -372,7 +381,7 @@ def _heads(facts: Facts) -> Iterator[Finding]:
 
 def _attributes(facts: Facts) -> Iterator[Finding]:
     for name, measured in facts.attributes.items():
-        if measured["accuracy"] < measured["majority"] + max(0.05, 2 * math.sqrt(0.25 / measured["n"])):
+        if measured["accuracy"] < measured["majority"] + max(0.05, _two_errors(measured["n"])):
             yield Finding(
                 "unreadable_attribute",
                 f"the attribute {name} reads {measured['accuracy']:.3f} of {measured['n']:.0f} held-out examples, "
