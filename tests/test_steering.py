@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import network, sentences, trained, untrained
+from tiny import network, sentences, trained, trainer, untrained
 from torch import Tensor
 
 from textebm.api import TextEBM
@@ -18,7 +19,7 @@ from textebm.prior.fixed import fixed_potential
 from textebm.prior.nearest import ascend
 from textebm.prior.sampler import potential_and_gradient
 from textebm.use.attributes import calibration_error, remove_attribute
-from textebm.use.steering import Direction, Others, Steering, classes_meant
+from textebm.use.steering import Direction, Others, Steering, classes_meant, one_class_each
 from textebm.use.wording import word_tokens
 from textebm.use.writing import prompted_latents, sample_latents
 
@@ -129,6 +130,36 @@ def test_negation_and_either_or_tilt_by_the_sum_of_the_classes() -> None:
         assert float(u.mean()) == pytest.approx(float((grid * density).sum() / density.sum()), abs=0.07), value
         expected = float((grid.square() * density).sum() / density.sum())
         assert float(u.square().mean()) == pytest.approx(expected, abs=0.12), value
+
+
+def test_a_class_of_several_is_drawn_by_the_shares_of_training() -> None:
+    """Any of three, of which one is never seen, and anything but one; codes that were not counted stay."""
+    model = network()
+    model.heads["topic"] = replace(model.heads["topic"], shares=(0.1, 0.2, 0.0, 0.7, 0.0, 0.0))
+    asked = Steering({"topic": ["!" + model.heads["topic"].classes[3]] * 300 + [{0, 2, 3}] * 300})
+    drawn = one_class_each(model, asked, 600, 0).drawn["topic"]
+    assert [drawn[:300].count(k) for k in range(4)] == pytest.approx([100, 200, 0, 0], abs=25)
+    only = one_class_each(model, Steering({"topic": {0, 1, 3}}), 300, 0)
+    assert [only.drawn["topic"].count(k) for k in range(4)] == pytest.approx([30, 60, 0, 210], abs=1)
+    assert only.rows([5, 7]).drawn["topic"] == [only.drawn["topic"][i] for i in (5, 7)]
+    assert one_class_each(model, only, 300, 1).drawn == only.drawn, "what was drawn stays"
+    code = next(head for head in model.heads.values() if head.column is None)
+    assert not one_class_each(model, Steering({code.name: "!0"}), 5, 0).drawn
+    several = Steering({"topic": set(model.heads["topic"].classes)})
+    assert one_class_each(model, several, 5, 0).drawn == {"topic": [-1] * 5}, "any class: nothing is asked"
+
+
+def test_training_counts_the_classes_and_the_model_keeps_them(tmp_path: Path) -> None:
+    worker = trainer()
+    for _ in worker.steps():
+        pass
+    worker.end()
+    labels = worker.classes.labels["topic"]
+    expected = [float((labels == k).sum() / (labels >= 0).sum()) for k in range(6)]
+    TextEBM(worker.model.eval()).save_pretrained(tmp_path)
+    heads = TextEBM.from_pretrained(tmp_path).heads
+    assert heads == worker.model.heads and heads["topic"].shares == pytest.approx(expected)
+    assert all(sum(head.shares) == pytest.approx(1) for head in heads.values())
 
 
 def readable(n: int = 60) -> tuple[TextEBM, list[str], list[str]]:

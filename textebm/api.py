@@ -242,8 +242,8 @@ class TextEBM:
     ) -> list[str]:
         """n new sentences: latents from the prior, tilted by *symbols* and *like* if given, then decoded.
 
-        symbols: head or attribute -> class (name or number), ``"!name"`` (any other), a set or ``"a,b"`` (any of them),
-        or a sequence of n of these; several heads compose as a product of experts.
+        symbols: head or attribute -> class (name or number), ``"!name"`` (any other), a set or ``"a,b"`` (any of them;
+        each sentence gets one, by training's shares), or a sequence of n; several compose as a product of experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more). "auto": the
         strength at which the share *confidence* (default .95) of the sentences is read as asked, found on 4,400 pilot
         draws of each request, which the model remembers; where none reaches it, some are drawn again.

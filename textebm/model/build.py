@@ -376,7 +376,10 @@ def build_weights(objective: Objective, progress: float) -> Weights:
 
 def model_config(model: LatentTextModel) -> dict[str, Any]:
     """What `rebuild_model` needs beside the weights and the tokenizer."""
-    heads = [{"name": h.name, "classes": list(h.classes), "column": h.column} for h in model.heads.values()]
+    heads = [
+        {"name": h.name, "classes": list(h.classes), "column": h.column} | ({"shares": h.shares} if h.shares else {})
+        for h in model.heads.values()
+    ]
     full = bool(model.recipe and model.recipe["training"].get("save_full"))
     pretrained = kept_of(model, full=full)
     return {"recipe": model.recipe, "heads": heads, **({"pretrained": pretrained} if pretrained else {})}
@@ -386,5 +389,8 @@ def rebuild_model(
     config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, directory: Path | None = None
 ) -> LatentTextModel:
     """The model of a `model_config`, without its own weights. directory: where it is saved."""
-    heads = {h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"]) for h in config["heads"]}
+    heads = {
+        h["name"]: SymbolHead(h["name"], tuple(h["classes"]), h["column"], tuple(h.get("shares", ())))
+        for h in config["heads"]
+    }
     return build_model(Recipe.model_validate(config["recipe"]), tokenizer, heads, config.get("pretrained"), directory)

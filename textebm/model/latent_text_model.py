@@ -49,11 +49,13 @@ Decoder = RecurrentDecoder | TransformerDecoder | BagOfWordsDecoder | Pretrained
 
 @dataclass(frozen=True)
 class SymbolHead:
-    """A discrete variable of the prior. column: the label column it was taught, None for codes that were found."""
+    """A discrete variable of the prior. column: the label column it was taught, None for codes that were found. shares:
+    how often training had each class, among the sentences whose class it knew; empty where no one has counted."""
 
     name: str
     classes: tuple[str, ...]
     column: str | None = None
+    shares: tuple[float, ...] = ()
 
     def index(self, value: str | int) -> int:
         """The class's number. Raises TextEBMError for one that does not exist."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -318,7 +318,12 @@ class Trainer:
         return health
 
     def end(self) -> None:
-        """After the last step: drop what only training needs."""
+        """After the last step: count the classes of each head, and drop what only training needs."""
+        for name, classes in {**self.classes.labels, **self.classes.clusters}.items():
+            head = self.model.heads[name]
+            if known := int((classes >= 0).sum()):
+                counts = np.bincount(classes[classes >= 0], minlength=len(head.classes))
+                self.model.heads[name] = replace(head, shares=tuple((counts / known).tolist()))
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
         self._latents = None

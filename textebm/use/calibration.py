@@ -19,7 +19,7 @@ from torch import Tensor
 from textebm.errors import TextEBMError
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.use.reading import certainty, encode
-from textebm.use.steering import Steering, asked_of
+from textebm.use.steering import Steering, asked_of, one_class_each
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def read_back(
 ) -> list[str]:
     """n sentences, each drawn again until it *fits* and the encoder reads it as asked with its probability in
     *confidences* (n); where that is 0 it is not read."""
-    asked = asked_of(model, steering.symbols, n)
+    asked, steering = asked_of(model, steering.symbols, n), one_class_each(model, steering, n, seed)
     reads = [i for i, confidence in enumerate(confidences) if confidence > 0]
 
     def again(rows: list[int] | None, seed: int) -> list[str]:

@@ -111,7 +111,8 @@ def search_near(
         written = torch.cat([written[rows, parent], chosen[..., None]], dim=-1)
         index = (rows * beams + parent).flatten()
         state, tokens = tuple(each[index] for each in state), chosen.flatten()
-        if bool((ended | value.isneginf()).all()):
+        surest = value.masked_fill(~ended, -torch.inf).amax(-1, keepdim=True)
+        if bool((ended | value.isneginf() | (value < surest - MARGIN)).all()):  # values only fall
             break
     return [
         _sorted(words, values, eos)

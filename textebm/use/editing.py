@@ -37,6 +37,7 @@ from textebm.use.writing import decode, denoise
 KEEP = 6.0
 CONFIDENCE = 0.99
 STEPS, ROUNDS = 5, 24  # steps between two readings, and how often it reads before it gives up
+TOGETHER = 8  # searches at once where few texts are left: rounds ahead, which cost little more than one
 
 
 @torch.no_grad()
@@ -120,34 +121,42 @@ def edit_nearest(
     already comes back as it is."""
     z = encode(model, texts, contexts=contexts).mean.to(model.device)
     level = model.prior.num_levels // 2 if model.prior.symbol_levels == "all" else 0
-    own = z.clone()
-    best = list(texts)
+    best, seen = list(texts), [{text} for text in texts]
     unknown = [unknown_words(model.tokenizer, text, model.max_tokens) for text in texts]
     surest = certainty(model, texts, symbols, contexts=contexts)
     waiting = torch.nonzero(surest < confidence)[:, 0]
-    for _ in range(ROUNDS):
-        if not len(waiting):
-            break
-        near = list[list[str]]()
-        for rows in waiting.split(rows_at_once(model.device, 128, gpu=1)):
-            asked = condition.chosen(rows.to(model.device))
-            z[rows] = ascend(model.prior, z[rows], asked, level=level, steps=STEPS)
-            batch = collate_texts([texts[i] for i in rows.tolist()], model.tokenizer, model.max_tokens).to(model.device)
-            moved, start = (model.decoder_input(each[rows], asked.context) for each in (z, own))
-            losses = word_losses(model.decoder, start, batch.tokens, model.tokenizer.eos_token_id)
-            versions = search_near(model.decoder, moved, batch.tokens, losses, model.tokenizer, keep)
-            for i, sentences in zip(rows.tolist(), versions, strict=True):
-                written = [decode_ids(model.tokenizer, each.ids) for each in sentences]
-                near.append([restore_words(model.tokenizer, text, unknown[i]) for text in written])
-        numbers = waiting.tolist()
-        places = torch.tensor([number for number, row in zip(numbers, near, strict=True) for _ in row])
+    inputs = collate_texts(texts, model.tokenizer, model.max_tokens).to(model.device)
+    losses = torch.zeros(inputs.tokens[:, 1:].shape, device=model.device)
+    size = rows_at_once(model.device, 128, gpu=1)
+    for rows in waiting.split(size):
+        own = model.decoder_input(z[rows], condition.chosen(rows.to(model.device)).context)
+        losses[rows] = word_losses(model.decoder, own, inputs.tokens[rows], model.tokenizer.eos_token_id)
+    left = ROUNDS
+    while left and len(waiting):
+        rounds = min(left, max(1, TOGETHER // len(waiting)))
+        left -= rounds
+        near = list[tuple[int, str]]()  # of the same row the earlier round first, of a round the nearest
+        for rows in waiting.split(size):
+            asked, width, path = condition.chosen(rows.to(model.device)), int(inputs.lengths[rows].max()), []
+            for _ in range(rounds):
+                z[rows] = ascend(model.prior, z[rows], asked, level=level, steps=STEPS)
+                path.append(model.decoder_input(z[rows], asked.context))
+            tokens, own = inputs.tokens[rows, :width], losses[rows, : width - 1]
+            versions = search_near(
+                model.decoder, torch.cat(path), tokens.repeat(rounds, 1), own.repeat(rounds, 1), model.tokenizer, keep
+            )
+            for i, sentences in zip(rows.tolist() * rounds, versions, strict=True):
+                for each in sentences:
+                    text = restore_words(model.tokenizer, decode_ids(model.tokenizer, each.ids), unknown[i])
+                    if text not in seen[i]:
+                        seen[i].add(text)
+                        near.append((i, text))
+        places = torch.tensor([i for i, _ in near], dtype=torch.long)
         histories = None if contexts is None else [contexts[i] for i in places.tolist()]
         asked_here = {name: each[places.to(model.device)] for name, each in symbols.items()}
-        read = iter(certainty(model, [text for row in near for text in row], asked_here, contexts=histories).tolist())
-        for number, row in zip(numbers, near, strict=True):
-            for text in row:  # the nearest first
-                value = next(read)
-                if value > surest[number] and surest[number] < confidence:
-                    best[number], surest[number] = text, value
+        read = certainty(model, [text for _, text in near], asked_here, contexts=histories).tolist()
+        for (i, text), value in zip(near, read, strict=True):
+            if value > surest[i] and surest[i] < confidence:
+                best[i], surest[i] = text, value
         waiting = waiting[surest[waiting] < confidence]
     return best

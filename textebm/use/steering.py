@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -62,7 +62,8 @@ class Steering:
     symbols: head or attribute -> what it shall be (`SymbolValue`), for all draws or, in a sequence, for each; several
     compose as a product of experts. strength: how strongly log p(y|z) tilts the prior (1 = Bayes), None for the model's
     own; "auto" is found by `writing.generate` (`textebm.use.calibration`). like: example sentences; like_strength as
-    strength. contexts: for models of dialogues, what each draw answers. direction: a tilt beside the symbols.
+    strength. contexts: for models of dialogues, what each draw answers. direction: a tilt beside the symbols. drawn:
+    the class of each draw where several may be (`one_class_each`); the tilt asks for it instead of any of them.
     """
 
     symbols: SymbolRequest | None = None
@@ -71,13 +72,15 @@ class Steering:
     like_strength: float | None = None
     contexts: Contexts | None = None
     direction: Direction | None = None
+    drawn: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def rows(self, rows: Sequence[int]) -> Steering:
         """What is asked of these of the draws."""
         given = (self.symbols or {}).items()
         symbols = {name: value if _is_single(value) else [value[i] for i in rows] for name, value in given}
         contexts = None if self.contexts is None else [self.contexts[i] for i in rows]
-        return replace(self, symbols=symbols, contexts=contexts)
+        drawn = {name: [classes[i] for i in rows] for name, classes in self.drawn.items()}
+        return replace(self, symbols=symbols, contexts=contexts, drawn=drawn)
 
     def repeated(self, n: int, contexts: Contexts) -> Steering:
         """The same for n draws of each of the rows, which answer *contexts*."""
@@ -126,6 +129,31 @@ def asked_of(model: LatentTextModel, symbols: SymbolRequest | None, n: int) -> d
     return asked
 
 
+def one_class_each(model: LatentTextModel, steering: Steering, n: int, seed: int) -> Steering:
+    """The same with one class drawn for each of n rows that may be several, so that they are draws of the mixture
+
+        p(z | y ∈ S) = Σ_{y ∈ S} p(y) p(z | y) / p(S)
+
+    p(y): the share of training's sentences (`SymbolHead.shares`), even for a taught head where no one has counted them.
+    Attributes, and codes that were not counted, stay as they are: the tilt log p(y ∈ S | z) has the free draws' shares.
+    Systematic sampling: n rows of one S meet the shares to within a row.
+    """
+    drawn = dict(steering.drawn)
+    for name, may in asked_of(model, steering.symbols, n).items():
+        head = model.heads.get(name)
+        if name in drawn or may.dtype != torch.bool or head is None or not (head.column or head.shares):
+            continue
+        allowed = may.cpu().double()
+        weights = allowed * torch.tensor(head.shares or [1.0] * allowed.shape[1]).double()
+        weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, allowed)
+        generator = torch.Generator().manual_seed(seed)
+        places = (torch.randperm(n, generator=generator) + torch.rand(1, generator=generator)) / n
+        rising = weights.cumsum(-1)
+        chosen = (rising <= places[:, None] * rising[:, -1:]).sum(-1)
+        drawn[name] = torch.where(may.cpu().all(-1), -1, chosen).tolist()  # any class: nothing is asked
+    return replace(steering, drawn=drawn)
+
+
 def _as_tensor(meant: Sequence[frozenset[int]], size: int, device: torch.device) -> Tensor:
     if all(len(each) == 1 for each in meant):
         return torch.tensor([next(iter(each)) for each in meant], dtype=torch.long, device=device)
@@ -149,6 +177,7 @@ def condition_of(
         context = read_contexts(model, steering.contexts, n)
     strength = model.prior.strength if steering.strength is None else steering.strength
     asked = asked_of(model, steering.symbols, n)
+    asked |= {name: torch.tensor(classes, device=model.device) for name, classes in steering.drawn.items()}
     heads = {name: each for name, each in asked.items() if name in model.heads}
     tilts = [_tilt(model, model.attributes[name], each, strength) for name, each in asked.items() if name not in heads]
     weights = dict[str, float]()

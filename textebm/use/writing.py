@@ -23,7 +23,7 @@ from textebm.text.words import share_changed
 from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import check_width, encode
-from textebm.use.steering import Steering, condition_of
+from textebm.use.steering import Steering, condition_of, one_class_each
 from textebm.use.wording import BLANK, CANDIDATES, WRITTEN, Wanted, choose, containing, fill, prefix_losses, word_tokens
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def generate(
         latents = sample_latents(model, min(n, 1), steering.rows(range(min(n, 1))), seed=seed)
 
     def write(asked: Steering, number: int, seed: int) -> list[str]:
+        asked = one_class_each(model, asked, number, seed)
         if words:
             u, vectors = candidate_latents(model, number, asked, WRITTEN, seed=seed, steps_factor=steps_factor)
             texts = containing(model, u, vectors, words, decoding, seed=seed)
@@ -169,7 +170,7 @@ def sample_latents(
     if batch_size is not None and batch_size < 1:
         raise TextEBMError(f"batch_size must be at least 1, got {batch_size}")
     generator = torch.Generator(model.device).manual_seed(seed)
-    condition, _ = condition_of(model, steering, n)
+    condition, _ = condition_of(model, one_class_each(model, steering, n, seed), n)
     held = _held_layers(model, n, resample_from_layer, latents, condition, generator)
     pieces, rows = [torch.zeros(0, model.prior.dim)], batch_size or rows_at_once(model.device, 1024)
     with model.evaluating():
@@ -264,7 +265,7 @@ def compare(
 @torch.no_grad()
 def sample_path(model: LatentTextModel, n: int, steering: Steering, *, seed: int = 0) -> LatentSample:
     """n draws with their way from noise: ``.path`` (levels, n, d), the noisiest first and ``.z`` last."""
-    condition, _ = condition_of(model, steering, n)
+    condition, _ = condition_of(model, one_class_each(model, steering, n, seed), n)
     generator = torch.Generator(model.device).manual_seed(seed)
     with model.evaluating():
         return sample(model.prior, n, condition=condition, generator=generator, keep_path=True)
