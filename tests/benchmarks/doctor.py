@@ -105,6 +105,7 @@ REVIEWS = {
     "tokenizer.vocabulary_size": 1500,
     "decoder.hidden_size": 128,
     "encoder.dropout": 0.2,
+    "objective.kl_weight": 0.3,
     "training.evaluate_every": 120,
 }
 EPOCHS = "training.stages.0.epochs"

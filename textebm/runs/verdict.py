@@ -354,7 +354,7 @@ def _heads(facts: Facts) -> Iterator[Finding]:
             continue
         shown = sum(counts.values())
         noise = _two_errors(facts.counts.get(f"head_accuracy_{head}", facts.rows.get("test", 1)))
-        if max(own, tfidf) < majority + max(0.03, noise):
+        if max(own, tfidf) < max(majority, 1 / len(counts)) + max(0.03, noise):
             yield Finding(
                 "unreadable_labels",
                 f"{head}: accuracy {own:.3f}, TF-IDF with logistic regression {tfidf:.3f}, commonest class "
