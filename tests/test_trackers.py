@@ -18,12 +18,13 @@ SHORT = ("training.stages=[{name: autoencoder, steps: 8}]", "heads=[]", "prior.k
 
 
 class Listener:
-    """What Accelerate asks of a tracker."""
+    """What Accelerate asks of a tracker, which writes into the run at once, as TensorBoard's does."""
 
     requires_logging_directory = True
     heard: list[Any] = []
 
     def __init__(self, run_name: str, logging_dir: str) -> None:
+        (Path(logging_dir) / "events").write_text(run_name)
         self.heard.append((run_name, logging_dir))
 
     def store_init_configuration(self, values: dict[str, Any]) -> None:

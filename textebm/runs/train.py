@@ -112,11 +112,11 @@ def train(
         trainer = build_trainer(recipe, corpus, start_from=start_from)
         evaluation = None
         main = trainer.accelerator.is_main_process
-        track = stack.enter_context(trackers(recipe.training.trackers if main else (), recipe, directory))
         stop = stack.enter_context(GracefulStop())  # before that there is nothing to save: Ctrl-C ends at once
         if main:
             with RunLock(directory):
                 _refuse_used(directory, resume)  # another run may have begun and ended here meanwhile
+                track = stack.enter_context(trackers(recipe.training.trackers, recipe, directory))
                 begin_corpus(directory, corpus)
                 _describe(progress, recipe, corpus, trainer)
                 if _train(trainer, recipe, directory, resume, progress, stop, callbacks, track):
@@ -124,7 +124,7 @@ def train(
                     evaluation = _conclude(TextEBM(trainer.model), recipe, corpus, directory, data_dir, progress, stop)
         else:
             progress.console.quiet = True
-            _train(trainer, recipe, directory, resume, progress, stop, callbacks, track)
+            _train(trainer, recipe, directory, resume, progress, stop, callbacks, lambda *_: None)
     return Run(directory, TextEBM(trainer.model.to("cpu").eval()), evaluation)
 
 
