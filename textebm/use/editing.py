@@ -143,12 +143,7 @@ def edit_nearest(
                 path.append(model.decoder_input(z[rows], asked.context))
             tokens, own = inputs.tokens[rows, :width], losses[rows, : width - 1]
             versions = search_near(
-                model.decoder,
-                torch.cat(path),
-                tokens.repeat(rounds, 1),
-                own.repeat(rounds, 1),
-                model.tokenizer,
-                keep,
+                model.decoder, torch.cat(path), tokens.repeat(rounds, 1), own.repeat(rounds, 1), model.tokenizer, keep
             )
             for i, sentences in zip(rows.tolist() * rounds, versions, strict=True):
                 for each in sentences:
