@@ -72,10 +72,10 @@ ON_ENCODING: dict[str, Section] = {
     "control": symbols.add_control,
 }
 QUICK = ("reconstruction", "latent", "samples", *ON_ENCODING, "likeness")
-# CPU-seconds of sections of quickstart's evaluation, for the time left; its own metrics are taken as 1.
+# CPU-seconds of quickstart's sections, for the time left; language, steering and editing are guesses.
 SHARES = {"reconstruction": 8, "latent": 1.5, "samples": 1.5, "probes": 0.1, "codes": 3, "accuracies": 2, "control": 3}
-SHARES |= {"likeness": 0.1, "intervals": 90, "language": 60, "attribution": 2, "baselines": 2}  # language: a guess
-SHARES |= {"steering": 20, "calibration": 33, "editing": 20, "few_labels": 6, "outliers": 1}  # steering, editing: too
+SHARES |= {"likeness": 0.1, "intervals": 90, "language": 60, "attribution": 2, "baselines": 2, "steering": 20}
+SHARES |= {"calibration": 33, "editing": 20, "few_labels": 6, "outliers": 1}
 SINGLE_SENTENCES = (
     "intervals",
     "language",
