@@ -72,21 +72,10 @@ ON_ENCODING: dict[str, Section] = {
     "control": symbols.add_control,
 }
 QUICK = ("reconstruction", "latent", "samples", *ON_ENCODING, "likeness")
-# CPU-seconds of sections of quickstart's evaluation, for the time left. Sections of a suite that are not named were not
-# timed and are taken as 20; others as a second.
-SHARES = dict.fromkeys(SECTIONS, 20.0) | {
-    "reconstruction": 8,
-    "samples": 1.2,
-    "probes": 0.1,
-    "codes": 3.1,
-    "accuracies": 2.3,
-    "control": 1.6,
-    "likeness": 0.1,
-    "intervals": 90,
-    "language": 80,
-    "attribution": 3,
-    "baselines": 2,
-}
+# CPU-seconds of quickstart's sections, for the time left; language, steering and editing are guesses.
+SHARES = {"reconstruction": 8, "latent": 1.5, "samples": 1.5, "probes": 0.1, "codes": 3, "accuracies": 2, "control": 3}
+SHARES |= {"likeness": 0.1, "intervals": 90, "language": 60, "attribution": 2, "baselines": 2, "steering": 20}
+SHARES |= {"calibration": 33, "editing": 20, "few_labels": 6, "outliers": 1}
 SINGLE_SENTENCES = (
     "intervals",
     "language",
