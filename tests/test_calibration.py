@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import trained
 
+from textebm.api import TextEBM
 from textebm.errors import TextEBMError
 from textebm.use import calibration
 from textebm.use.calibration import Curve, monotone, read_as_asked, requests
@@ -43,12 +46,35 @@ def test_shares_follow_what_is_asked_and_repeat(monkeypatch: pytest.MonkeyPatch)
 
     low, high = share(0.6), share(0.95)
     assert low < high - 0.1 and abs(low - 0.6) < 0.2 and abs(high - 0.95) < 0.1
-    assert len(model._curves) == 1, "one request has one curve, whatever the share"
+    assert len(model._curves.by_key) == 1, "one request has one curve, whatever the share"
     several = model.generate(6, symbols={"sentiment": [0, 1, 0, 1, 0, 1]}, strength="auto", confidence=0.7, seed=1)
-    assert len(several) == 6 and len(model._curves) == 3 - 1, "rows that are asked the same share a curve"
-    model._curves.clear()
+    assert len(several) == 6 and len(model._curves.by_key) == 3 - 1, "rows that are asked the same share a curve"
+    model._curves.by_key.clear()
     asked = {"strength": "auto", "confidence": 0.7, "seed": 1}
     assert several == model.generate(6, symbols={"sentiment": [0, 1, 0, 1, 0, 1]}, **asked), "nor does its past matter"
+
+
+def test_curves_are_kept_beside_the_weights_for_this_very_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "PILOT", 10)
+    trained().save_pretrained(tmp_path)
+    asked = {"symbols": {"sentiment": 1}, "strength": "auto", "confidence": 0.7, "seed": 2}
+    texts = TextEBM.from_pretrained(tmp_path).generate(5, **asked)
+    again = TextEBM.from_pretrained(tmp_path)
+    monkeypatch.setattr(calibration, "measure", lambda *_, **__: pytest.fail("the curve was kept"))
+    assert again.generate(5, **asked) == texts
+    next(again.network.parameters()).data[0] += 1.0
+    with pytest.raises(pytest.fail.Exception):
+        again.generate(5, **asked)  # other weights: measured anew
+    monkeypatch.undo()
+    monkeypatch.setattr(calibration, "PILOT", 10)
+    for damage in ("not JSON", "[1]", '{"a": 1}', '{"a": [[1], null]}'):
+        (tmp_path / calibration.FILE).write_text(damage)
+        assert TextEBM.from_pretrained(tmp_path).generate(5, **asked) == texts, damage
+    (tmp_path / calibration.FILE).unlink()
+    (tmp_path / calibration.FILE).mkdir()  # nothing can be written there
+    assert TextEBM.from_pretrained(tmp_path).generate(5, **asked) == texts
 
 
 def test_rows_that_are_asked_the_same_belong_together() -> None:

@@ -502,3 +502,20 @@ def test_numpy_is_seeded_by_argument_only(data: DatasetDict) -> None:
     before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     evaluate(FakeModel(), data, parser=parse, limit=6, effort=Effort(6, 2))
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_time_left_is_the_shares_left_at_the_pace_so_far_less_what_the_section_in_work_has_taken() -> None:
+    said: list[str] = []
+    now = [0.0]
+    course = suite._Course(said.append, ["own", "another", "third"], clock=lambda: now[0])  # a share of 1 each
+    for name, seconds in (("own", 0), ("another", 10), (None, 14), ("third", 20)):
+        now[0] = float(seconds)
+        if name:
+            course.begin(name)
+        course(name or "another")
+    assert said == [
+        "1 of 3 · own",
+        "2 of 3 · another · about 20 s left",
+        "2 of 3 · another · about 16 s left",
+        "3 of 3 · third · about 10 s left",
+    ]

@@ -28,7 +28,7 @@ from textebm.use import attributes, attribution, editing, likelihood, reading, w
 from textebm.use.arguments import checked
 from textebm.use.attributes import AttributeReport
 from textebm.use.attribution import Attribution
-from textebm.use.calibration import Curve
+from textebm.use.calibration import Curves
 from textebm.use.codebook import Codebook, load_codebook, name_codes, save_codebook
 from textebm.use.contexts import Contexts, parse_contexts
 from textebm.use.inputs import as_device, as_latents, as_symbols, as_texts, lost_in_reading
@@ -68,7 +68,7 @@ class TextEBM:
         self.codes = codes or Codebook()
         self._answering = answering
         self._told = False  # that words were unknown or texts cut
-        self._curves = dict[object, Curve]()  # what share of sentences is read as asked, by strength
+        self._curves = Curves()  # what share of sentences is read as asked, by strength
 
     def __repr__(self) -> str:
         return f"TextEBM({'; '.join(f'{name} {value}' for name, value in self._facts())})"
@@ -116,7 +116,9 @@ class TextEBM:
             cast_networks(network, dtype)
         book = load_codebook(directory)
         name_codes(network, book)
-        return cls(network.to(as_device(device)), codes=book)
+        model = cls(network.to(as_device(device)), codes=book)
+        model._curves = Curves.beside(directory)
+        return model
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write model.safetensors, config.json, tokenizer files and a model card, with the attributes that were added
@@ -246,7 +248,7 @@ class TextEBM:
         each sentence gets one, by training's shares), or a sequence of n; several compose as a product of experts.
         strength: how strongly log p(y|z) tilts the prior (1 = Bayes; the recipe's default is usually more). "auto": the
         strength at which the share *confidence* (default .95) of the sentences is read as asked, found on 4,400 pilot
-        draws of each request, which the model remembers; where none reaches it, some are drawn again.
+        draws of each request, which are kept beside the weights; where none reaches it, some are drawn again.
         like: example sentences; all n shall be like each of them (a product of experts too), which composes with
         symbols. For models trained with contrastive guidance. like_strength: 1 = Bayes.
         seed: the same one gives the same sentences; without one they differ from call to call, and the seed that was
@@ -526,7 +528,6 @@ class TextEBM:
         texts = as_texts(texts)
         attribute, report = attributes.fit_attribute(self.network, name, texts, labels, seed=seed, contexts=contexts)
         self.network.attributes[name] = attribute
-        self._curves.clear()
         return report
 
     def direction(self, positive: Sequence[str], negative: Sequence[str], *, seed: int = 0) -> Direction:

@@ -65,9 +65,17 @@ SUITES: dict[str, tuple[str, ...]] = {
     "outliers": ("outliers",),
     "all": tuple(SECTIONS),
 }
-QUICK = ("reconstruction", "latent", "samples", "probes", "codes", "accuracies", "control", "likeness")
-# CPU-seconds of sections of quickstart's evaluation, for the time left; others of a suite are taken as 20, else as 1.
-SHARES = {"reconstruction": 9, "samples": 2, "codes": 4, "accuracies": 3, "control": 2, "intervals": 90}
+ON_ENCODING: dict[str, Section] = {
+    "probes": symbols.add_probes,
+    "codes": symbols.add_codes,
+    "accuracies": symbols.add_head_accuracies,
+    "control": symbols.add_control,
+}
+QUICK = ("reconstruction", "latent", "samples", *ON_ENCODING, "likeness")
+# CPU-seconds of quickstart's sections, for the time left; language, steering and editing are guesses.
+SHARES = {"reconstruction": 8, "latent": 1.5, "samples": 1.5, "probes": 0.1, "codes": 3, "accuracies": 2, "control": 3}
+SHARES |= {"likeness": 0.1, "intervals": 90, "language": 60, "attribution": 2, "baselines": 2, "steering": 20}
+SHARES |= {"calibration": 33, "editing": 20, "few_labels": 6, "outliers": 1}
 SINGLE_SENTENCES = (
     "intervals",
     "language",
@@ -163,19 +171,19 @@ def evaluate(
     }
     if split != "test":
         result.note(f"measured on {split}, not on test")
-    course.next()
+    course.begin("reconstruction")
     reconstructions = core.add_reconstruction(state)
-    course.next()
+    course.begin("latent")
     encoding = core.add_latent(state)
-    course.next()
+    course.begin("samples")
     core.add_free_samples(state)
-    for add in (symbols.add_probes, symbols.add_codes, symbols.add_head_accuracies, symbols.add_control):
-        course.next()
+    for name, add in ON_ENCODING.items():
+        course.begin(name)
         add(state, encoding)
-    course.next()
+    course.begin("likeness")
     symbols.add_likeness(state, reconstructions)
     for name, function in metrics.items():
-        course.next()
+        course.begin(name)
         _add_own(state, name, function)
     for name in own:
         if name not in chosen:
@@ -183,7 +191,7 @@ def evaluate(
             continue
         if so_far is not None:
             so_far(result)
-        course.next()
+        course.begin(name)
         SECTIONS[name](state, encoding)
     if progress is None:
         tell("")
@@ -191,20 +199,26 @@ def evaluate(
 
 
 class _Course:
-    """Says which of the sections is measured, and about how long all that are left will take."""
+    """Says which of the sections is measured, and about how long all that are left will take: their shares at the pace
+    of the finished ones, less what the section in work has taken."""
 
-    def __init__(self, say: Callable[[str], None], sections: Sequence[str]) -> None:
-        self.shares = [SHARES.get(name, 20 if name in SECTIONS else 1) for name in sections]
-        self.say, self.number, self.begun = say, 0, time.monotonic()
+    def __init__(
+        self, say: Callable[[str], None], sections: Sequence[str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.say, self.clock, self.sections = say, clock, list(sections)
+        self.shares = [SHARES.get(name, 1.0) for name in sections]
+        self.number, self.started = 0, clock()
+        self.begun = self.started
 
-    def next(self) -> None:
-        self.number += 1
+    def begin(self, name: str) -> None:
+        self.number, self.begun = self.sections.index(name, self.number) + 1, self.clock()
 
     def __call__(self, part: str) -> None:
-        done, left = sum(self.shares[: self.number - 1]), sum(self.shares[self.number - 1 :])
-        told = [f"{self.number} of {len(self.shares)}", part]
-        if done > 0:
-            told.append(f"about {duration((time.monotonic() - self.begun) * left / done)} left")
+        told = [f"{self.number} of {len(self.sections)}", part]
+        if done := sum(self.shares[: self.number - 1]):
+            pace = (self.begun - self.started) / done
+            here = max(pace * self.shares[self.number - 1] - (self.clock() - self.begun), 0.0)
+            told.append(f"about {duration(here + pace * sum(self.shares[self.number :]))} left")
         self.say(" · ".join(told))
 
 

@@ -8,15 +8,19 @@ model's own encoder; `textebm.evaluation.calibration` tells what a judge without
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from textebm.errors import TextEBMError
+from textebm.errors import FileError, TextEBMError
+from textebm.files import json_bytes, read_json, write_atomically
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.use.reading import certainty, encode
 from textebm.use.steering import Steering, asked_of, one_class_each
@@ -25,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHARES = (0.0, 0.02, 0.04, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)  # of the model's own strength: what is tried
 PILOT = 400  # sentences at each
+FILE, MOST = "curves.json", 200  # where curves are kept, and how many
 CONFIDENCE = 0.95  # where nobody says one
 DRAWS = 8  # of a sentence, until it is read as asked
 READ = 0.95  # how surely, where no strength gives the share asked
@@ -50,6 +55,49 @@ class Curve:
         low, high = self.shares[above - 1], self.shares[above]
         between = (share - low) / (high - low)
         return float(np.interp(between, (0, 1), self.strengths[above - 1 : above + 1])), 0.0
+
+
+@dataclass
+class Curves:
+    """The curves that were measured, by request and model; kept in *directory*, where that can be written."""
+
+    directory: Path | None = None
+    by_key: dict[str, Curve] = field(default_factory=dict)
+
+    @classmethod
+    def beside(cls, directory: Path) -> Curves:
+        """Those kept beside a model's weights; none where the file cannot be read."""
+        kept = cls(directory)
+        with contextlib.suppress(FileError, TypeError, ValueError, AttributeError):
+            kept.by_key = {
+                key: Curve(tuple(s), tuple(shares)) for key, (s, shares) in read_json(directory / FILE).items()
+            }
+        return kept
+
+    def keep(self, key: str, curve: Curve) -> None:
+        """Take a curve; a directory that cannot be written is left as it is."""
+        self.by_key = dict([*self.by_key.items(), (key, curve)][-MOST:])
+        if self.directory is not None:
+            stated = {each: [own.strengths, own.shares] for each, own in self.by_key.items()}
+            with contextlib.suppress(FileError):
+                write_atomically(self.directory / FILE, json_bytes(stated))
+
+
+def key_of(model: LatentTextModel, request: tuple[tuple[str, str], ...], options: tuple[object, ...]) -> str:
+    """A digest of what a curve depends on: all weights, the attributes asked, the request, how words are chosen, and
+    what is tried."""
+    tensors = {name: each for name, each in model.state_dict().items() if isinstance(each, Tensor)}
+    for name, _ in request:
+        if name in model.attributes:
+            tensors |= {
+                f"{name}.slopes": model.attributes[name].slopes,
+                f"{name}.offsets": model.attributes[name].offsets,
+            }
+    digest = hashlib.sha256(repr((request, options, SHARES, PILOT, model.prior.strength)).encode())
+    for name, each in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def monotone(strengths: Sequence[float], shares: Sequence[float]) -> Curve:
@@ -84,12 +132,12 @@ def read_as_asked(model: LatentTextModel, texts: Sequence[str], asked: dict[str,
     return right
 
 
-def requests(model: LatentTextModel, steering: Steering, n: int) -> dict[tuple[object, ...], list[int]]:
+def requests(model: LatentTextModel, steering: Steering, n: int) -> dict[tuple[tuple[str, str], ...], list[int]]:
     """The rows (n) that are asked the same, by what that is."""
     asked = asked_of(model, steering.symbols, n)
     if not asked:
         raise TextEBMError("strength='auto' has no effect without symbols; ask for one, such as {'sentiment': 1}")
-    groups = dict[tuple[object, ...], list[int]]()
+    groups = dict[tuple[tuple[str, str], ...], list[int]]()
     for row in range(n):
         groups.setdefault(tuple((name, str(each[row].tolist())) for name, each in asked.items()), []).append(row)
     return groups
@@ -101,7 +149,7 @@ def calibrated(
     steering: Steering,
     write: Write,
     share: float,
-    curves: dict[object, Curve],
+    curves: Curves,
     options: tuple[object, ...],
     seed: int,
     fits: Callable[[str], bool] | None = None,
@@ -111,12 +159,12 @@ def calibrated(
     single = steering.contexts is None and not steering.like and steering.direction is None
     for number, (request, rows) in enumerate(requests(model, steering, n).items()):
         own, own_seed = steering.rows(rows), seed + 15_485_863 * number
-        key = (request, options)
-        curve = curves.get(key) if single else None
+        key = key_of(model, request, options) if single else ""
+        curve = curves.by_key.get(key)
         if curve is None:
             curve = measure(model, own, len(rows), write, seed=0 if single else own_seed)  # whoever asks first
             if single:
-                curves[key] = curve
+                curves.keep(key, curve)
         strength, again = curve.strength_of(share)
         logger.info("strength %.3g for %s; %.0f %% drawn again until read so", strength, request, 100 * again)
         drawn = torch.rand(len(rows), generator=torch.Generator().manual_seed(own_seed)) < again

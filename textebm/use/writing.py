@@ -20,7 +20,7 @@ from textebm.prior.sampling import LatentSample, perturb, sample
 from textebm.text.tokenizer import TokenStore
 from textebm.text.tokenizer import decode as decode_ids
 from textebm.text.words import share_changed
-from textebm.use.calibration import CONFIDENCE, Curve, calibrated, read_back
+from textebm.use.calibration import CONFIDENCE, Curves, calibrated, read_back
 from textebm.use.contexts import Contexts, contexts_of_texts, named_contexts, parse_contexts, read_contexts
 from textebm.use.reading import check_width, encode
 from textebm.use.steering import Steering, condition_of, one_class_each
@@ -41,7 +41,7 @@ def generate(
     latents: Tensor | None = None,
     confidence: float | None = None,
     wanted: Wanted = Wanted(),  # noqa: B008 (frozen)
-    curves: dict[object, Curve] | None = None,
+    curves: Curves | None = None,
 ) -> list[str]:
     """n new sentences; see `textebm.TextEBM.generate`. curves: what pilot draws told before, by request; added to."""
     wanted.check()
@@ -86,7 +86,7 @@ def generate(
 
     fits = None if wanted in (Wanted(), Wanted(wanted.prompt)) else lambda text: not wanted.unmet(text)
     if steering.strength == "auto":
-        share, kept = CONFIDENCE if confidence is None else confidence, {} if curves is None else curves
+        share, kept = CONFIDENCE if confidence is None else confidence, curves or Curves()
         texts = calibrated(model, n, steering, write, share, kept, (decoding, steps_factor, wanted), seed, fits)
     elif confidence is None and fits is None:
         texts = write(steering, n, seed)
