@@ -69,7 +69,10 @@ def test_curves_are_kept_beside_the_weights_for_this_very_model(
         again.generate(5, **asked)  # other weights: measured anew
     monkeypatch.undo()
     monkeypatch.setattr(calibration, "PILOT", 10)
-    for damage in ("not JSON", "[1]", '{"a": 1}', '{"a": [[1], null]}'):
+    kept = (tmp_path / calibration.FILE).read_text()
+    flipped = kept.replace("1.0", "9.0", 1)
+    assert flipped != kept
+    for damage in ("not JSON", "[1]", '{"a": 1}', '{"curves": {}, "sha256": ""}', flipped):
         (tmp_path / calibration.FILE).write_text(damage)
         assert TextEBM.from_pretrained(tmp_path).generate(5, **asked) == texts, damage
     (tmp_path / calibration.FILE).unlink()

@@ -215,9 +215,7 @@ def test_what_chance_does_is_accused_of_nothing() -> None:
     assert "unreadable_labels" in named(even), ".07 above the commonest class is within two standard errors of it"
     assert "unreadable_labels" not in named(replace(even, counts={"head_accuracy_y": 3000}))
     coin = changed(head_accuracy_y=0.36, tfidf_accuracy_y=0.35, majority_accuracy_y=0.25)
-    assert "unreadable_labels" in named(coin), (
-        "the commonest class of training is rare in test: 1/3 is chance"
-    )
+    assert "unreadable_labels" in named(coin), "the commonest class of training is rare in test: 1/3 is chance"
     dull = replace(HEALTHY, repeating=(0.22, 0.02), samples=400)
     assert "repeating" in named(dull)
     assert "repeating" not in named(replace(dull, samples=200)), "200 samples do not show it"

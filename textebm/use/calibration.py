@@ -66,12 +66,12 @@ class Curves:
 
     @classmethod
     def beside(cls, directory: Path) -> Curves:
-        """Those kept beside a model's weights; none where the file cannot be read."""
+        """Those kept beside a model's weights; none where the file cannot be read or is not as it was written."""
         kept = cls(directory)
-        with contextlib.suppress(FileError, TypeError, ValueError, AttributeError):
-            kept.by_key = {
-                key: Curve(tuple(s), tuple(shares)) for key, (s, shares) in read_json(directory / FILE).items()
-            }
+        with contextlib.suppress(FileError, TypeError, ValueError, AttributeError, KeyError):
+            stated = read_json(directory / FILE)
+            if stated["sha256"] == _checksum(stated["curves"]):
+                kept.by_key = {key: Curve(tuple(s), tuple(shares)) for key, (s, shares) in stated["curves"].items()}
         return kept
 
     def keep(self, key: str, curve: Curve) -> None:
@@ -80,24 +80,29 @@ class Curves:
         if self.directory is not None:
             stated = {each: [own.strengths, own.shares] for each, own in self.by_key.items()}
             with contextlib.suppress(FileError):
-                write_atomically(self.directory / FILE, json_bytes(stated))
+                write_atomically(self.directory / FILE, json_bytes({"sha256": _checksum(stated), "curves": stated}))
 
 
-def key_of(model: LatentTextModel, request: tuple[tuple[str, str], ...], options: tuple[object, ...]) -> str:
-    """A digest of what a curve depends on: all weights, the attributes asked, the request, how words are chosen, and
-    what is tried."""
+def _checksum(curves: object) -> str:
+    return hashlib.sha256(json_bytes(curves)).hexdigest()
+
+
+def digest_of(model: LatentTextModel) -> str:
+    """A digest of all weights and attributes, and of the classes' shares."""
     tensors = {name: each for name, each in model.state_dict().items() if isinstance(each, Tensor)}
-    for name, _ in request:
-        if name in model.attributes:
-            tensors |= {
-                f"{name}.slopes": model.attributes[name].slopes,
-                f"{name}.offsets": model.attributes[name].offsets,
-            }
-    digest = hashlib.sha256(repr((request, options, SHARES, PILOT, model.prior.strength)).encode())
+    for name, attribute in model.attributes.items():
+        tensors |= {f"{name}.slopes": attribute.slopes, f"{name}.offsets": attribute.offsets}
+    shares = {name: head.shares for name, head in model.heads.items()}
+    digest = hashlib.sha256(repr((shares, model.prior.strength)).encode())
     for name, each in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def key_of(digest: str, request: tuple[tuple[str, str], ...], options: tuple[object, ...]) -> str:
+    """What a curve depends on: the model's digest, the request, how words are chosen, and what is tried."""
+    return hashlib.sha256(repr((digest, request, options, SHARES, PILOT)).encode()).hexdigest()
 
 
 def monotone(strengths: Sequence[float], shares: Sequence[float]) -> Curve:
@@ -157,9 +162,10 @@ def calibrated(
     """n sentences of which *share* are read as asked, in each group of rows that are asked the same."""
     texts = [""] * n
     single = steering.contexts is None and not steering.like and steering.direction is None
+    digest = digest_of(model) if single else ""
     for number, (request, rows) in enumerate(requests(model, steering, n).items()):
         own, own_seed = steering.rows(rows), seed + 15_485_863 * number
-        key = key_of(model, request, options) if single else ""
+        key = key_of(digest, request, options) if single else ""
         curve = curves.by_key.get(key)
         if curve is None:
             curve = measure(model, own, len(rows), write, seed=0 if single else own_seed)  # whoever asks first
