@@ -84,7 +84,9 @@ def main() -> None:
     for name, (naming, read) in codings.items():
         measured = scores.score_codes((train, naming), (held_out, read), seed=0)
         row = {key: round(value, 3) for key, value in asdict(measured).items()}
-        print(json.dumps({"codes": name, **row, "ami": round(match(read, labels).ami, 3)}), flush=True)
+        told = match(read[labels >= 0], labels[labels >= 0])
+        row |= {"homogeneity": round(told.homogeneity, 3), "ami": round(told.ami, 3)}
+        print(json.dumps({"codes": name, **row}), flush=True)
     for one, other in combinations(asked.runs, 2):
         same = scores.stability(codings[one][1], codings[other][1], count)
         print(json.dumps({"between": [one, other], "ami": round(same.ami, 3), "agreement": round(same.agreement, 3)}))
