@@ -37,8 +37,7 @@ def sample(texts: list[str], n: int) -> list[str]:
 def cards(model: TextEBM, head: str, train: list[str], naming: np.ndarray, held_out: list[str]) -> None:
     """A line of Markdown for each code, the commonest first."""
     read = model.encode(held_out)
-    codes, p = read.codes[head].numpy(), read.probabilities[head].numpy()
-    count = p.shape[1]
+    codes, p, count = read.codes[head].numpy(), read.probabilities[head].numpy(), len(model.heads[head].classes)
     words = scores.names_from_words(train, naming, count)
     told = scores.detection(words, held_out, codes, scores.tfidf_judge(train))
     for code in np.argsort(-np.bincount(codes, minlength=count), kind="stable").tolist():
@@ -77,7 +76,7 @@ def main() -> None:
     codings, models = {}, [TextEBM.from_pretrained(run) for run in asked.runs]
     for run, model in zip(asked.runs, models, strict=True):
         codings[run] = tuple(model.encode(texts).codes[asked.head].numpy() for texts in (train, held_out))
-    count = models[0].encode(held_out[:1]).probabilities[asked.head].shape[1]
+    count = len(models[0].heads[asked.head].classes)
     for name, fit in BASELINES.items():
         codings[name] = fit(train, held_out, count, 0)
     codings["random"] = scores.shuffled(*codings[asked.runs[0]])

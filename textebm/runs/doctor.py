@@ -33,12 +33,7 @@ def judge(
     model: TextEBM, recipe: Recipe, corpus: Mapping[str, Dataset], directory: Path, evaluation: Evaluation | None
 ) -> Verdict:
     """The verdict on a run whose model and corpus are at hand."""
-    metrics = {} if evaluation is None else {name: metric.value for name, metric in evaluation.metrics.items()}
-    counts = {} if evaluation is None else {name: metric.n for name, metric in evaluation.metrics.items() if metric.n}
-    names = {} if evaluation is None else evaluation.code_names
-    history = read_history(directory)
-    facts = gather(model, recipe, corpus, history=history, metrics=metrics, measured_on=counts, code_names=names)
-    return diagnose(facts)
+    return diagnose(gather(model, recipe, corpus, read_history(directory), evaluation))
 
 
 def keep_verdict(verdict: Verdict, directory: Path) -> None:
@@ -50,11 +45,8 @@ def gather(
     model: TextEBM,
     recipe: Recipe,
     corpus: Mapping[str, Dataset],
-    *,
     history: Sequence[Mapping[str, Any]],
-    metrics: Mapping[str, float],
-    measured_on: Mapping[str, int] | None = None,
-    code_names: Mapping[str, str] | None = None,
+    evaluation: Evaluation | None,
 ) -> Facts:
     """Facts of a run whose model and corpus are at hand; asks the model about some thousand sentences."""
     train, test = corpus["train"], corpus["test"]
@@ -73,12 +65,13 @@ def gather(
                 name: int(count) for name, count in zip(names[head.labels], counts, strict=True) if count
             }
     samples = answering.generate(min(SAMPLES, recipe.evaluation.samples, max(20, len(real))), seed=0)
+    measured = {} if evaluation is None else evaluation.metrics
     findings = split_findings(corpus, splits, model.tokenizer, model.max_tokens)
     return Facts(
         recipe=recipe,
         history=history,
-        metrics=metrics,
-        counts=measured_on or {},
+        metrics={name: metric.value for name, metric in measured.items()},
+        counts={name: metric.n for name, metric in measured.items() if metric.n},
         samples=len(samples),
         rows={name: len(rows) for name, rows in corpus.items()},
         mean_tokens=_mean(splits["train"]),
@@ -89,7 +82,7 @@ def gather(
         repeating=(_repeating(samples), _repeating(real)),
         invented=_invented(train["text"], samples, real),
         form=_form(model, real),
-        code_names=code_names or {},
+        code_names={} if evaluation is None else evaluation.code_names,
         text_findings=findings,
         attributes={name: attribute.facts for name, attribute in model.attributes.items()},
     )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from textebm.errors import FileError, TextEBMError
-from textebm.files import json_bytes, read_json, write_atomically
+from textebm.files import digest, json_bytes, read_json, write_atomically
 from textebm.model.latent_text_model import LatentTextModel
 from textebm.use.reading import certainty, encode
 from textebm.use.steering import Steering, asked_of, one_class_each
@@ -70,7 +70,7 @@ class Curves:
         kept = cls(directory)
         with contextlib.suppress(FileError, TypeError, ValueError, AttributeError, KeyError):
             stated = read_json(directory / FILE)
-            if stated["sha256"] == _checksum(stated["curves"]):
+            if stated["sha256"] == digest(json_bytes(stated["curves"])):
                 kept.by_key = {key: Curve(tuple(s), tuple(shares)) for key, (s, shares) in stated["curves"].items()}
         return kept
 
@@ -80,11 +80,9 @@ class Curves:
         if self.directory is not None:
             stated = {each: [own.strengths, own.shares] for each, own in self.by_key.items()}
             with contextlib.suppress(FileError):
-                write_atomically(self.directory / FILE, json_bytes({"sha256": _checksum(stated), "curves": stated}))
-
-
-def _checksum(curves: object) -> str:
-    return hashlib.sha256(json_bytes(curves)).hexdigest()
+                write_atomically(
+                    self.directory / FILE, json_bytes({"sha256": digest(json_bytes(stated)), "curves": stated})
+                )
 
 
 def digest_of(model: LatentTextModel) -> str:
@@ -93,16 +91,16 @@ def digest_of(model: LatentTextModel) -> str:
     for name, attribute in model.attributes.items():
         tensors |= {f"{name}.slopes": attribute.slopes, f"{name}.offsets": attribute.offsets}
     shares = {name: head.shares for name, head in model.heads.items()}
-    digest = hashlib.sha256(repr((shares, model.prior.strength)).encode())
+    told = hashlib.sha256(repr((shares, model.prior.strength)).encode())
     for name, each in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        told.update(name.encode())
+        told.update(each.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return told.hexdigest()
 
 
-def key_of(digest: str, request: tuple[tuple[str, str], ...], options: tuple[object, ...]) -> str:
-    """What a curve depends on: the model's digest, the request, how words are chosen, and what is tried."""
-    return hashlib.sha256(repr((digest, request, options, SHARES, PILOT)).encode()).hexdigest()
+def key_of(weights: str, request: tuple[tuple[str, str], ...], options: tuple[object, ...]) -> str:
+    """What a curve depends on: the model (`digest_of`), the request, how words are chosen, and what is tried."""
+    return digest(repr((weights, request, options, SHARES, PILOT)).encode())
 
 
 def monotone(strengths: Sequence[float], shares: Sequence[float]) -> Curve:
@@ -162,10 +160,10 @@ def calibrated(
     """n sentences of which *share* are read as asked, in each group of rows that are asked the same."""
     texts = [""] * n
     single = steering.contexts is None and not steering.like and steering.direction is None
-    digest = digest_of(model) if single else ""
+    weights = digest_of(model) if single else ""
     for number, (request, rows) in enumerate(requests(model, steering, n).items()):
         own, own_seed = steering.rows(rows), seed + 15_485_863 * number
-        key = key_of(digest, request, options) if single else ""
+        key = key_of(weights, request, options) if single else ""
         curve = curves.by_key.get(key)
         if curve is None:
             curve = measure(model, own, len(rows), write, seed=0 if single else own_seed)  # whoever asks first
