@@ -151,8 +151,10 @@ def test_a_sentence_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     assert np.allclose(encoder(["staff"])[0], found[1], atol=1e-5)
     both = encoder.read(texts, [1, -1])
     assert np.allclose(both[:, 1], found, atol=1e-6) and not np.allclose(both[:, 0], found, atol=1e-4)
-    with pytest.raises(RecipeError, match="has layers 0 to 2"):
-        SentenceEncoder(source, layer=7)
+    with pytest.raises(RecipeError, match="has layers 0 to 2 .*, got 7"):
+        SentenceEncoder(source, layer=[-1, 7])
+    two = SentenceEncoder(source, layer=[1, -1])(texts)
+    assert np.allclose(two, both.reshape(22, -1) / np.sqrt(2), atol=1e-6)
     with pytest.raises(RecipeError, match="no tokenizer that can be loaded"):
         SentenceEncoder(str(tmp_path / "nothing"), option="objective.sentence_encoder")
 

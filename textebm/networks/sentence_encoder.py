@@ -1,4 +1,4 @@
-"""Sentences as points, by a published encoder that rests: what one of its layers says of a sentence's words, averaged.
+"""Sentences as points, by a published encoder that rests: what its layers say of a sentence's words, averaged.
 
 Which layer decides what a point tells: the first ones know a sentence's form, the last ones its subject.
 """
@@ -19,10 +19,11 @@ ROWS, TOKENS = 256, 8192  # at most, of a batch
 
 class SentenceEncoder:
     """A transformers encoder from a directory or the Hub. layer: which hidden states are averaged, 0 the words' own
-    vectors, −1 the last. max_tokens: of a sentence, the rest is not read. Raises RecipeError naming *option*."""
+    vectors, −1 the last; several stand beside each other. max_tokens: of a sentence, the rest is not read. Raises
+    RecipeError naming *option*."""
 
     def __init__(
-        self, source: str, *, layer: int = -1, max_tokens: int = 64, option: str = "a sentence encoder"
+        self, source: str, *, layer: Sequence[int] = (-1,), max_tokens: int = 64, option: str = "a sentence encoder"
     ) -> None:
         from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -35,14 +36,16 @@ class SentenceEncoder:
             raise RecipeError(f"{option}: {source!r} has no tokenizer that can be loaded: {told}") from error
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
         self.network = load_encoder(source, vocabulary_size=len(tokenizer), positions=max_tokens, option=option)
-        self.max_tokens, self.layer = max_tokens, layer
+        self.max_tokens, self.layer = max_tokens, tuple(layer)
         self.layers = int(self.network.config.num_hidden_layers)
-        if not -self.layers - 1 <= layer <= self.layers:
-            raise RecipeError(f"{option}: {source!r} has layers 0 to {self.layers} (or −1, the last), got {layer}")
+        unknown = [each for each in self.layer if not -self.layers - 1 <= each <= self.layers]
+        if unknown or not self.layer:
+            known = f"{source!r} has layers 0 to {self.layers} (or −1, the last)"
+            raise RecipeError(f"{option}: {known}, got {unknown[0] if unknown else 'none'}")
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, d), each of length 1."""
-        return self.read(texts, [self.layer])[:, 0]
+        """(n, d of all layers), each of length 1."""
+        return self.read(texts, self.layer).reshape(len(texts), -1) / np.float32(len(self.layer) ** 0.5)
 
     @torch.no_grad()
     def read(self, texts: Sequence[str], layers: Sequence[int]) -> NDArray[np.float32]:

@@ -103,7 +103,7 @@ def _described(name: str, field: FieldInfo) -> Option:
     if bounds:
         kind, null, _ = kind.partition(" or null")
         kind += f" {bounds}{null}"
-    default = "(required)" if field.default is PydanticUndefined else write_yaml(plain(field.default))
+    default = "(required)" if field.default is PydanticUndefined else write_yaml(plain(field.default), flow=True)
     extra = field.json_schema_extra
     when = str(extra.get("when", "")) if isinstance(extra, dict) else ""
     return Option(name, kind, default.removesuffix("...\n").strip(), field.description or "", when)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from textebm.recipe.model_options import Part, implementation, option
 
@@ -137,11 +137,19 @@ class Objective(Part):
         "It rests, and is asked once.",
         "cluster_features is sentence or mixed.",
     )
-    sentence_layer: int = option(
-        -1,
-        "Which of its layers is averaged: -1 the last, which knows subjects; middle ones know more of the form.",
-        "codes should be acts rather than subjects: half the layers.",
+    sentence_layer: tuple[int, ...] = option(
+        (-1,),
+        "Which of its layers are averaged over the words: -1 the last, which knows subjects; middle ones know more of "
+        "the form. Several stand beside each other.",
+        "codes should be acts rather than subjects (half the layers), or feelings, by seeds ([3, -1] of 6).",
+        min_length=1,
     )
+
+    @field_validator("sentence_layer", mode="before")
+    @classmethod
+    def _one_layer(cls, value: object) -> object:
+        return (value,) if isinstance(value, int) else value
+
     cluster_mix: tuple[str, ...] = option(
         (),
         "What features mixed are made of, each with a weight: 'content=1', 'sentence=0.5', 'answer=1'; empty: content "

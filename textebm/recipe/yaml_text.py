@@ -113,9 +113,10 @@ def read_yaml(text: str, where: str) -> Reading:
         raise RecipeError(f"{where}: not YAML: {error}") from None
 
 
-def write_yaml(data: Any) -> str:
-    """The document of plain *data*, keys in their order; read_yaml gives back equal data."""
-    return yaml.dump(data, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120)
+def write_yaml(data: Any, *, flow: bool = False) -> str:
+    """The document of plain *data*, keys in their order; read_yaml gives back equal data. flow: lists as ``[1, 2]``."""
+    style = None if flow else False
+    return yaml.dump(data, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=120, default_flow_style=style)
 
 
 def _place(mark: yaml.Mark | None) -> str:

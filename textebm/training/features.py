@@ -83,7 +83,7 @@ class Features:
 
     def _sentences(self) -> NDArray[np.float32]:
         options = self.recipe.objective
-        key = [hashlib.sha256("\n".join(self.texts).encode()).hexdigest(), self._source, options.sentence_layer]
+        key = [hashlib.sha256("\n".join(self.texts).encode()).hexdigest(), self._source, *options.sentence_layer]
 
         def build(folder: Path) -> None:
             np.save(folder / "sentences.npy", self.encoder(self.texts), allow_pickle=False)
