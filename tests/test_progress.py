@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from textebm.notebook import duration
 from textebm.runs.progress import MetricsLog, Progress, health_line
 
 
@@ -82,12 +83,12 @@ def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
     assert "\x1b" not in often.getvalue()
 
 
-def test_losses_are_means_and_the_time_is_the_whole_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plain mean of the first 50 steps, then one that forgets; steps and time count to the run's end."""
+def test_losses_are_means_and_the_time_is_the_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain mean of the first 50 steps, then one that forgets; steps count to the run's end."""
     clock, told = iter(range(10_000)), io.StringIO()
     monkeypatch.setattr("textebm.runs.progress.time.monotonic", lambda: float(next(clock)))
     with Progress(console=Console(file=told, width=200), every=0.0) as progress:
-        progress.stage("prior", total=1000, step=100, steps=900)
+        progress.stage("prior", total=1000, step=100, steps=500)
         for step in range(101, 151):
             progress.update(step, {"loss": float(step - 101)})
         assert told.getvalue().splitlines()[-1].endswith(" · loss 24.500")  # (0 + … + 49) / 50
@@ -95,10 +96,13 @@ def test_losses_are_means_and_the_time_is_the_whole_runs(monkeypatch: pytest.Mon
         line = told.getvalue().splitlines()[-1]
         assert line.startswith("prior: step 151/1000 · ") and line.endswith(" · loss 25.500")  # 24.5 + 50 / 50
         ticks = progress._ticked - progress._first[0]  # the clock ticks once a reading, the same for every step
-        assert progress.left(151) == pytest.approx(ticks / 50 * 849)
-        progress.stage("joint", total=1000, step=151)
-        progress.update(152, {"loss": 9.0})
-        assert told.getvalue().splitlines()[-1] == "joint: step 152/1000 · loss 9.000"
+        assert progress.left(151) == f"{duration(ticks / 50 * 449)} left of this stage"
+        progress.stage("joint", total=1000, step=600, steps=400)
+        progress.update(601, {"loss": 9.0})
+        assert told.getvalue().splitlines()[-1] == "joint: step 601/1000 · loss 9.000"
+        progress.update(602, {"loss": 9.0})
+        ticks = progress._ticked - progress._first[0]
+        assert progress.left(602) == f"{duration(ticks * 398)} left", "the last stage's end is the run's"
         progress.part("evaluating: codes")
     assert told.getvalue().splitlines()[-1] == "evaluating: codes"
 

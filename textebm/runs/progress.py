@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
 from textebm.errors import CheckpointError
@@ -83,12 +83,11 @@ class MetricsLog:
         return records
 
 
-def health_line(step: int, values: Mapping[str, Any], total: int | None = None, left: float | None = None) -> str:
-    """`step 200/1000 · 3 min left · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow as they are.
-    left: seconds."""
+def health_line(step: int, values: Mapping[str, Any], total: int | None = None, left: str = "") -> str:
+    """`step 200/1000 · 3 min left · reconstruction 41.20 · KL 8.31 · reliance 0.410`; unknown names follow."""
     known = [name for name in HEALTH if name in values]
     parts = [f"step {step}" if total is None else f"step {step}/{total}"]
-    parts += [] if left is None else [f"{duration(left)} left"]
+    parts += [left] if left else []
     parts += [f"{HEALTH[name][0]} {_format(values[name], HEALTH[name][1])}" for name in known]
     parts += [f"{name} {_format(values[name], '.4g')}" for name in values if name not in HEALTH]
     return " · ".join(parts)
@@ -111,6 +110,7 @@ class Progress:
         self.every = every
         self.stage_name = ""
         self.total: int | None = None
+        self._end: int | None = None  # the stage's last step
         self.tokens_per_second = 0.0
         self._means, self._seen = dict[str, float](), 0
         self._bar: Bar | None = None
@@ -124,7 +124,6 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}", markup=False),
-                TimeRemainingColumn(),
                 console=self.console,
             )
 
@@ -140,8 +139,9 @@ class Progress:
             self._bar.stop()
 
     def stage(self, name: str, total: int | None = None, step: int = 0, steps: int | None = None) -> None:
-        """Begin a stage of *steps* steps, in a run of *total* (None: unknown) of which *step* are done."""
+        """Begin a stage that has *steps* steps to go, in a run of *total* (None: unknown) of which *step* are done."""
         self.stage_name, self.total, self.tokens_per_second = name, total, 0.0
+        self._end = total if steps is None else step + steps
         self._means, self._seen = {}, 0
         self._first = self._ticked = None
         if self._bar is None:
@@ -169,17 +169,19 @@ class Progress:
         if self.tokens_per_second:
             shown["tokens_per_second"] = self.tokens_per_second
         if self._bar is not None and self._task is not None:
-            numbers = health_line(step, {name: shown[name] for name in ("loss", "tokens_per_second") if name in shown})
+            short: dict[str, Any] = {name: shown[name] for name in ("loss", "tokens_per_second") if name in shown}
+            numbers = health_line(step, short, left=self.left(step))
             self._bar.update(self._task, completed=step, numbers=numbers.partition(" · ")[2])
         elif self._bar is None and now - self._printed >= self.every:
             self.message(f"{self.stage_name}: {health_line(step, shown, self.total, self.left(step))}")
 
-    def left(self, step: int) -> float | None:
-        """Seconds until the run's last step at this stage's pace; None before there is one."""
-        if self.total is None or self._first is None or self._ticked is None or step <= self._first[1]:
-            return None
+    def left(self, step: int) -> str:
+        """``3 min left``, until the stage's last step at its pace so far; empty before there is one."""
+        if self._end is None or self._first is None or self._ticked is None or step <= self._first[1]:
+            return ""
         began, first = self._first
-        return (self._ticked - began) / (step - first) * (self.total - step)
+        seconds = (self._ticked - began) / (step - first) * (self._end - step)
+        return f"{duration(seconds)} left" + ("" if self._end == self.total else " of this stage")
 
     def part(self, text: str) -> None:
         """What is done now, as a line if the last one is *every* seconds old."""

@@ -222,7 +222,7 @@ def _train(
     for step in trainer.steps():
         if step.stage is not stage:
             stage = step.stage
-            progress.stage(stage.name, trainer.total_steps, step.number - 1, stage.steps)
+            progress.stage(stage.name, trainer.total_steps, step.number - 1, stage.steps - step.stage_step + 1)
         tokens += step.tokens
         for name, value in step.values.items():
             totals[name] = totals.get(name, 0.0) + value
