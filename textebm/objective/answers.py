@@ -54,10 +54,10 @@ def features_of(text: str) -> list[str]:
 
 
 def answer_features(
-    texts: Sequence[str], pairs: Sequence[tuple[str, str]], *, components: int = 32
+    texts: Sequence[str], pairs: Sequence[tuple[str, str]], *, components: int = 32, as_answer: float = AS_ANSWER
 ) -> NDArray[np.float32]:
-    """Canonical variates of each text, times their squared correlations: as a turn that is answered, and with half the
-    weight as an answer, (n, k).
+    """Canonical variates of each text, times their squared correlations: as a turn that is answered, and with the
+    weight *as_answer* as an answer, (n, k).
 
     pairs: neighbouring turns, (turn, answer), from which the directions are learned. There are fewer variates than
     *components* of each kind where the words allow no more, and none without pairs.
@@ -70,7 +70,7 @@ def answer_features(
     with threadpool_limits(1):  # threads' sums arrive in any order: several would not repeat exactly
         rows = turn(texts)
         whiten = _inverse_root(_covariance(rows, rows))
-        for weight, own, other in ((1.0, asked, answers), (AS_ANSWER, answers, asked)):
+        for weight, own, other in ((1.0, asked, answers), (as_answer, answers, asked)):
             directions = canonical_directions(turn(own), ends(other), components, whiten)
             found.append(weight * (rows @ directions))
     variates = np.concatenate(found, axis=1)
