@@ -27,7 +27,7 @@ from textebm.recipe.schema import Objective
 from textebm.runs.train import build_trainer
 from textebm.text.words import content_words
 from textebm.training.classes import Classes
-from textebm.training.features import found_in, parse_mix
+from textebm.training.features import Features, found_in, parse_mix
 
 SUBJECTS = ("pizza sauce cheese crust", "engine brakes tires oil", "piano violin drums choir")
 
@@ -231,3 +231,15 @@ def test_a_text_without_content_has_no_code() -> None:
     codes = targets(torch.zeros(12, 2))["code"].numpy()
     assert (np.flatnonzero(codes < 0) == [1, 6]).all() and (classes.clusters["code"] == codes).all()
     assert len(set(codes[codes >= 0])) == 3
+
+
+def test_a_revision_of_the_hub_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "textebm.training.features.SentenceEncoder", lambda *names, **rest: asked.update(rest, name=names)
+    )
+    options: dict[str, Any] = {**tiny.RECIPE}
+    options["objective"] = {**options["objective"], "sentence_encoder": "owner/reader@abc123"}
+    recipe = parse_recipe(options)
+    Features(build_corpus(recipe.data)["train"], recipe, {}).encoder  # noqa: B018
+    assert asked["name"] == ("owner/reader",) and asked["revision"] == "abc123" and asked["layer"] == (-1,)

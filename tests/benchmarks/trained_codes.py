@@ -5,7 +5,8 @@
 
 Codes get their words from the runs' training sentences; everything is measured on the held-out ones: lines of files, or
 a split of the corpus. Several runs, of several seeds say, are compared with one another. --cards: each code of the
-first run, with a typical sentence and one that is written under it.
+first run, with a typical sentence and one that is written under it. --strengths: code agreement at each, ten sentences
+a code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from textebm import TextEBM
 from textebm.evaluation import code_scores as scores
 from textebm.evaluation.assignments import match
 from textebm.evaluation.code_baselines import BASELINES
+from textebm.evaluation.control import code_agreement
 from textebm.model.build import build_corpus
 from textebm.recipe.read import load_recipe
 from textebm.text.lines import text_lines
@@ -62,6 +64,7 @@ def main() -> None:
     parser.add_argument("--head", default="code")
     parser.add_argument("--label", default="sentiment", help="compared with the codes")
     parser.add_argument("--cards", action="store_true")
+    parser.add_argument("--strengths", nargs="+", type=float, default=[])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     corpus = build_corpus(load_recipe(Path(asked.runs[0]) / "recipe.yaml").data, data_dir=asked.data, seed=0)
@@ -89,6 +92,9 @@ def main() -> None:
     for one, other in combinations(asked.runs, 2):
         same = scores.stability(codings[one][1], codings[other][1], count)
         print(json.dumps({"between": [one, other], "ami": round(same.ami, 3), "agreement": round(same.agreement, 3)}))
+    for (run, model), strength in product(zip(asked.runs, models, strict=True), asked.strengths):
+        agreed = code_agreement(model, asked.head, 10, strength=strength, seed=1).accuracy
+        print(json.dumps({"codes": run, "strength": strength, "agreement": round(agreed, 3)}), flush=True)
     if asked.cards:
         cards(models[0], asked.head, train, codings[asked.runs[0]][0], held_out)
 

@@ -19,23 +19,33 @@ ROWS, TOKENS = 256, 8192  # at most, of a batch
 
 class SentenceEncoder:
     """A transformers encoder from a directory or the Hub. layer: which hidden states are averaged, 0 the words' own
-    vectors, −1 the last; several stand beside each other. max_tokens: of a sentence, the rest is not read. Raises
-    RecipeError naming *option*."""
+    vectors, −1 the last; several stand beside each other. max_tokens: of a sentence, the rest is not read.
+    revision: of the Hub's. Raises RecipeError naming *option*."""
 
     def __init__(
-        self, source: str, *, layer: Sequence[int] = (-1,), max_tokens: int = 64, option: str = "a sentence encoder"
+        self,
+        source: str,
+        *,
+        layer: Sequence[int] = (-1,),
+        max_tokens: int = 64,
+        option: str = "a sentence encoder",
+        revision: str | None = None,
     ) -> None:
         from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, use_fast=True, trust_remote_code=False, revision=revision or "main"
+            )
         except Exception as error:  # not found, offline, gated, malformed: transformers raises many kinds
             if not refused_by_library(error):
                 raise
             told = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             raise RecipeError(f"{option}: {source!r} has no tokenizer that can be loaded: {told}") from error
         self.tokenizer: PreTrainedTokenizerBase = tokenizer
-        self.network = load_encoder(source, vocabulary_size=len(tokenizer), positions=max_tokens, option=option)
+        self.network = load_encoder(
+            source, vocabulary_size=len(tokenizer), positions=max_tokens, option=option, revision=revision
+        )
         self.max_tokens, self.layer = max_tokens, tuple(layer)
         self.layers = int(self.network.config.num_hidden_layers)
         unknown = [each for each in self.layer if not -self.layers - 1 <= each <= self.layers]

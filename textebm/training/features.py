@@ -14,6 +14,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from textebm.errors import CorpusError, RecipeError
+from textebm.model.bases import split_revision
 from textebm.model.build import build_heads
 from textebm.model.latent_text_model import SymbolHead
 from textebm.networks.sentence_encoder import SentenceEncoder
@@ -105,7 +106,9 @@ class Features:
         """Loaded where it is first needed: a run whose sentences are in the cache never does."""
         if self._encoder is None:
             layer = self.recipe.objective.sentence_layer
-            self._encoder = SentenceEncoder(self._source, layer=layer, option="objective.sentence_encoder")
+            source, revision = split_revision(self._source)
+            option = "objective.sentence_encoder"
+            self._encoder = SentenceEncoder(source, layer=layer, option=option, revision=revision)
         return self._encoder
 
     def _answers(self) -> NDArray[np.float32]:
