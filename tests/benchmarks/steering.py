@@ -264,7 +264,7 @@ def edits(texts: Texts, runs: list[str], test: bool) -> None:
         return {"accuracy": right, "input_bleu": bleu, "cpu_seconds_each": seconds, "n": len(rows)}
 
     found, dev = [], some(texts.rows("dev"), 1000, 0)
-    for confidence, keep in product((0.99, 0.995), (7.5, 8.0, 8.5, 9.0)):
+    for confidence, keep in product((0.99, 0.995), (8.0, 8.5, 9.0)):
         options = {"keep": keep, "confidence": confidence}
         row = edited(dev, texts.chooses, options)
         error = (row["accuracy"] * (1 - row["accuracy"]) / row["n"]) ** 0.5
