@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", metavar="FILE", help="lines of text, a file for each class of --label")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--head", default="code")
-    parser.add_argument("--label", default="sentiment", help="compared with the codes")
+    parser.add_argument("--label", nargs="+", default=["sentiment"], help="compared with the codes")
     parser.add_argument("--cards", action="store_true")
     parser.add_argument("--strengths", nargs="+", type=float, default=[])
     asked = parser.parse_args()
@@ -72,10 +72,10 @@ def main() -> None:
     if asked.held_out:
         lines = [(text, place) for place, file in enumerate(asked.held_out) for text in text_lines(Path(file))]
         lines = [lines[i] for i in np.random.default_rng(1).permutation(len(lines))[: asked.limit]]
-        held_out, labels = [text for text, _ in lines], np.array([place for _, place in lines])
+        held_out, labels = [text for text, _ in lines], {asked.label[0]: np.array([place for _, place in lines])}
     else:
         rows = corpus[asked.split].select(range(min(asked.limit, len(corpus[asked.split]))))
-        held_out, labels = list(rows["text"]), np.array(rows[asked.label])
+        held_out, labels = list(rows["text"]), {label: np.array(rows[label]) for label in asked.label}
     codings, models = {}, [TextEBM.from_pretrained(run) for run in asked.runs]
     for run, model in zip(asked.runs, models, strict=True):
         codings[run] = tuple(model.encode(texts).codes[asked.head].numpy() for texts in (train, held_out))
@@ -86,8 +86,9 @@ def main() -> None:
     for name, (naming, read) in codings.items():
         measured = scores.score_codes((train, naming), (held_out, read), seed=0)
         row = {key: round(value, 3) for key, value in asdict(measured).items()}
-        told = match(read[labels >= 0], labels[labels >= 0])
-        row |= {"homogeneity": round(told.homogeneity, 3), "ami": round(told.ami, 3)}
+        for label, values in labels.items():
+            told = match(read[values >= 0], values[values >= 0])
+            row |= {f"{label}_homogeneity": round(told.homogeneity, 3), f"{label}_ami": round(told.ami, 3)}
         print(json.dumps({"codes": name, **row}), flush=True)
     for one, other in combinations(asked.runs, 2):
         same = scores.stability(codings[one][1], codings[other][1], count)
