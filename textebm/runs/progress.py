@@ -176,10 +176,12 @@ class Progress:
             self.message(f"{self.stage_name}: {health_line(step, shown, self.total, self.left(step))}")
 
     def left(self, step: int) -> str:
-        """``3 min left``, until the stage's last step at its pace so far; empty before there is one."""
-        if self._end is None or self._first is None or self._ticked is None or step <= self._first[1]:
+        """``3 min left``, until the stage's last step at its pace so far; empty before there is one, and at the end."""
+        if self._end is None or self._first is None or self._ticked is None:
             return ""
         began, first = self._first
+        if not first < step < self._end:
+            return ""
         seconds = (self._ticked - began) / (step - first) * (self._end - step)
         return f"{duration(seconds)} left" + ("" if self._end == self.total else " of this stage")
 
