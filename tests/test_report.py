@@ -264,9 +264,13 @@ def test_the_networks_are_stated_without_anyones_paths(page: Path) -> None:
     recipe = {
         "encoder": {"kind": "gru", "pretrained": "/home/me/bert"},
         "decoder": {"kind": "gru", "pretrained": "a/gpt"},
+        "objective": {"sentence_encoder": "/home/me/minilm"},
     }
     assert stated_networks(recipe) == "gru encoder on bert, a/gpt decoder"
     assert dict(recipe_options(recipe))["encoder.pretrained"] == "bert"
+    assert dict(recipe_options(recipe))["objective.sentence_encoder"] == "minilm"
+    pooled = {**recipe, "encoder": {**recipe["encoder"], "pooling": "mean"}}
+    assert stated_networks(pooled) == "bert encoder, a/gpt decoder", "no network of its own reads"
 
 
 def test_the_map_never_moves(run_directory: Path, page: Path, tmp_path: Path) -> None:

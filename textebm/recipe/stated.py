@@ -19,7 +19,8 @@ def stated_networks(recipe: Mapping[str, Any]) -> str:
     encoder, decoder = recipe.get("encoder", {}), recipe.get("decoder", {})
     reads = f"{encoder.get('kind', '?')} encoder"
     if encoder.get("pretrained"):
-        reads += f" on {stated_source(encoder['pretrained'])}"
+        base = stated_source(encoder["pretrained"])
+        reads = f"{base} encoder" if encoder.get("pooling") else f"{reads} on {base}"
     writer = decoder.get("pretrained")
     return f"{reads}, {stated_source(writer) if writer else decoder.get('kind', '?')} decoder"
 
@@ -30,7 +31,7 @@ def stated_source(name: str) -> str:
 
 
 PATHS = ("data.train", "data.validation", "data.test")
-SOURCES = ("tokenizer.name", "encoder.pretrained", "decoder.pretrained")
+SOURCES = ("tokenizer.name", "encoder.pretrained", "decoder.pretrained", "objective.sentence_encoder")
 
 
 def stated_options(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
