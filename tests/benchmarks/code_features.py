@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("TEXTEBM_DATA", "../shared/data")))
     options = parser.parse_args()
     if options.weights:
+        if options.corpus != "dailydialog":
+            parser.error("--weights is for dailydialog, whose turns answer one another")
         weights(options.data, options.codes)
         return
     train, held_out, labels, documents, pairs = read(options.corpus, options.data, options.train, options.held_out)
@@ -136,10 +138,9 @@ def weights(data: Path, count: int) -> None:
     pairs = [(turns[-1], text) for turns, text in zip(splits[0]["context"], splits[0]["text"], strict=True) if turns]
 
     def measured(weight: float, split: int) -> np.ndarray:
-        points, own = features[weight], []
-        for seed in range(3):
-            _, cells = find_clusters(points[: ends[0]], count, components=64, seed=seed)
-            codes = cells.assign(points[ends[split - 1] : ends[split]])
+        own = []
+        for each in cells[weight]:
+            codes = each.assign(features[weight][ends[split - 1] : ends[split]])
             for label in ("act", "emotion"):
                 told = match(codes, np.array(splits[split][label]))
                 own.append((told.homogeneity, told.ami))
@@ -150,6 +151,10 @@ def weights(data: Path, count: int) -> None:
         print(f"{title:24s}", "  ".join(f"{name} {mean:.4f} ± {error:.4f}" for name, mean, error in named), flush=True)
 
     features = {weight: answer_features(texts, pairs, as_answer=weight) for weight in (0.0, 0.25, AS_ANSWER, 0.75, 1.0)}
+    cells = {
+        weight: [find_clusters(points[: ends[0]], count, components=64, seed=seed)[1] for seed in range(3)]
+        for weight, points in features.items()
+    }
     found = {}
     for weight in features:
         found[weight] = measured(weight, 1)

@@ -43,13 +43,13 @@ def cards(model: TextEBM, head: str, train: list[str], naming: np.ndarray, held_
     words = scores.names_from_words(train, naming, count)
     told = scores.detection(words, held_out, codes, scores.tfidf_judge(train))
     for code in np.argsort(-np.bincount(codes, minlength=count), kind="stable").tolist():
-        written = model.generate(WRITTEN, symbols={head: code}, seed=code)
-        agreement = float((model.encode(written).codes[head] == code).float().mean())
+        agreed = code_agreement(model, head, WRITTEN, codes=[code], seed=code)
+        (written,) = agreed.texts.values()
         own = [i for i in np.flatnonzero(codes == code) if 6 <= len(held_out[i].split()) <= 12]
         surest = sorted(own, key=lambda i: -p[i, code])[:SUREST]
         typical = held_out[surest[int(np.random.default_rng(code).integers(len(surest)))]] if surest else "–"
         share = float((codes == code).mean())
-        figures = f"{share:.1%} | {told.per_code[code]:.2f} | {agreement:.2f}"
+        figures = f"{share:.1%} | {told.per_code[code]:.2f} | {agreed.accuracy:.2f}"
         print(f"| {' '.join(words[code])} | {figures} | {typical} | {written[0]} |", flush=True)
 
 

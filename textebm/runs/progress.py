@@ -177,11 +177,9 @@ class Progress:
 
     def left(self, step: int) -> str:
         """``3 min left``, until the stage's last step at its pace so far; empty before there is one, and at the end."""
-        if self._end is None or self._first is None or self._ticked is None:
+        if self._end is None or self._first is None or self._ticked is None or not self._first[1] < step < self._end:
             return ""
         began, first = self._first
-        if not first < step < self._end:
-            return ""
         seconds = (self._ticked - began) / (step - first) * (self._end - step)
         return f"{duration(seconds)} left" + ("" if self._end == self.total else " of this stage")
 
