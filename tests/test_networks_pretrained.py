@@ -174,7 +174,7 @@ def test_a_model_holds_its_bases_or_names_them(zoo: Path, tmp_path: Path, told: 
         shutil.copytree(zoo / name, tmp_path / name)
     tune = {"save_full": ["encoder.tune=rest", "training.save_full=true"], "lora": [], "full": ["encoder.tune=full"]}
     chosen = [*options(tmp_path, "llama", "decoder"), STAGES, *tune[told[0]]]
-    chosen += [f"encoder.pretrained={tmp_path / 'bert'}", "encoder.pooling=mean"]
+    chosen += [f"encoder.pretrained={tmp_path / 'bert'}", "encoder.pooling=mean", "encoder.layer=[1,-1]"]
     chosen += ["decoder.tune=full"] * (told[0] == "full")
     worker, other = trainer(*chosen), trainer(*chosen)
     for _ in worker.steps():
@@ -329,12 +329,18 @@ def test_a_sentence_must_fit(zoo: Path) -> None:
         untrained(*options(zoo, "bert", "encoder"), "data.max_tokens=70")
 
 
+def test_a_layer_must_be_there(zoo: Path) -> None:
+    with pytest.raises(RecipeError, match=r"encoder.layer: '.*bert' has layers 0 to 2 \(or −1, the last\), got 7"):
+        untrained(*options(zoo, "bert", "encoder"), "encoder.layer=[-1,7]")
+
+
 @pytest.mark.parametrize(
     "told, problem",
     [
         (["decoder.pretrained=HERE"], "decoder.pretrained: writes in its own tokens; set tokenizer.kind=pretrained"),
         (["tokenizer.kind=pretrained", "tokenizer.name=other", "decoder.pretrained=HERE"], "decoder.pretrained: write"),
         (["encoder.tune=rest"], "encoder.tune: has no effect without encoder.pretrained"),
+        (["encoder.layer=3"], "encoder.layer: has no effect without encoder.pretrained"),
         (["encoder.pooling=mean"], "encoder.pooling: pools the states of encoder.pretrained"),
         (["encoder.pretrained=HERE", "encoder.pooling=mean", "latent.segments=2"], "encoder.pooling: gives one vector"),
         (["data.detokenize=true"], "data.detokenize: the networks trained here know no other English"),

@@ -35,12 +35,14 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     return tokens.where(torch.arange(7) < lengths[:, None], torch.tensor(PAD)), lengths
 
 
-@pytest.mark.parametrize("layer", [-1, 0, 1])
-def test_states_are_those_of_each_row_by_itself(layer: int) -> None:
+@pytest.mark.parametrize("layer", [[-1], [0], [1], [1, -1]])
+def test_states_are_those_of_each_row_by_itself(layer: list[int]) -> None:
     network, (tokens, lengths) = bert(), batch()
     reader = Reader(network, pad=PAD, tune="rest", layer=layer)
     for row, length, states in zip(tokens, lengths.tolist(), reader(tokens, lengths), strict=True):
-        expected = network(input_ids=row[None, :length], output_hidden_states=True).hidden_states[layer][0]
+        hidden = network(input_ids=row[None, :length], output_hidden_states=True).hidden_states
+        expected = torch.cat([hidden[each][0] for each in layer], dim=-1)
+        assert states.shape == (length, reader.size)
         torch.testing.assert_close(states, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -6,6 +6,7 @@
     python tests/benchmarks/steering.py words RUN        # of Yelp: words that must occur, and prompts
     python tests/benchmarks/steering.py three RUN …      # of Yelp: control, self-BLEU and perplexity at once
     python tests/benchmarks/steering.py edits RUN [--test]   # of Yelp: to the other sentiment
+    python tests/benchmarks/steering.py listening RUN …  # of Yelp: what the decoder takes from the latent
 
 The judge that reports is TF-IDF with logistic regression of sentences that no model saw; the one that chooses settings
 is fitted on training sentences, and chooses on other draws (`CHOSEN_ON`) or on validation. Perplexities are of trigrams
@@ -276,9 +277,33 @@ def edits(texts: Texts, runs: list[str], test: bool) -> None:
         told(test=True, chosen=chosen, **edited(texts.rows("test"), texts.reports, chosen))
 
 
+def listening(texts: Texts, runs: list[str], seeds: int) -> None:
+    """What shuffled latents cost 200 test sentences (nats a sentence, its standard error over them), the perplexity of
+    200 free samples, and control of 200 sentences, beside real text and the judge."""
+    test = some(texts.rows("test"), 200, 0)
+    given, labels = [text for text, _ in test], [SENTIMENTS[k] for _, k in test]
+    told(real=True, perplexity=texts.perplexity(given), control=accuracy(texts.reports.predict(given), labels))
+    for run, seed in product(runs, range(seeds)):
+        model = TextEBM.from_pretrained(run)
+        latents = model.posterior_draws(given, seed=seed)
+        own, others = (
+            model.reconstruction_losses(given, latents=each).double().numpy()
+            for each in (latents, latents.roll(1, 0))  # a sentence's own, and that of the one before it
+        )
+        lost = others - own
+        row: Options = {"reconstruction": float(own.mean()), "lost": float(lost.mean())}
+        row["lost_error"] = float(lost.std(ddof=1) / len(lost) ** 0.5)
+        ways: dict[str, Options] = {"greedy": {}, "drawn": {"decoding": "sample"}, "read_back": {"confidence": 0.95}}
+        for name, options in ways.items():
+            if name != "read_back":  # free samples ask for nothing
+                row[f"perplexity_{name}"] = texts.perplexity(model.generate(200, seed=seed, **options))
+            row[f"control_{name}"] = control(model, "sentiment", texts.reports, 100, seed=seed, **options).accuracy
+        told(run=run, seed=seed, **row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {each.__name__: each for each in (attributes, negation, shares, words)}
+    what = {each.__name__: each for each in (attributes, negation, shares, words, listening)}
     parser.add_argument("what", choices=[*what, "three", "edits"])
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))

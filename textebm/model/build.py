@@ -18,7 +18,7 @@ from textebm.networks.decoder import RecurrentDecoder, TransformerDecoder
 from textebm.networks.encoder import ContextEncoder, OwnEncoder, RecurrentEncoder, SentenceEncoder, TransformerEncoder
 from textebm.networks.language_model import PretrainedDecoder
 from textebm.networks.posterior import PosteriorHead, TopDownHead
-from textebm.networks.pretrained import load_encoder, load_language_model
+from textebm.networks.pretrained import check_layers, load_encoder, load_language_model
 from textebm.networks.reader import ContextualEmbedding, Reader, WidthMatched
 from textebm.networks.view import ViewHead
 from textebm.networks.whole_words import WholeWordsEncoder
@@ -307,12 +307,13 @@ def _reader(
         retokenize, size, pad = Retokenizer(writer, own, 2 * positions), len(own), own.pad_token_id or 0
     source, revision = locate(name, kept, directory, option)
     network = load_encoder(source, vocabulary_size=size, positions=positions, option=option, revision=revision)
+    layers = check_layers(network, options.layer, source=source, option="encoder.layer")
     reader = Reader(
         network,
         pad=pad,
         tune=options.tune,
         rank=options.lora_rank,
-        layer=options.layer,
+        layer=layers,
         retokenize=retokenize,
         pooling=options.pooling,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -158,6 +158,17 @@ def load_encoder(
     from transformers import AutoModel
 
     return _fit(_load(AutoModel, source, option, revision), vocabulary_size, positions, option)
+
+
+def check_layers(network: PreTrainedModel, layers: Sequence[int], *, source: Source, option: str) -> tuple[int, ...]:
+    """*layers* of hidden states that *network* has, 0 the embedding and −1 the last. Raises RecipeError naming *option*
+    for others, and for none."""
+    last = int(network.config.num_hidden_layers)
+    unknown = [each for each in layers if not -last - 1 <= each <= last]
+    if unknown or not layers:
+        got = unknown[0] if unknown else "none"
+        raise RecipeError(f"{option}: {_name(source)} has layers 0 to {last} (or −1, the last), got {got}")
+    return tuple(layers)
 
 
 def load_language_model(

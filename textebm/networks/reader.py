@@ -21,7 +21,7 @@ CACHE_BYTES = 1 << 30  # of states kept from a network at rest; rows beyond that
 
 
 class Reader(Pretrained):
-    """The hidden states of a pretrained network at one of its layers.
+    """The hidden states of a pretrained network at one of its layers, or at several, side by side.
 
     layer: 0 is its embedding, −1 its last. pad: the id behind a sentence's end in what the network reads. retokenize:
     rows of our ids to rows of its own, where it has another tokenizer. At rest each row is computed once.
@@ -34,13 +34,13 @@ class Reader(Pretrained):
         pad: int,
         tune: Tuning = "lora",
         rank: int = 8,
-        layer: int = -1,
+        layer: Sequence[int] = (-1,),
         retokenize: Retokenize | None = None,
         pooling: Pooling | None = None,
     ):
         super().__init__(network, tune=tune, rank=rank)
-        self.pad, self.layer, self.retokenize, self.pooling = pad, layer, retokenize, pooling
-        self.size = int(network.config.hidden_size)
+        self.pad, self.layer, self.retokenize, self.pooling = pad, tuple(layer), retokenize, pooling
+        self.size = len(self.layer) * int(network.config.hidden_size)
         self._kept: dict[Ids, Tensor] | None = {} if tune == "rest" else None
         self._room = CACHE_BYTES
 
@@ -74,9 +74,10 @@ class Reader(Pretrained):
         ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=self.pad).to(device)
         counts = torch.tensor([len(row) for row in rows], device=device)
         mask = torch.arange(ids.shape[1], device=device) < counts[:, None]
-        last = self.layer == -1
+        last = self.layer == (-1,)
         out = self.network(input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last)
-        states: Tensor = (out.last_hidden_state if last else out.hidden_states[self.layer]).float()
+        layers = [out.last_hidden_state] if last else [out.hidden_states[each] for each in self.layer]
+        states: Tensor = torch.cat(layers, dim=-1).float()
         if self.pooling == "mean":
             return list((states * mask[..., None]).sum(1) / counts[:, None])
         if self.pooling is not None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from textebm.errors import RecipeError, refused_by_library
-from textebm.networks.pretrained import load_encoder
+from textebm.networks.pretrained import check_layers, load_encoder
 
 ROWS, TOKENS = 256, 8192  # at most, of a batch
 
@@ -46,12 +46,9 @@ class SentenceEncoder:
         self.network = load_encoder(
             source, vocabulary_size=len(tokenizer), positions=max_tokens, option=option, revision=revision
         )
-        self.max_tokens, self.layer = max_tokens, tuple(layer)
+        self.max_tokens = max_tokens
         self.layers = int(self.network.config.num_hidden_layers)
-        unknown = [each for each in self.layer if not -self.layers - 1 <= each <= self.layers]
-        if unknown or not self.layer:
-            known = f"{source!r} has layers 0 to {self.layers} (or −1, the last)"
-            raise RecipeError(f"{option}: {known}, got {unknown[0] if unknown else 'none'}")
+        self.layer = check_layers(self.network, layer, source=source, option=option)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, d of all layers), each of length 1."""

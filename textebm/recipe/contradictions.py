@@ -167,11 +167,15 @@ def _pretrained(recipe: Recipe) -> Iterator[Contradiction]:
     if decoder.pretrained and (tokenizer.kind != "pretrained" or tokenizer.name not in (None, decoder.pretrained)):
         message = "writes in its own tokens; set tokenizer.kind=pretrained and tokenizer.name=null"
         yield _problem("decoder.pretrained", message, "tokenizer.kind", "tokenizer.name")
-    for name, network in (("encoder", encoder), ("decoder", decoder)):
-        if not network.pretrained and network.tune != "lora":
-            yield _problem(
-                f"{name}.tune", f"has no effect without {name}.pretrained; leave it out", f"{name}.pretrained"
-            )
+    idle = [
+        ("encoder", "tune", not encoder.pretrained and encoder.tune != "lora"),
+        ("encoder", "layer", not encoder.pretrained and encoder.layer != (-1,)),
+        ("decoder", "tune", not decoder.pretrained and decoder.tune != "lora"),
+    ]
+    for name, option, given in idle:
+        if given:
+            message = f"has no effect without {name}.pretrained; leave it out"
+            yield _problem(f"{name}.{option}", message, f"{name}.pretrained")
     if encoder.pretrained and encoder.tie_embedding:
         message = "the encoder reads by encoder.pretrained, not in an embedding; set it to false"
         yield _problem("encoder.tie_embedding", message, "encoder.pretrained")

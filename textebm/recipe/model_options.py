@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from textebm.recipe.implementation import PATTERN
 
@@ -14,6 +14,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 # Layers of the latent where latent.layers is empty: as equal as the dimensions allow. Other kinds have one.
 LAYERS = {"joint_energy": 2, "hierarchical_diffusion_energy": 2}
 LAYER_SIZE = Annotated[int, Field(ge=1)]
+LAYERS_READ = Annotated[tuple[int, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int) else value)]
 
 
 class Part(BaseModel):
@@ -135,8 +136,11 @@ class Encoder(Part):
         "kind and the sizes above; null: words are read one by one.",
         "encoder.pretrained is a sentence encoder, whose page names its pooling.",
     )
-    layer: int = option(
-        -1, "Which of its layers is read: 0 is its embedding, -1 the last.", "a middle layer keeps more of the words."
+    layer: LAYERS_READ = option(
+        (-1,),
+        "Which of its layers are read: 0 is its embedding, -1 the last. Several stand beside each other.",
+        "a middle layer keeps more of the words.",
+        min_length=1,
     )
     _earlier = model_validator(mode="before")(_tune_in_words)
     context_size: int = option(

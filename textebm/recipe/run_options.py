@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from textebm.recipe.model_options import Part, implementation, option
+from textebm.recipe.model_options import LAYERS_READ, Part, implementation, option
 
 
 class Data(Part):
@@ -137,18 +137,13 @@ class Objective(Part):
         "It rests, and is asked once.",
         "cluster_features is sentence or mixed.",
     )
-    sentence_layer: tuple[int, ...] = option(
+    sentence_layer: LAYERS_READ = option(
         (-1,),
         "Which of its layers are averaged over the words: -1 the last, which knows subjects; middle ones know more of "
         "the form. Several stand beside each other.",
         "codes should be acts rather than subjects (half the layers), or feelings, by seeds ([3, -1] of 6).",
         min_length=1,
     )
-
-    @field_validator("sentence_layer", mode="before")
-    @classmethod
-    def _one_layer(cls, value: object) -> object:
-        return (value,) if isinstance(value, int) else value
 
     cluster_mix: tuple[str, ...] = option(
         (),
