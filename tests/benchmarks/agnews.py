@@ -54,7 +54,7 @@ def self_trained(features: Rows, labelled: Rows, classes: Rows, rounds: int = 5)
 
 
 def naive_bayes_em(
-    counts: Any, labelled: Rows, classes: Rows, *, rounds: int = 15, weight: float = 0.3, prior: float = 0.05
+    counts: Any, labelled: Rows, classes: Rows, *, rounds: int = 15, weight: float = 0.3, prior: float = 0.5
 ) -> Callable[[Any], Rows]:
     """A multinomial for each class, fitted by EM to all documents, those without a label counting *weight* (Nigam et
     al. 2000)."""

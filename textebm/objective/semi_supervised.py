@@ -8,7 +8,7 @@ from scipy.sparse import csr_matrix
 
 ROUNDS = 15
 UNLABELLED = 0.3  # what a text without a label counts
-PRIOR = 0.05  # of a word in a class, in occurrences
+PRIOR = 0.5  # of a word in a class, in occurrences (Jeffreys)
 
 
 def bag_of_tokens(tokens: NDArray[np.integer], offsets: NDArray[np.integer]) -> csr_matrix:
