@@ -111,11 +111,15 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
     return finite(data)
 
 
+def _some(count: float, what: str) -> str:
+    return f"{count:,.10g} {what}{'s' * (count != 1)}"
+
+
 def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
     stages = [
         f"{stage['name']}, "
-        + (f"{stage['steps']:,} steps" if stage.get("steps") else f"{stage.get('epochs') or 0:g} epochs")
+        + _some(stage.get("steps") or stage.get("epochs") or 0, "step" if stage.get("steps") else "epoch")
         for stage in recipe.get("training", {}).get("stages", [])
     ]
     sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())
