@@ -28,6 +28,7 @@ from textebm import TextEBM
 from textebm.evaluation.code_scores import diversity, names_from_words, npmi
 from textebm.model.build import build_corpus
 from textebm.networks.bag_of_words import BagOfWordsDecoder
+from textebm.objective.semi_supervised import PRIOR, ROUNDS, UNLABELLED
 from textebm.recipe.read import load_recipe
 from textebm.runs.train import build_trainer
 from textebm.text.words import content_words
@@ -54,7 +55,13 @@ def self_trained(features: Rows, labelled: Rows, classes: Rows, rounds: int = 5)
 
 
 def naive_bayes_em(
-    counts: Any, labelled: Rows, classes: Rows, *, rounds: int = 15, weight: float = 0.3, prior: float = 0.5
+    counts: Any,
+    labelled: Rows,
+    classes: Rows,
+    *,
+    rounds: int = ROUNDS,
+    weight: float = UNLABELLED,
+    prior: float = PRIOR,
 ) -> Callable[[Any], Rows]:
     """A multinomial for each class, fitted by EM to all documents, those without a label counting *weight* (Nigam et
     al. 2000)."""

@@ -34,6 +34,7 @@ from textebm.evaluation.calibration import ASKED
 from textebm.evaluation.control import ClassifierJudge, Judge, ParserJudge, accuracy, composition_accuracy
 from textebm.evaluation.control import control_accuracy as control
 from textebm.evaluation.fluency import mean_self_bleu
+from textebm.evaluation.latent import circle
 from textebm.evaluation.ngram import NGramModel, fit_words
 from textebm.evaluation.reconstruction import reconstruction_bleu
 from textebm.text import grammar
@@ -288,15 +289,15 @@ def listening(texts: Texts, runs: list[str], seeds: int) -> None:
         latents = model.posterior_draws(given, seed=seed)
         own, others = (
             model.reconstruction_losses(given, latents=each).double().numpy()
-            for each in (latents, latents.roll(1, 0))  # a sentence's own, and that of the one before it
+            for each in (latents, latents[circle(len(given), seed)])
         )
         lost = others - own
         row: Options = {"reconstruction": float(own.mean()), "lost": float(lost.mean())}
         row["lost_error"] = float(lost.std(ddof=1) / len(lost) ** 0.5)
-        ways: dict[str, Options] = {"greedy": {}, "drawn": {"decoding": "sample"}, "read_back": {"confidence": 0.95}}
-        for name, options in ways.items():
-            if name != "read_back":  # free samples ask for nothing
-                row[f"perplexity_{name}"] = texts.perplexity(model.generate(200, seed=seed, **options))
+        free: dict[str, Options] = {"greedy": {}, "drawn": {"decoding": "sample"}}
+        for name, options in free.items():
+            row[f"perplexity_{name}"] = texts.perplexity(model.generate(200, seed=seed, **options))
+        for name, options in {**free, "read_back": {"confidence": 0.95}}.items():
             row[f"control_{name}"] = control(model, "sentiment", texts.reports, 100, seed=seed, **options).accuracy
         told(run=run, seed=seed, **row)
 

@@ -111,17 +111,16 @@ def page_data(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]
     return finite(data)
 
 
-def _some(count: float, what: str) -> str:
-    return f"{count:,.10g} {what}{'s' * (count != 1)}"
+def _stage(stage: Mapping[str, Any]) -> str:
+    """``prior, 2,500 steps``; ``autoencoder, 1 epoch``."""
+    unit = "step" if stage.get("steps") else "epoch"
+    count = stage.get(f"{unit}s") or 0
+    return f"{stage['name']}, {count:,.10g} {unit}{'s' if count != 1 else ''}"
 
 
 def _overview(inspection: Inspection, facts: RunFacts, recipe: Mapping[str, Any]) -> dict[str, Any]:
     latent, prior = recipe.get("latent", {}), recipe.get("prior", {})
-    stages = [
-        f"{stage['name']}, "
-        + _some(stage.get("steps") or stage.get("epochs") or 0, "step" if stage.get("steps") else "epoch")
-        for stage in recipe.get("training", {}).get("stages", [])
-    ]
+    stages = [_stage(stage) for stage in recipe.get("training", {}).get("stages", [])]
     sizes = ", ".join(f"{count:,} {name}" for name, count in facts.corpus_sizes.items())
     heads = [
         f"{name} ({len(cards)} {'codes, found' if _is_found(name, recipe) else 'classes, taught'})"
